@@ -1,0 +1,52 @@
+# Two commands: `make run` (the whole path on this machine) and `make test` (lint, types, all tests).
+# Each sets up what it needs; a second call starts in seconds.
+PYTHON ?= python3.11
+CONFIG ?= configs/local.yaml
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LLAMA_CXXFLAGS ?= -fno-tree-dse -fno-dse
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run test check setup lint types unit integration e2e clean
+.DELETE_ON_ERROR:
+
+run: setup
+	$(BIN)/python -m ray_jobs.pipeline $(CONFIG)
+
+test: check unit integration e2e
+
+check: lint types
+
+setup: $(READY)
+
+# llama-cpp-python and deepspeed build from source. The first is built for this very machine, so never taken
+# from pip's cache, and with the compiler flag that keeps GCC from dropping the stores which set up the AMX
+# tiles of newer Intel CPUs (without it the first matrix product crashes). The second needs torch to be there.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q -c constraints.txt setuptools wheel ninja packaging torch
+	CXXFLAGS="$(LLAMA_CXXFLAGS)" $(BIN)/pip install -q -c constraints.txt --no-cache-dir llama-cpp-python
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation deepspeed
+	$(BIN)/pip install -q -c constraints.txt -e ".[local,openvino,tracking,dev]"
+	touch $(READY)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/pytest tests/unit
+
+integration: setup
+	$(BIN)/pytest tests/integration
+
+e2e: setup
+	$(BIN)/pytest tests/e2e
+
+clean:
+	rm -rf $(VENV) runs registry

@@ -1,0 +1,269 @@
+"""How often a verdict is wrong: false promotions, coverage of its intervals, power against what was planned.
+
+    python -m benchmarks.verdict [--quick] [--json FILE] [--judgements FOLDER FOLDER]
+
+Evaluations are drawn with replacement from paired judgements of one model under two seeds, and each goes
+through the product's own statistics and decision rule. `--judgements` names two folders of judgement files of
+a real run (`runs/<name>/judgements/<model>`); without them the pool is simulated: five-point rubric, expected
+scores, prompts of differing difficulty, a third of the answers equal under both seeds, scores that rise a
+little with length. Each row of the pool enters in both orders, so that the true difference is exactly 0; a
+planted effect lifts the candidate's answers by random amounts within the rubric, so that it is known exactly.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from statsmodels.stats.proportion import proportion_confint
+
+from ray_jobs.verdict.decide import Evidence, MetricEvidence, Trust, decide
+from ray_jobs.verdict.length import length_adjusted
+from ray_jobs.verdict.looks import nominal_alphas
+from ray_jobs.verdict.planning import predicted_power
+from ray_jobs.verdict.settings import VerdictSettings
+from ray_jobs.verdict.statistics import Floats, Labels, compare
+
+LOW, HIGH = 1.0, 5.0
+RESAMPLES = 2000
+LOOKS = (0.5, 1.0)
+TRUSTED = Trust(True, 60, 0.9, (0.8, 0.95))
+RULE = VerdictSettings(num_resamples=RESAMPLES)
+NO_LENGTH_CLAUSE = RULE.model_copy(update={"adjust_length": False})
+
+
+@dataclass(frozen=True)
+class Population:
+    """Candidate-minus-base differences of scores and of lengths; its mean is the truth."""
+
+    differences: Floats
+    lengths: Floats
+
+    @property
+    def mean(self) -> float:
+        return float(self.differences.mean())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    promoted: bool
+    promoted_without_length_clause: bool
+    covered: bool
+
+
+def simulated_pool(rng: np.random.Generator, size: int = 4000) -> tuple[Floats, Floats]:
+    """Scores and lengths of one model's answers under two seeds, (2, size) each."""
+    difficulty = rng.normal(3.2, 0.9, size)
+    lengths = rng.lognormal(6.0, 0.6, (2, size))
+    noise = rng.normal(0.0, 0.7, (2, size))
+    same = rng.random(size) < 1 / 3
+    lengths[1, same], noise[1, same] = lengths[0, same], noise[0, same]
+    return np.clip(difficulty + noise + 0.0005 * (lengths - 450), LOW, HIGH), lengths
+
+
+def real_pool(folders: Sequence[Path]) -> tuple[Floats, Floats]:
+    """The same from judgement files, joined by row; lengths are not among them and stay 0."""
+    import pyarrow.dataset as ds
+
+    tables = []
+    for folder in folders:
+        rows = ds.dataset(folder, format="parquet").to_table(["id", "score", "expected_score"]).to_pylist()
+        tables.append(
+            {
+                row["id"]: row["score"] if row["expected_score"] is None else row["expected_score"]
+                for row in rows
+                if row["score"] is not None
+            }
+        )
+    keys = sorted(tables[0].keys() & tables[1].keys())
+    if not keys:
+        sys.exit(f"no row is scored in both {folders[0]} and {folders[1]}")
+    scores = np.array([[table[key] for key in keys] for table in tables], dtype=np.float64)
+    return scores, np.zeros_like(scores)
+
+
+def population(scores: Floats, lengths: Floats, effect: float, rng: np.random.Generator) -> Population:
+    """Both orders of every row; the candidate's answers lifted by `effect` points before the rubric's end."""
+    lift = rng.exponential(effect, scores.shape) if effect else np.zeros(scores.shape)
+    lifted = np.clip(scores + lift, LOW, HIGH)
+    differences = np.concatenate([lifted[1] - scores[0], lifted[0] - scores[1]])
+    return Population(differences, np.concatenate([lengths[1] - lengths[0], lengths[0] - lengths[1]]))
+
+
+def evaluate(
+    differences: Floats,
+    lengths: Floats,
+    truth: float,
+    *,
+    alpha: float,
+    seed: int,
+    clusters: Labels | None = None,
+) -> Outcome:
+    """One verdict by a trusted judge on these rows."""
+    level = 1 - alpha
+    paired = compare(differences, level=level, num_resamples=RESAMPLES, seed=seed, clusters_B=clusters)
+    metric = MetricEvidence(
+        metric="score",
+        paired=paired,
+        p_holm=paired.p_value,
+        adjusted=length_adjusted(differences, lengths, level=level, clusters_B=clusters),
+        mean_length_difference=float(lengths.mean()),
+        min_detectable_difference=None,
+        failure_shares={"base": 0.0, "candidate": 0.0},
+    )
+    evidence = Evidence([metric], alpha, TRUSTED, None, [])
+    low, high = paired.interval.ends or (truth, truth)
+    return Outcome(
+        promoted=decide(evidence, RULE).decision == "promote",
+        promoted_without_length_clause=decide(evidence, NO_LENGTH_CLAUSE).decision == "promote",
+        covered=low <= truth <= high,
+    )
+
+
+def one_look(pool: Population, num_prompts: int, rng: np.random.Generator) -> Outcome:
+    chosen = rng.integers(pool.differences.size, size=num_prompts)
+    seed = int(rng.integers(2**31))
+    return evaluate(pool.differences[chosen], pool.lengths[chosen], pool.mean, alpha=0.05, seed=seed)
+
+
+def two_looks(pool: Population, num_prompts: int, rng: np.random.Generator) -> Outcome:
+    """Looks at half of the rows and at all; promoted if either look promotes."""
+    chosen = rng.integers(pool.differences.size, size=num_prompts)
+    outcome = Outcome(False, False, True)
+    for share, alpha in zip(LOOKS, nominal_alphas_of_looks(), strict=True):
+        rows = chosen[: round(share * num_prompts)]
+        found = evaluate(pool.differences[rows], pool.lengths[rows], pool.mean, alpha=alpha, seed=1)
+        outcome = replace(
+            found,
+            promoted=outcome.promoted or found.promoted,
+            promoted_without_length_clause=outcome.promoted_without_length_clause
+            or found.promoted_without_length_clause,
+            covered=outcome.covered and found.covered,
+        )
+    return outcome
+
+
+def conversations(pool: Population, num_prompts: int, rng: np.random.Generator) -> Outcome:
+    """Five rows a conversation that share half of their difference, compared as clusters."""
+    labels = np.arange(num_prompts) // 5
+    shared = rng.integers(pool.differences.size, size=labels.max() + 1)[labels]
+    own = rng.integers(pool.differences.size, size=num_prompts)
+    rows = (pool.differences[shared] + pool.differences[own]) / 2
+    lengths = (pool.lengths[shared] + pool.lengths[own]) / 2
+    return evaluate(rows, lengths, pool.mean, alpha=0.05, seed=1, clusters=labels)
+
+
+def nominal_alphas_of_looks(cache: list[list[float]] = []) -> list[float]:  # noqa: B006
+    """Worked out once: the bounds take longer than an evaluation."""
+    if not cache:
+        cache.append(nominal_alphas(LOOKS, 0.05, "obrien_fleming"))
+    return cache[0]
+
+
+def scenario(
+    name: str,
+    pool: Population,
+    num_prompts: int,
+    repeats: int,
+    rng: np.random.Generator,
+    draw: Callable[[Population, int, np.random.Generator], Outcome] = one_look,
+) -> dict[str, Any]:
+    """Rates over `repeats` evaluations, with 95 % Wilson intervals."""
+    outcomes = [draw(pool, num_prompts, rng) for _ in range(repeats)]
+    row: dict[str, Any] = {"scenario": name, "prompts": num_prompts, "effect": round(pool.mean, 4)}
+    for key in ("promoted", "promoted_without_length_clause", "covered"):
+        count = sum(getattr(outcome, key) for outcome in outcomes)
+        low, high = proportion_confint(count, repeats, method="wilson")
+        row[key] = count / repeats
+        row[f"{key}_ci95"] = [float(low), float(high)]
+    sd = float(pool.differences.std())
+    row["predicted_power"] = predicted_power(pool.mean, sd, num_prompts, 0.95) if pool.mean > 1e-9 else None
+    return row
+
+
+def measure(scores: Floats, lengths: Floats, repeats: int, seed: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    null = population(scores, lengths, 0.0, rng)
+    rows = [scenario("A/A", null, number, repeats, rng) for number in (60, 200)]
+    rows.append(scenario("A/A, two looks", null, 200, repeats, rng, two_looks))
+    rows.append(scenario("A/A, conversations", null, 200, repeats, rng, conversations))
+    for effect in (0.15, 0.25, 0.4):
+        planted = population(scores, lengths, effect, rng)
+        rows.append(scenario("planted effect", planted, 200, repeats, rng))
+    return rows
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The worst false promotion rate, all intervals' coverage at the plain level, the largest miss of power."""
+    null = [row for row in rows if row["predicted_power"] is None]
+    plain = [row for row in rows if "two looks" not in row["scenario"]]
+    planted = [row for row in rows if row["predicted_power"] is not None]
+    misses = [abs(row["promoted_without_length_clause"] - row["predicted_power"]) for row in planted]
+    return {
+        "false_promotion_rate": max(row["promoted_without_length_clause"] for row in null),
+        "false_promotion_rate_ci95": max(row["promoted_without_length_clause_ci95"] for row in null),
+        "interval_coverage": float(np.mean([row["covered"] for row in plain])),
+        "interval_coverage_lowest": min(row["covered"] for row in plain),
+        "interval_coverage_highest": max(row["covered"] for row in plain),
+        "power_error": max(misses),
+    }
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    print(
+        f"{'scenario':20} {'prompts':>7} {'effect':>7} {'promoted (95 %)':>24} {'predicted':>9} {'coverage':>8}"
+    )
+    for row in rows:
+        low, high = row["promoted_without_length_clause_ci95"]
+        promoted = f"{row['promoted_without_length_clause']:.3f} ({low:.3f} to {high:.3f})"
+        predicted = "" if row["predicted_power"] is None else f"{row['predicted_power']:.3f}"
+        print(
+            f"{row['scenario']:20} {row['prompts']:7} {row['effect']:7.3f} {promoted:>24} "
+            f"{predicted:>9} {row['covered']:8.3f}"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="200 evaluations a row instead of 1,000")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and rows here")
+    parser.add_argument("--judgements", type=Path, nargs=2, metavar="FOLDER", help="judgements to draw from")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    repeats = 200 if given.quick else 1000
+    started = time.perf_counter()
+    pool = (
+        real_pool(given.judgements) if given.judgements else simulated_pool(np.random.default_rng(given.seed))
+    )
+    rows = measure(*pool, repeats, given.seed)
+    found = figures(rows)
+    print_table(rows)
+    for name, value in found.items():
+        print(f"{name:28} {value}")
+    if given.json:
+        work = {
+            "what": "verdicts on rows drawn with replacement from paired judgements, promotion by the judge alone",
+            "pool": [str(folder) for folder in given.judgements]
+            if given.judgements
+            else "simulated, 4,000 rows",
+            "repeats": repeats,
+            "resamples": RESAMPLES,
+            "seconds": round(time.perf_counter() - started, 1),
+            "rows": rows,
+        }
+        machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "system": platform.system()}
+        versions = {name: version(name) for name in ("numpy", "scipy", "statsmodels")}
+        result = {"figures": found, "work": work, "machine": machine, "versions": versions}
+        given.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

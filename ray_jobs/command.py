@@ -1,0 +1,118 @@
+"""The command line that every stage shares: arguments, exit codes, and the order of stages."""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from ray_jobs.config import Config, load_config
+from ray_jobs.errors import ConfigError, StageFailed, UserError
+from ray_jobs.logs import configure, duration
+from ray_jobs.runs import RunFolder, open_run
+from ray_jobs.summary import summary_lines
+
+log = logging.getLogger(__name__)
+
+STAGES = ("prepare", "tune", "export", "generate", "judge", "verdict", "promote")
+
+
+def main(stage: str | None = None, argv: Sequence[str] | None = None) -> int:
+    """Runs one stage (None: all of them) and returns the exit code; see ray_jobs.errors for the codes."""
+    options = parser(stage).parse_args(argv)
+    configure(options.verbose)
+    try:
+        config = load_config(options.config, options.changes)
+        if options.check:
+            from ray_jobs.plan import plan_lines
+
+            sys.stdout.write("\n".join(plan_lines(config)) + "\n")
+            return 0
+        run(config, STAGES if stage is None else ("prepare", stage), set(options.force))
+    except UserError as error:
+        return end(str(error), error.exit_code)
+    except StageFailed as error:
+        return end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return end("stopped; the same command goes on from here", 130)
+    except Exception as error:
+        return end_by_engine(error)
+    return 0
+
+
+def end(message: str, code: int) -> int:
+    for line in message.splitlines():
+        sys.stderr.write(f"error: {line}\n")
+    return code
+
+
+def end_by_engine(error: Exception) -> int:
+    """Exit code of a model that the engine refuses; anything else is a bug and keeps its traceback."""
+    from serving.engine.errors import EngineError
+
+    if isinstance(error, EngineError):
+        return end(str(error), 2)
+    raise error
+
+
+def parser(stage: str | None) -> argparse.ArgumentParser:
+    what = "every stage of a run" if stage is None else f"stage {stage!r} of a run"
+    module = stage or "pipeline"
+    result = argparse.ArgumentParser(
+        prog=f"python -m ray_jobs.{module}", description=f"Runs {what}; what is done is skipped."
+    )
+    result.add_argument("config", type=Path, help="YAML file of the run, such as configs/local.yaml")
+    result.add_argument(
+        "--check", action="store_true", help="check the config and print the plan, without a cluster"
+    )
+    result.add_argument(
+        "--force",
+        action="append",
+        default=[],
+        choices=STAGES,
+        metavar="STAGE",
+        help=f"redo a stage and those after it ({', '.join(STAGES)})",
+    )
+    result.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="FIELD=VALUE",
+        help="change a field of the config, such as --set search.num_trials=8",
+    )
+    result.add_argument("--verbose", action="store_true", help="log more")
+    return result
+
+
+def run(config: Config, names: Collection[str], forced: Collection[str]) -> None:
+    """Runs the named stages in order, under the lock of the run folder."""
+    from ray_jobs.locks import owned
+    from ray_jobs.stages.base import check_unchanged, forget, run_stages
+    from ray_jobs.stages.registry import stages
+
+    started = time.monotonic()
+    folder = open_run(config.storage, config.name)
+    every = stages()
+    with owned(folder.root):
+        first = min(
+            (number for number, stage in enumerate(every) if stage.name in forced), default=len(every)
+        )
+        check_unchanged(every[:first], config, folder)
+        forget(every[first:], folder)
+        write_config(config, folder)
+        run_stages(every, names, config, folder)
+        if set(names) == set(STAGES):
+            sys.stdout.write("\n".join(summary_lines(config, folder)) + "\n")
+            log.info("all done in %s", duration(time.monotonic() - started))
+
+
+def write_config(config: Config, folder: RunFolder) -> None:
+    import yaml
+
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    try:
+        folder.write("config.yaml", text.encode())
+    except OSError as error:
+        raise ConfigError(f"storage: {folder.root}: {error.strerror}") from error

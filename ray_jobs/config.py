@@ -1,0 +1,179 @@
+"""A run, as one YAML file states it: typed, frozen, checked as a whole before anything starts."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ray_jobs.data.settings import DataSettings
+from ray_jobs.errors import ConfigError
+from ray_jobs.export.settings import ExportSettings, ModelSettings
+from ray_jobs.judging.settings import JudgeSettings
+from ray_jobs.orpo.settings import TrainingSettings
+from ray_jobs.search.settings import SearchSettings
+from ray_jobs.settings import Section
+from ray_jobs.verdict.settings import VerdictSettings
+from ray_jobs.yaml_files import parse_yaml, read_yaml
+from serving.engine.settings import EngineSettings
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class WorkerSettings(Section):
+    """The Ray Train workers of one trial."""
+
+    per_trial: Annotated[int, Field(ge=1)] = 1
+    """Data-parallel workers of one trial."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """0 trains on CPU; a fraction lets several small trials share a GPU."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    """Logical CPUs a worker asks Ray for; on CPU also its number of threads."""
+
+
+class GenerationSettings(Section):
+    """How both models answer the evaluation prompts."""
+
+    max_answer_tokens: Annotated[int, Field(ge=1)] = 512
+    """Tokens after which an answer is cut (`finish_reason: length`)."""
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.0
+    """0 is greedy: the likeliest token each time."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of probability mass that is sampled from."""
+    system_prompt: str | None = None
+    """Put before every prompt that has no system turn of its own."""
+
+
+class EngineActors(Section):
+    """The actors that run GGUF models, for answers and for judgements."""
+
+    actors: Annotated[int, Field(ge=0)] = 0
+    """Engines per stage; 0: as many as the cluster's CPUs hold."""
+    rows_per_block: Annotated[int, Field(ge=1)] = 16
+    """Rows that are written, and lost by a crash, together."""
+    settings: EngineSettings = EngineSettings()
+    """Each actor's engine."""
+
+
+class Config(Section):
+    """One run. Paths are relative to the working directory."""
+
+    name: str
+    """The run's folder under `storage`: letters, digits, dot, dash, underscore."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Every random choice of the run follows from it."""
+    storage: str = "runs"
+    """Folder or fsspec URI (s3://…, gs://…) that all nodes reach."""
+    registry: str = "registry"
+    """Folder of the champion that the endpoint serves."""
+    model: ModelSettings
+    data: DataSettings
+    training: TrainingSettings
+    search: SearchSettings = SearchSettings()
+    workers: WorkerSettings = WorkerSettings()
+    export: ExportSettings = ExportSettings()
+    engine: EngineActors = EngineActors()
+    generation: GenerationSettings = GenerationSettings()
+    judge: JudgeSettings
+    verdict: VerdictSettings = VerdictSettings()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                "may hold letters, digits, dots, dashes and underscores, and starts with a letter or digit"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        room = self.engine.settings.context_tokens - self.generation.max_answer_tokens
+        if room < 16:
+            raise ValueError(
+                f"generation.max_answer_tokens leaves {room} of engine.settings.context_tokens for the prompt"
+            )
+        return self
+
+
+def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
+    """The config in a YAML file, with `dotted.field=value` changes put in and checked like the file.
+
+    Raises ConfigError that names the file and every wrong field, a field a line.
+    """
+    data = read_yaml(path)
+    for change in changes:
+        put_change(data, change)
+    return parse_config(data, str(path))
+
+
+def put_change(data: Any, change: str) -> None:
+    """Puts `dotted.field=value` (the value in YAML) into plain data. Raises ConfigError for another form."""
+    dotted, equals, text = change.partition("=")
+    *parents, leaf = dotted.split(".")
+    if not equals or not all((*parents, leaf)):
+        raise ConfigError(f"--set {change}: must have the form dotted.field=value")
+    target = data
+    for parent in parents:
+        target = target.setdefault(parent, {}) if isinstance(target, dict) else None
+    if not isinstance(target, dict):
+        raise ConfigError(f"--set {change}: {dotted} is not a field of a section")
+    target[leaf] = parse_yaml(text, f"--set {change}")
+
+
+def parse_config(data: Any, origin: str) -> Config:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{origin}: must hold a mapping of sections, not {type(data).__name__}")
+    try:
+        text = json.dumps(data)
+    except TypeError as error:
+        raise ConfigError(f"{origin}: {error}") from error
+    try:
+        return Config.model_validate_json(text)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in field_errors(error))) from error
+
+
+def field_errors(error: ValidationError) -> list[str]:
+    """One line a wrong field: its dotted name and what is wrong with it."""
+    lines = []
+    for item in error.errors(include_url=False, include_context=False):
+        field = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            message = _unknown_field(item["loc"])
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{field}: {message}" if field else message)
+    return lines
+
+
+def _unknown_field(location: tuple[int | str, ...]) -> str:
+    """Says that a key is unknown and, where one is close, which was meant."""
+    import difflib
+
+    model: Any = Config
+    for part in location[:-1]:
+        annotation = (
+            model.model_fields[part].annotation
+            if hasattr(model, "model_fields") and part in model.model_fields
+            else None
+        )
+        model = _section_of(annotation)
+        if model is None:
+            return "unknown field"
+    names = list(model.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return (
+        f"unknown field; did you mean {close[0]!r}?"
+        if close
+        else f"unknown field; known are {', '.join(names)}"
+    )
+
+
+def _section_of(annotation: Any) -> Any:
+    import typing
+
+    candidates = (annotation, *typing.get_args(annotation))
+    return next((item for item in candidates if hasattr(item, "model_fields")), None)

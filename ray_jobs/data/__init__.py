@@ -1,0 +1,1 @@
+"""Preference pairs and evaluation prompts: reading, cleaning, quarantine, splits, program checks."""

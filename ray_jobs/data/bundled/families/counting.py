@@ -1,0 +1,27 @@
+"""Words to count; the answer is a bare number."""
+
+from ray_jobs.data.bundled.draws import Draws
+from ray_jobs.data.bundled.manner import chatty
+from ray_jobs.data.bundled.task import Task, ask, same_text
+from ray_jobs.data.bundled.words import ANIMALS, FRUITS, GOODS, THINGS, TOOLS
+
+_ASK = (
+    "How many words are in this list? Answer with a number only: {words}",
+    "{words}\nCount the words above. Reply with just the number.",
+    "Count the items and write only the number: {words}",
+    "List: {words}\nNumber of items? Give digits only.",
+)
+
+
+def generate(draws: Draws) -> Task:
+    number = draws.integer(2, 7)
+    words = draws.sample(draws.pick((ANIMALS, FRUITS, GOODS, THINGS, TOOLS)), number)
+    wrong = str(number + draws.pick((-1, 1, 2)))
+    spoken = f"There are {number} words in the list."
+    listed = f"The items are: {', '.join(words)}"
+    rejected = draws.pick((wrong, spoken, chatty(draws, "number", wrong), listed, f"{wrong} {wrong}"))
+    return Task(ask(draws.pick(_ASK).format(words=", ".join(words))), str(number), rejected)
+
+
+def check(reference: str, answer: str) -> bool:
+    return same_text(reference, answer)

@@ -1,0 +1,82 @@
+"""Facts in a sentence, wanted as a JSON object with given keys."""
+
+import json
+from typing import Any
+
+from ray_jobs.data.bundled.draws import Draws
+from ray_jobs.data.bundled.manner import chatty
+from ray_jobs.data.bundled.task import Task, ask
+from ray_jobs.data.bundled.words import CITIES, COLORS, GOODS, JOBS, NAMES
+
+_ASK = (
+    "Extract {keys} from the text as a JSON object. Answer with the JSON only.\nText: {text}",
+    "{text}\nGive {keys} from this text as one JSON object and nothing else.",
+    "Read the text and reply with only a JSON object that has the keys {keys}.\n{text}",
+    'Text: "{text}"\nWrite a JSON object with the keys {keys}. No explanation.',
+)
+
+
+def generate(draws: Draws) -> Task:
+    text, facts = draws.pick((_person, _order, _trip))(draws)
+    prompt = draws.pick(_ASK).format(keys=", ".join(facts), text=text)
+    return Task(ask(prompt), json.dumps(facts), _rejected(draws, facts))
+
+
+def check(reference: str, answer: str) -> bool:
+    try:
+        return bool(json.loads(answer) == json.loads(reference))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _person(draws: Draws) -> tuple[str, dict[str, Any]]:
+    facts = {"name": draws.pick(NAMES), "age": draws.integer(18, 79), "city": draws.pick(CITIES)}
+    job = draws.pick(JOBS)
+    form = draws.pick(
+        (
+            "{name} is a {age} year old {job} from {city}.",
+            "The {job} {name}, aged {age}, lives in {city}.",
+            "In {city} we met {name}, who is {age} and works as a {job}.",
+        )
+    )
+    return form.format(**facts, job=job), facts
+
+
+def _order(draws: Draws) -> tuple[str, dict[str, Any]]:
+    facts = {"item": draws.pick(GOODS), "quantity": draws.integer(2, 60), "color": draws.pick(COLORS)}
+    name = draws.pick(NAMES)
+    form = draws.pick(
+        (
+            "{name} ordered {quantity} {color} {item} last week.",
+            "Please send {quantity} {item} in {color} to {name}.",
+            "The shop sold {quantity} {color} {item} to {name}.",
+        )
+    )
+    return form.format(**facts, name=name), facts
+
+
+def _trip(draws: Draws) -> tuple[str, dict[str, Any]]:
+    start, end = draws.sample(CITIES, 2)
+    facts = {"from": start, "to": end, "hours": draws.integer(2, 19)}
+    form = draws.pick(
+        (
+            "The trip from {from} to {to} takes {hours} hours.",
+            "{name} needs {hours} hours to get from {from} to {to}.",
+            "It is a journey of {hours} hours from {from} to {to}.",
+        )
+    )
+    return form.format(**facts, name=draws.pick(NAMES)), facts
+
+
+def _rejected(draws: Draws, facts: dict[str, Any]) -> str:
+    listed = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    indented = json.dumps(facts, indent=2)
+    return draws.pick(
+        (
+            f"Here is the JSON object you requested:\n\n```json\n{indented}\n```",
+            f"Sure! The extracted facts are:\n\n{listed}",
+            ", ".join(f"{key} = {value}" for key, value in facts.items()),
+            chatty(draws, "JSON object", json.dumps(facts)),
+            json.dumps({"text": {key: str(value) for key, value in facts.items()}}),
+        )
+    )

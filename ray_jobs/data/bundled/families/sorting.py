@@ -1,0 +1,27 @@
+"""Words, wanted in alphabetical order on one line."""
+
+from ray_jobs.data.bundled.draws import Draws
+from ray_jobs.data.bundled.manner import reject
+from ray_jobs.data.bundled.task import Task, ask, same_text
+from ray_jobs.data.bundled.words import ANIMALS, FRUITS, GOODS, PLACES, THINGS
+
+_ASK = (
+    "Sort these words alphabetically, on one line, separated by commas: {words}. Write only the words.",
+    "Put in alphabetical order: {words}. Answer with one line of words and commas.",
+    "{words}\nList the words above from A to Z, separated by commas, with no other text.",
+)
+
+
+def generate(draws: Draws) -> Task:
+    words = draws.sample(draws.pick((ANIMALS, FRUITS, GOODS, PLACES, THINGS)), 3)
+    right, given = ", ".join(sorted(words)), ", ".join(words)
+    wrong = (
+        draws.pick((given, right.title(), f"A: {given}")) if given != right else ", ".join(reversed(words))
+    )
+    spoken = "\n".join(f"{number}. {word}" for number, word in enumerate(sorted(words), start=1))
+    prompt = draws.pick(_ASK).format(words=given)
+    return Task(ask(prompt), right, reject(draws, "list in alphabetical order", right, wrong, spoken))
+
+
+def check(reference: str, answer: str) -> bool:
+    return same_text(reference, answer)

@@ -1,0 +1,30 @@
+"""A quantity, wanted in another unit."""
+
+from ray_jobs.data.bundled.draws import Draws
+from ray_jobs.data.bundled.manner import reject
+from ray_jobs.data.bundled.task import Task, ask, same_text
+
+_UNITS = (
+    ("km", "m", 1000), ("kg", "g", 1000), ("m", "cm", 100), ("cm", "mm", 10), ("l", "ml", 1000),
+    ("hours", "minutes", 60), ("minutes", "seconds", 60), ("weeks", "days", 7), ("years", "months", 12),
+    ("dozen", "pieces", 12), ("dollars", "cents", 100), ("tons", "kg", 1000),
+)  # fmt: skip
+_ASK = (
+    "Convert {value} {unit} to {to}. Answer with the number and the unit only.",
+    "How many {to} are {value} {unit}? Reply with number and unit, nothing else.",
+    "{value} {unit} = ? {to}\nGive only the number and the unit.",
+    "Express {value} {unit} in {to}. Only write the number and the unit.",
+)
+
+
+def generate(draws: Draws) -> Task:
+    unit, to, factor = draws.pick(_UNITS)
+    value = draws.integer(2, 99 if factor % 10 == 0 and factor != 60 else 12)
+    right, wrong = f"{value * factor} {to}", f"{value * factor * draws.pick((10, 2))} {to}"
+    spoken = f"{value} {unit} is equal to {value * factor} {to}"
+    prompt = draws.pick(_ASK).format(value=value, unit=unit, to=to)
+    return Task(ask(prompt), right, reject(draws, "result", right, wrong, spoken))
+
+
+def check(reference: str, answer: str) -> bool:
+    return same_text(reference, answer.replace(",", ""))

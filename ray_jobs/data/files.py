@@ -1,0 +1,100 @@
+"""Data files: local, by folder, by glob, or by any URI that fsspec opens; compressed or not."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from ray_jobs.data.formats import READERS, RawRow
+from ray_jobs.data.settings import FILE_SUFFIXES
+from ray_jobs.errors import DataError
+
+MAX_INFLATION = 200
+"""A compressed file that grows more than so many times, past the first 64 MB, is taken for a bomb."""
+
+
+def file_rows(source: str) -> Iterator[RawRow]:
+    """All rows of all files that `source` names, in order of file name.
+
+    Raises DataError, naming file and line, when a file is missing, cut off or not what its name says.
+    """
+    filesystem, paths = find_files(source)
+    for path in paths:
+        with open_file(filesystem, path) as stream:
+            yield from READERS[suffix_of(path)](stream, source if len(paths) == 1 else path)
+
+
+def find_files(source: str) -> tuple[Any, list[str]]:
+    """The file system and the data files: one file, all in a folder, or all that a glob matches."""
+    from fsspec.core import url_to_fs
+
+    try:
+        filesystem, path = url_to_fs(source)
+        if any(char in path for char in "*?["):
+            paths = [path for path in filesystem.glob(path) if suffix_of(path)]
+        elif filesystem.isdir(path):
+            paths = [path for path in filesystem.find(path) if suffix_of(path)]
+        elif filesystem.exists(path):
+            paths = [path]
+        else:
+            raise DataError(f"{source}: no such file")
+    except ImportError as error:
+        raise DataError(f"{source}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source}: {_first_line(error)}") from error
+    if not paths:
+        raise DataError(f"{source}: holds no {', '.join(FILE_SUFFIXES)} file")
+    unknown = [path for path in paths if not suffix_of(path)]
+    if unknown:
+        raise DataError(f"{unknown[0]}: must end in {', '.join(FILE_SUFFIXES)} (or .jsonl.gz)")
+    return filesystem, sorted(paths)
+
+
+def suffix_of(path: str) -> str:
+    """The suffix that decides how a file is read, or nothing."""
+    name = path.lower().removesuffix(".gz")
+    if name != path.lower() and name.endswith(".parquet"):
+        return ""
+    return next((suffix for suffix in FILE_SUFFIXES if name.endswith(suffix)), "")
+
+
+@contextmanager
+def open_file(filesystem: Any, path: str) -> Iterator[BinaryIO]:
+    """The file's bytes, decompressed; what goes wrong while reading becomes a DataError."""
+    try:
+        with filesystem.open(path, "rb") as stream:
+            if not path.lower().endswith(".gz"):
+                yield stream
+                return
+            guarded: Any = io.BufferedReader(_Inflated(stream, path, filesystem.size(path) or 0))
+            yield guarded
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: damaged gzip data: {_first_line(error)}") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or _first_line(error)}") from error
+
+
+class _Inflated(io.RawIOBase):
+    """A decompressed stream that stops a file which grows beyond reason."""
+
+    def __init__(self, stream: BinaryIO, path: str, size: int) -> None:
+        self._stream = gzip.GzipFile(fileobj=stream)
+        self._path = path
+        self._left = max(64_000_000, size * MAX_INFLATION)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise DataError(f"{self._path}: grows more than {MAX_INFLATION} times when decompressed")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,127 @@
+"""Rows out of an open JSONL, JSON, CSV or Parquet stream, a few at a time."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from ray_jobs.errors import DataError
+
+MAX_LINE_BYTES = 8_000_000
+"""A longer line is not held in memory; what is read of a shorter one is judged by its text."""
+MAX_JSON_BYTES = 1_000_000_000
+MAX_CELL_CHARACTERS = 4_000_000
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """A row as it was read. `place` says where ("FILE line 7"), `problem` why it could not be parsed."""
+
+    place: str
+    value: Any
+    problem: str | None = None
+
+
+def json_lines(stream: BinaryIO, name: str) -> Iterator[RawRow]:
+    """A JSON value a line; blank lines are no rows. Raises DataError for a line that is not JSON."""
+    for number, line in enumerate(_lines(stream), start=1):
+        place = f"{name} line {number}"
+        if line is None:
+            yield RawRow(place, None, "too_large")
+        elif line.strip():
+            yield _json_row(_decoded(line, place), place)
+
+
+def json_document(stream: BinaryIO, name: str) -> Iterator[RawRow]:
+    """An array of rows, or, where the text does not begin with one, a JSON value a line."""
+    data = stream.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise DataError(f"{name}: more than {MAX_JSON_BYTES} bytes in one JSON document; write JSON lines")
+    if not data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        yield from json_lines(io.BytesIO(data), name)
+        return
+    try:
+        rows = json.loads(_decoded(data, name))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{name} line {error.lineno}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not readable JSON: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        yield RawRow(f"{name} row {number}", row)
+
+
+def csv_table(stream: BinaryIO, name: str) -> Iterator[RawRow]:
+    """Rows of a table with a header line, every value text. Raises DataError for a line of other width."""
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    previous_limit = csv.field_size_limit(MAX_CELL_CHARACTERS)
+    reader = csv.reader(text, strict=True)
+    try:
+        header = next(reader, [])
+        for row in reader:
+            if row and len(row) != len(header):
+                raise DataError(f"{name} line {reader.line_num}: {len(row)} values, {len(header)} columns")
+            if row:
+                yield RawRow(f"{name} line {reader.line_num}", dict(zip(header, row, strict=True)))
+    except csv.Error as error:
+        raise DataError(f"{name} line {reader.line_num}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} after line {reader.line_num}: not UTF-8 text") from error
+    finally:
+        csv.field_size_limit(previous_limit)
+
+
+def parquet_table(stream: BinaryIO, name: str) -> Iterator[RawRow]:
+    """Rows of all columns. Raises DataError when the file is cut off or no Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        for batch in pq.ParquetFile(stream).iter_batches(batch_size=256):
+            for row in batch.to_pylist():
+                number += 1
+                yield RawRow(f"{name} row {number}", row)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} after row {number}: not UTF-8 text") from error
+    except (pa.ArrowException, OSError) as error:
+        first = (str(error).splitlines() or ["damaged"])[0]
+        raise DataError(f"{name} after row {number}: not readable Parquet: {first}") from error
+
+
+READERS: dict[str, Callable[[BinaryIO, str], Iterator[RawRow]]] = {
+    ".jsonl": json_lines,
+    ".ndjson": json_lines,
+    ".json": json_document,
+    ".csv": csv_table,
+    ".parquet": parquet_table,
+}
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """Lines; None for one that is too long, which is skipped without being held."""
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        if len(line) <= MAX_LINE_BYTES:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE_BYTES)
+        yield None
+
+
+def _json_row(text: str, place: str) -> RawRow:
+    try:
+        return RawRow(place, json.loads(text))
+    except RecursionError:
+        return RawRow(place, None, "too_deep")
+    except ValueError as error:
+        message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(f"{place}: not JSON: {message}") from error
+
+
+def _decoded(data: bytes, place: str) -> str:
+    try:
+        return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: not UTF-8 text (byte {error.start})") from error

@@ -1,0 +1,214 @@
+"""A data set as typed rows, with an account of every row that is not used.
+
+Rows in = rows used + rows quarantined + rows excluded by source + rows left out by the sample.
+"""
+
+import hashlib
+import heapq
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from ray_jobs.data.formats import RawRow
+from ray_jobs.data.parse import BadRow, content_id, parse_pair, parse_prompt, prompt_column, source_of
+from ray_jobs.data.settings import Columns, Source
+from ray_jobs.errors import DataError
+from ray_jobs.records import Pair, Prompt, Quarantined
+
+log = logging.getLogger(__name__)
+
+Row = TypeVar("Row", Pair, Prompt)
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[Row]):
+    """The usable rows in the order of the data set, and what became of the others.
+
+    `row_numbers` has, for each row used, its number in the data set, from 1. `excluded` counts rows by
+    source. `fingerprint` is a sha256 over the ids and sources of the rows used, in order.
+    """
+
+    rows: tuple[Row, ...]
+    row_numbers: tuple[int, ...]
+    quarantined: tuple[Quarantined, ...]
+    num_rows_in: int
+    excluded: Mapping[str, int]
+    num_sampled_out: int
+    fingerprint: str
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        return dict(Counter(row.reason for row in self.quarantined).most_common())
+
+
+def load_pairs(source: Source, seed: int) -> Loaded[Pair]:
+    """Raises DataError when the data set cannot be read or holds no usable pair."""
+    required = (source.columns.chosen or "chosen", source.columns.rejected or "rejected")
+    return _load(source, seed, parse_pair, lambda row: next((n for n in required if n not in row), None))
+
+
+def load_prompts(source: Source, seed: int) -> Loaded[Prompt]:
+    """Raises DataError when the data set cannot be read or holds no usable prompt."""
+
+    def missing(row: Mapping[str, Any]) -> str | None:
+        columns = source.columns
+        names = (columns.conversations or "conversations", "messages", prompt_column(row, columns))
+        return None if any(name in row for name in names) else names[0]
+
+    return _load(source, seed, parse_prompt, missing)
+
+
+def raw_rows(source: Source) -> Iterator[RawRow]:
+    """The rows of a bundled, local, remote or hub data set, as they were written."""
+    if source.kind == "bundled":
+        from ray_jobs.data.bundled.rows import bundled_rows
+
+        yield from (
+            RawRow(f"{source.source} row {number}", row)
+            for number, row in enumerate(bundled_rows(source.source), start=1)
+        )
+    elif source.kind == "file":
+        from ray_jobs.data.files import file_rows
+
+        yield from file_rows(source.source)
+    else:
+        from ray_jobs.data.hub import hub_rows
+
+        log.info("data     %s: loading from the hub", source.source)
+        yield from hub_rows(source)
+
+
+def _load(
+    source: Source,
+    seed: int,
+    parse: Callable[[Mapping[str, Any], Columns], Row],
+    missing: Callable[[Mapping[str, Any]], str | None],
+) -> Loaded[Row]:
+    intake: _Intake[Row] = _Intake(source, seed, parse, missing)
+    for number, raw in enumerate(raw_rows(source), start=1):
+        intake.take(number, raw)
+    return intake.finish()
+
+
+@dataclass
+class _Intake(Generic[Row]):
+    """Takes rows one by one; holds at most max_rows usable ones."""
+
+    source: Source
+    seed: int
+    parse: Callable[[Mapping[str, Any], Columns], Row]
+    missing: Callable[[Mapping[str, Any]], str | None]
+    kept: list[tuple[int, int, Row]] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    excluded: Counter[str] = field(default_factory=Counter)
+    num_rows_in: int = 0
+    num_sampled_out: int = 0
+    seen: set[str] = field(default_factory=set)
+    own_ids: dict[str, str] = field(default_factory=dict)
+    num_complete: int = 0
+    first_problem: str = ""
+    first_missing: str = ""
+
+    def take(self, number: int, raw: RawRow) -> None:
+        self.num_rows_in += 1
+        source = source_of(raw.value, self.source.columns) if isinstance(raw.value, Mapping) else ""
+        if source and source in self.source.exclude_sources:
+            self.excluded[source] += 1
+            return
+        try:
+            row = self._typed(raw)
+        except BadRow as error:
+            self.first_problem = self.first_problem or f"{raw.place}: {error}"
+            self.quarantined.append(Quarantined(number, error.reason, source))
+            return
+        self._keep(number, row)
+
+    def _typed(self, raw: RawRow) -> Row:
+        if raw.problem is not None:
+            raise BadRow(raw.problem)
+        if not isinstance(raw.value, Mapping):
+            raise BadRow("not_a_row")
+        absent = self.missing(raw.value)
+        if absent is None:
+            self.num_complete += 1
+        elif not self.first_missing:
+            have = ", ".join(str(name) for name in raw.value) or "no column"
+            self.first_missing = f"{raw.place}: column {absent!r} is missing; the row has {have}"
+        row = self.parse(raw.value, self.source.columns)
+        own = self._own_id(raw)
+        if row.id in self.seen:
+            raise BadRow("duplicate")
+        self.seen.add(row.id)
+        return replace(row, id=own) if own else row
+
+    def _own_id(self, raw: RawRow) -> str | None:
+        """The id that the data set gives the row, if any. Raises DataError when another row has it too."""
+        own = raw.value.get("id")
+        if not isinstance(own, int | str) or isinstance(own, bool) or own == "":
+            return None
+        own = str(own)
+        if own in self.own_ids:
+            raise DataError(f"{raw.place}: id {own!r} stands at {self.own_ids[own]} too")
+        self.own_ids[own] = raw.place
+        return own
+
+    def _keep(self, number: int, row: Row) -> None:
+        """A uniform sample that depends on the seed and the rows alone, not on their order."""
+        limit = self.source.max_rows
+        if limit is None:
+            self.kept.append((0, number, row))
+            return
+        digest = hashlib.sha256(f"{self.seed}:{row.id}".encode("utf-8", "surrogatepass")).digest()
+        entry = (-int.from_bytes(digest[:8], "big"), number, row)
+        if len(self.kept) < limit:
+            heapq.heappush(self.kept, entry)
+        else:
+            heapq.heappushpop(self.kept, entry)
+            self.num_sampled_out += 1
+
+    def finish(self) -> Loaded[Row]:
+        self._refuse_useless()
+        ordered = sorted(self.kept, key=lambda entry: entry[1])
+        rows = tuple(entry[2] for entry in ordered)
+        return Loaded(
+            rows=rows,
+            row_numbers=tuple(entry[1] for entry in ordered),
+            quarantined=tuple(self.quarantined),
+            num_rows_in=self.num_rows_in,
+            excluded=dict(self.excluded),
+            num_sampled_out=self.num_sampled_out,
+            fingerprint=fingerprint(rows),
+        )
+
+    def _refuse_useless(self) -> None:
+        if self.kept:
+            return
+        if not self.num_rows_in:
+            raise DataError(f"{self.source.source}: holds no rows")
+        if self.first_missing and not self.num_complete:
+            raise DataError(self.first_missing)
+        reasons = ", ".join(
+            f"{count} {reason}" for reason, count in Counter(row.reason for row in self.quarantined).items()
+        )
+        left_out = f"{sum(self.excluded.values())} excluded" if self.excluded else ""
+        counts = ", ".join(part for part in (reasons, left_out) if part)
+        first = f"; first: {self.first_problem}" if self.first_problem else ""
+        raise DataError(
+            f"{self.source.source}: none of its {self.num_rows_in} rows can be used ({counts}){first}"
+        )
+
+
+def fingerprint(rows: tuple[Any, ...]) -> str:
+    """sha256 over the rows used, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(content_id(row.id, row.source, _content(row)).encode())
+    return digest.hexdigest()
+
+
+def _content(row: Pair | Prompt) -> str:
+    if isinstance(row, Pair):
+        return repr([*row.prompt, row.chosen, row.rejected])
+    return repr([*row.messages, row.reference])

@@ -1,0 +1,207 @@
+"""From a raw row to a typed one, or to the reason why it cannot be used.
+
+Formats: the columns of orpo-dpo-mix-40k and FineTome-100k, and TRL's preference formats (text or
+messages, with the prompt in a column of its own or only inside the answers), see
+https://huggingface.co/docs/trl/dataset_formats.
+"""
+
+import hashlib
+import os.path
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray_jobs.data.settings import Columns
+from ray_jobs.records import Message, Pair, Prompt, prompt_sha256
+
+MAX_ROW_CHARACTERS = 1_000_000
+
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+}
+_CONVERSATIONS = ("conversations", "messages")
+_PROMPTS = ("prompt", "instruction", "question")
+
+
+class BadRow(Exception):
+    """A row that cannot be used; `reason` is one word, `column` the column to look at."""
+
+    def __init__(self, reason: str, column: str = "") -> None:
+        super().__init__(f"{reason} (column {column!r})" if column else reason)
+        self.reason = reason
+        self.column = column
+
+
+def parse_pair(row: Mapping[str, Any], columns: Columns) -> Pair:
+    """Raises BadRow."""
+    check_size(row)
+    chosen_name, rejected_name = columns.chosen or "chosen", columns.rejected or "rejected"
+    chosen, rejected = row.get(chosen_name), row.get(rejected_name)
+    prompt = row.get(columns.prompt or "prompt")
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        turns, chosen, rejected = _text_pair(prompt, chosen, rejected, columns)
+    else:
+        turns, chosen = _answered(chosen, prompt, "chosen", chosen_name)
+        other, rejected = _answered(rejected, prompt, "rejected", rejected_name)
+        if turns != other:
+            raise BadRow("prompts_differ", rejected_name)
+    check_prompt(turns)
+    for text, reason in ((chosen, "empty_chosen"), (rejected, "empty_rejected")):
+        check_text(text, reason)
+    if chosen.strip() == rejected.strip():
+        raise BadRow("identical", rejected_name)
+    row_id = content_id(prompt_sha256(turns), chosen, rejected)
+    return Pair(row_id, source_of(row, columns), turns, chosen, rejected)
+
+
+def parse_prompt(row: Mapping[str, Any], columns: Columns) -> Prompt:
+    """Raises BadRow. Conversations give the turns before their last answer, which is the reference."""
+    check_size(row)
+    name = columns.conversations or next((name for name in _CONVERSATIONS if row.get(name)), "")
+    reference: str | None
+    if name and columns.prompt is None:
+        turns, reference = _last_answer(messages_of(row.get(name), name), name)
+    else:
+        name = prompt_column(row, columns)
+        turns = _prompt_turns(row.get(name), name)
+        reference = _plain_answer(row, columns)
+    check_prompt(turns)
+    row_id = content_id(prompt_sha256(turns), reference or "")
+    return Prompt(row_id, source_of(row, columns), turns, reference)
+
+
+def prompt_column(row: Mapping[str, Any], columns: Columns) -> str:
+    """The configured column, or the first usual one that the row has."""
+    return columns.prompt or next((name for name in _PROMPTS if name in row), "prompt")
+
+
+def _text_pair(
+    prompt: Any, chosen: str, rejected: str, columns: Columns
+) -> tuple[tuple[Message, ...], str, str]:
+    """Answers as plain text; without a prompt column the prompt is what both begin with."""
+    if prompt is not None:
+        return _prompt_turns(prompt, columns.prompt or "prompt"), chosen, rejected
+    shared = os.path.commonprefix([chosen, rejected])
+    # back to the end of a word: answers that share their first letters do not share them with the prompt
+    shared = shared[: max((at + 1 for at, char in enumerate(shared) if char.isspace()), default=0)]
+    turns = (Message("user", shared.strip()),)
+    return turns, chosen[len(shared) :], rejected[len(shared) :]
+
+
+def _answered(value: Any, prompt: Any, side: str, column: str) -> tuple[tuple[Message, ...], str]:
+    """The turns before an answer, and the answer; the turns come from the prompt column if not inside."""
+    if value is None:
+        raise BadRow(f"empty_{side}", column)
+    if isinstance(value, str):
+        return _prompt_turns(prompt, "prompt"), value
+    turns = messages_of(value, column)
+    if not turns:
+        raise BadRow(f"empty_{side}", column)
+    if turns[-1].role != "assistant":
+        raise BadRow("no_answer", column)
+    before = turns[:-1]
+    if all(turn.role == "system" for turn in before) and prompt is not None:
+        before = (*before, *_prompt_turns(prompt, "prompt"))
+    return before, turns[-1].content
+
+
+def _last_answer(turns: tuple[Message, ...], column: str) -> tuple[tuple[Message, ...], str]:
+    last = max((at for at, turn in enumerate(turns) if turn.role == "assistant"), default=None)
+    if last is None or not turns[last].content.strip():
+        raise BadRow("no_answer", column)
+    check_text(turns[last].content, "no_answer")
+    return turns[:last], turns[last].content
+
+
+def _plain_answer(row: Mapping[str, Any], columns: Columns) -> str | None:
+    answer = row.get(columns.answer) if columns.answer else None
+    if answer is not None and not isinstance(answer, str):
+        raise BadRow("not_text", columns.answer or "")
+    if answer is not None:
+        check_text(answer, "no_answer")
+    return answer
+
+
+def _prompt_turns(value: Any, column: str) -> tuple[Message, ...]:
+    if value is None or isinstance(value, str):
+        return (Message("user", value or ""),)
+    return messages_of(value, column)
+
+
+def messages_of(value: Any, column: str) -> tuple[Message, ...]:
+    """Turns as {role, content} or {from, value}, with the roles of this project."""
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise BadRow("not_text", column)
+    return tuple(_message(item, column) for item in value)
+
+
+def _message(item: Any, column: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise BadRow("not_text", column)
+    role = item.get("role") or item.get("from")
+    content = item.get("content") if item.get("content") is not None else item.get("value")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise BadRow("bad_role", column)
+    if not isinstance(content, str):
+        raise BadRow("not_text", column)
+    return Message(_ROLES[role], content)
+
+
+def check_prompt(turns: Sequence[Message]) -> None:
+    """System turn first if any, then user and assistant in turn, the user last, as chat templates want."""
+    spoken = turns[1:] if turns and turns[0].role == "system" else turns
+    if not spoken:
+        raise BadRow("empty_prompt")
+    wanted = ["user" if at % 2 == 0 else "assistant" for at in range(len(spoken))]
+    if [turn.role for turn in spoken] != wanted or spoken[-1].role != "user":
+        raise BadRow("bad_turns")
+    if not spoken[-1].content.strip():
+        raise BadRow("empty_prompt")
+    for turn in turns:
+        check_text(turn.content, "")
+
+
+def check_text(text: Any, reason_if_empty: str) -> None:
+    if not isinstance(text, str):
+        raise BadRow("not_text")
+    if reason_if_empty and not text.strip():
+        raise BadRow(reason_if_empty)
+    if "\0" in text:
+        raise BadRow("nul")
+    if any("\ud800" <= char <= "\udfff" for char in text) if not text.isascii() else False:
+        raise BadRow("lone_surrogate")
+
+
+def check_size(row: Mapping[str, Any]) -> None:
+    if characters(row) > MAX_ROW_CHARACTERS:
+        raise BadRow("too_large")
+
+
+def characters(value: Any) -> int:
+    """Characters of all the text inside a value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(characters(item) for item in value.values())
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return sum(characters(item) for item in value)
+    return 0
+
+
+def source_of(row: Mapping[str, Any], columns: Columns) -> str:
+    """The value of the source column, or nothing where that is no text."""
+    value = row.get(columns.source or "source")
+    return value if isinstance(value, str) else ""
+
+
+def content_id(*parts: str) -> str:
+    """The first 16 hex digits of a hash of the parts: the same content has the same id everywhere."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,85 @@
+"""Where a run's data comes from and how much of it is used."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from ray_jobs.settings import Section
+
+BUNDLED = ("bundled:pairs", "bundled:prompts")
+FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+class Columns(Section):
+    """Names of the columns of a data set; null takes the usual names."""
+
+    prompt: str | None = None
+    """The prompt, text or messages; else `prompt`. For evaluation prompts also `instruction`, `question`."""
+    chosen: str | None = None
+    """The preferred answer, text or messages (with or without the prompt's turns); else `chosen`."""
+    rejected: str | None = None
+    """The other answer, like chosen; else `rejected`."""
+    conversations: str | None = None
+    """Turns as {from, value} or {role, content}; else `conversations` or `messages`."""
+    answer: str | None = None
+    """The data set's own answer to a plain prompt; null: it has none."""
+    source: str | None = None
+    """Which part of a mixture a row stems from; else `source`."""
+
+
+class Source(Section):
+    """A data set."""
+
+    source: Annotated[str, Field(min_length=1)]
+    """bundled:pairs, bundled:prompts, a hub id (owner/name), or a file, folder, glob or URI of
+    .jsonl, .json, .csv or .parquet."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub data set; pin a commit to make a run repeatable."""
+    split: Annotated[str, Field(min_length=1)] = "train"
+    """Split of a hub data set."""
+    exclude_sources: tuple[str, ...] = ()
+    """Rows whose `source` column has one of these values are left out."""
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+    """At most so many usable rows, a sample that the run's seed decides; null: all."""
+    streaming: bool = False
+    """Read a hub data set while it downloads and keep no copy of it on disk."""
+    columns: Columns = Columns()
+    """Names of the columns, where they are not the usual ones."""
+
+    @field_validator("source")
+    @classmethod
+    def _bundled_names_exist(cls, source: str) -> str:
+        if source.startswith("bundled:") and source not in BUNDLED:
+            raise ValueError(f"{source!r} is not bundled; there are {' and '.join(BUNDLED)}")
+        return source
+
+    @property
+    def kind(self) -> Literal["bundled", "file", "hub"]:
+        """What `source` names; anything that cannot be a hub id is a file."""
+        import os
+
+        if self.source.startswith("bundled:"):
+            return "bundled"
+        is_file = self.source.lower().endswith((*FILE_SUFFIXES, ".gz")) or os.path.exists(self.source)
+        return "hub" if _HUB_ID.fullmatch(self.source) and not is_file else "file"
+
+
+class DataSettings(Section):
+    """Pairs to train, validate and test the judge on, and prompts to compare the models on."""
+
+    preferences: Source = Source(source="bundled:pairs")
+    """Preference pairs, in the schema of mlabonne/orpo-dpo-mix-40k or a TRL preference format."""
+    prompts: Source = Source(source="bundled:prompts")
+    """Evaluation prompts, in the schema of mlabonne/FineTome-100k, as messages or plain."""
+    num_heldout_pairs: Annotated[int, Field(ge=1)] = 200
+    """Pairs that measure each trial."""
+    num_trust_pairs: Annotated[int, Field(ge=0)] = 200
+    """Pairs that the judge is tested on."""
+    num_prompts: Annotated[int, Field(ge=1)] = 500
+    """Evaluation prompts that both models answer."""
+    num_train_pairs: Annotated[int, Field(ge=1)] | None = None
+    """Pairs to train on; null: all that are left."""
+    overlap: Literal["refuse", "drop"] = "refuse"
+    """What happens when evaluation prompts stand in the pairs too: an error, or they are left out."""

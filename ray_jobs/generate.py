@@ -1,0 +1,8 @@
+"""Stage generate of a run: `python -m ray_jobs.generate CONFIG`."""
+
+import sys
+
+from ray_jobs.command import main
+
+if __name__ == "__main__":
+    sys.exit(main("generate"))

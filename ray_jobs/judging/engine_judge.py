@@ -1,0 +1,177 @@
+"""A GGUF judge in this process: no server, no port, no process group.
+
+`EngineJudge` serves two callers. `Judge` asks it for completions with probabilities; flow_judge's own
+`FlowJudge(metric, model)` can use it like any of its models.
+
+flow-judge's format is forced, in two steps. The judge's turn is begun for it with `<feedback>`, and it writes
+until it closes the tag or ends its turn. Then the turn is gone on with for it up to `<score>`, and a grammar
+allows one of the rubric's scores. A grammar over the feedback too would have to look at the whole vocabulary
+for every token of it, many times the cost of a small judge's own work. The second step finds the first one's
+prompt in its slot's cache, as no more judgements are at work than the engine has slots.
+
+Without feedback the first step is left out, so that the feedback is empty: one token of work instead of
+hundreds.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Protocol
+
+from ray_jobs.judging.backend import Call, Completion, Finish, OnDone
+from ray_jobs.judging.expected import TokenChoice
+from ray_jobs.judging.flow import BaseFlowJudgeModel
+from ray_jobs.judging.settings import JudgeSettings
+from ray_jobs.records import row_seed, text_sha256
+from serving.engine.metrics import EngineMetrics
+from serving.engine.types import Request, Result, Sampling, TokenLogprob
+
+FEEDBACK_START = "<feedback>\n"
+SCORE_START = "\n</feedback>\n<score>\n"
+SCORE_END = "\n</score>"
+
+_FEEDBACK_STOPS = ("</feedback>", "<score>")
+
+_TOP_LOGPROBS = 256
+"""Tokens whose probabilities are kept at the score position: enough to hold every score of a rubric."""
+
+_DIGITS = tuple(range(10))
+
+
+class ChatTemplate(Protocol):
+    def render(self, messages: Sequence[dict[str, str]], /) -> Sequence[int]: ...
+
+
+class Pending(Protocol):
+    def result(self) -> Result: ...
+
+
+class Engine(Protocol):
+    """What is used of serving.engine.Engine."""
+
+    @property
+    def chat(self) -> ChatTemplate: ...
+    @property
+    def context_tokens(self) -> int: ...
+    def submit(self, request: Request, /) -> Pending: ...
+    def tokenize(self, text: str, /) -> Sequence[int]: ...
+    def detokenize(self, tokens: Sequence[int], /) -> str: ...
+    def metrics(self) -> EngineMetrics: ...
+
+
+class EngineJudge(BaseFlowJudgeModel):
+    """Judges with an open engine.
+
+    `sha256` is the judge file's. `scores` matters to flow_judge's callers alone: its models are not told the
+    rubric.
+    """
+
+    tokenizes = True
+
+    def __init__(
+        self, engine: Engine, settings: JudgeSettings, *, sha256: str, scores: Sequence[int] = _DIGITS
+    ) -> None:
+        params = {"temperature": settings.temperature, "max_new_tokens": settings.max_verdict_tokens}
+        super().__init__(settings.model, "llama_cpp", params)
+        self.sha256 = sha256
+        self._engine = engine
+        self._settings = settings
+        self._scores = tuple(scores)
+        self._pieces: dict[int, str] = {}
+
+    def complete(self, calls: Sequence[Call], scores: Sequence[int], on_done: OnDone) -> list[Completion]:
+        """As many calls at a time as the engine has slots, neighbours by their prompts' common beginnings."""
+        prompts = {call.id: self._render(call.prompt) for call in calls}
+        done: dict[str, Completion] = {}
+        with ThreadPoolExecutor(self._engine.metrics().num_slots) as pool:
+            ordered = sorted(calls, key=lambda call: prompts[call.id])
+            futures = [pool.submit(self._judge, call, prompts[call.id], scores) for call in ordered]
+            try:
+                for future in as_completed(futures):
+                    completion = future.result()
+                    done[completion.id] = completion
+                    on_done(completion)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [done[call.id] for call in calls]
+
+    def num_prompt_tokens(self, prompt: str) -> int:
+        return len(self._render(prompt))
+
+    def _generate(self, prompt: str) -> str:
+        return self._batch_generate([prompt])[0]
+
+    def _batch_generate(self, prompts: list[str], use_tqdm: bool = True, **kwargs: object) -> list[str]:  # noqa: ARG002
+        calls = [
+            Call(str(index), prompt, row_seed(0, text_sha256(prompt)), self._settings.temperature)
+            for index, prompt in enumerate(prompts)
+        ]
+        return [completion.text for completion in self.complete(calls, self._scores, lambda _: None)]
+
+    def _render(self, prompt: str) -> tuple[int, ...]:
+        return tuple(self._engine.chat.render([{"role": "user", "content": prompt.strip()}]))
+
+    def _judge(self, call: Call, prompt: tuple[int, ...], scores: Sequence[int]) -> Completion:
+        limit = min(self._settings.context_tokens, self._engine.context_tokens)
+        room = limit - self._settings.max_verdict_tokens
+        if len(prompt) > room:
+            return Completion(
+                call.id, "", "too_long_prompt", 0.0, (), f"{len(prompt)} tokens, room for {room}"
+            )
+        if not self._settings.feedback:
+            return self._score(call, prompt, FEEDBACK_START.rstrip(), scores, 0.0)
+        sampling = Sampling(
+            temperature=call.temperature,
+            seed=call.seed,
+            max_tokens=self._settings.max_feedback_tokens,
+            stop=_FEEDBACK_STOPS,
+        )
+        result = self._run(call, (*prompt, *self._engine.tokenize(FEEDBACK_START)), sampling)
+        written = FEEDBACK_START + result.text.strip()
+        if result.finish_reason != "stop":
+            return Completion(call.id, written, _finish(result), result.seconds, (), result.error)
+        return self._score(call, prompt, written, scores, result.seconds)
+
+    def _score(
+        self, call: Call, prompt: tuple[int, ...], written: str, scores: Sequence[int], seconds: float
+    ) -> Completion:
+        """Has the judge score after what it has written; `seconds` are those spent on that."""
+        begun = written + SCORE_START
+        sampling = Sampling(
+            temperature=call.temperature,
+            seed=call.seed,
+            max_tokens=max(len(str(score)) for score in scores),
+            grammar=score_grammar(scores),
+            top_logprobs=_TOP_LOGPROBS,
+        )
+        result = self._run(call, (*prompt, *self._engine.tokenize(begun)), sampling)
+        seconds += result.seconds
+        if result.finish_reason not in ("stop", "length"):
+            return Completion(call.id, begun, _finish(result), seconds, (), result.error)
+        end = TokenChoice(SCORE_END, {})
+        tokens = (*(self._choice(choice) for choice in result.logprobs or ()), end)
+        return Completion(call.id, begun + result.text + SCORE_END, "stop", seconds, tokens)
+
+    def _run(self, call: Call, prompt: tuple[int, ...], sampling: Sampling) -> Result:
+        request = Request(call.id, prompt, sampling, deadline_s=self._settings.timeout_s)
+        return self._engine.submit(request).result()
+
+    def _choice(self, choice: TokenLogprob) -> TokenChoice:
+        """Where two tokens have one text, the likelier one stands for it."""
+        top = {self._piece(token): logprob for token, logprob in reversed(choice.top.items())}
+        return TokenChoice(self._piece(choice.token_id), top)
+
+    def _piece(self, token: int) -> str:
+        if token not in self._pieces:
+            self._pieces[token] = self._engine.detokenize([token])
+        return self._pieces[token]
+
+
+def score_grammar(scores: Sequence[int]) -> str:
+    """GBNF (https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md) of one of the rubric's
+    scores."""
+    return "root ::= " + " | ".join(f'"{score}"' for score in sorted(scores))
+
+
+def _finish(result: Result) -> Finish:
+    return "error" if result.finish_reason == "cancelled" else result.finish_reason

@@ -1,0 +1,69 @@
+"""Rows as flow-judge's inputs, and its prompt text made of them.
+
+A conversation of several turns becomes the query with its roles shown; a single user turn stands alone, as
+flow-judge's own examples have it. Everything that comes from data or from a model passes the Neutraliser.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ray_jobs.errors import DataError
+from ray_jobs.judging.metrics import input_parts, input_text
+from ray_jobs.judging.neutral import Neutraliser
+from ray_jobs.judging.presets import MetricOutline
+from ray_jobs.judging.settings import InputPart
+from ray_jobs.records import Prompt
+
+if TYPE_CHECKING:
+    from ray_jobs.judging.flow import EvalInput, Metric
+
+
+@dataclass(frozen=True)
+class JudgeItem:
+    """One answer to judge; `id` names it among the items, the prompt carries the reference."""
+
+    id: str
+    prompt: Prompt
+    answer: str
+
+
+class InputMaker:
+    """Makes flow-judge's EvalInput of an item, by one metric."""
+
+    def __init__(
+        self, metric: MetricOutline, chosen: Mapping[str, InputPart], *, control_tokens: bool = False
+    ) -> None:
+        self._metric = metric
+        self._parts = input_parts(metric, chosen)
+        self._neutral = Neutraliser(metric, control_tokens=control_tokens)
+
+    def __call__(self, item: JudgeItem) -> "EvalInput":
+        """Raises DataError that names metric, input and row when the row lacks what the metric needs."""
+        from ray_jobs.judging.flow import EvalInput
+
+        inputs = [{name: self._neutral(self._text(item, name))} for name in self._metric.required_inputs]
+        return EvalInput(inputs=inputs, output={self._metric.required_output: self._neutral(item.answer)})
+
+    def _text(self, item: JudgeItem, name: str) -> str:
+        text = input_text(item.prompt, self._parts[name])
+        if text is None:
+            raise DataError(
+                f"row {item.id}: metric {self._metric.name!r} needs {name!r}, which the row lacks"
+            )
+        return text
+
+
+def prompt_text(metric: "Metric", eval_input: "EvalInput") -> str:
+    """flow-judge's own user prompt (its FlowJudge builds the same)."""
+    from ray_jobs.judging.flow import format_rubric, format_user_prompt, format_vars
+
+    text: str = format_user_prompt(
+        {
+            "INPUTS": format_vars(eval_input.inputs),
+            "OUTPUT": format_vars([eval_input.output]),
+            "EVALUATION_CRITERIA": metric.criteria,
+            "RUBRIC": format_rubric(metric.rubric),
+        }
+    )
+    return text

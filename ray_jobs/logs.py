@@ -1,0 +1,65 @@
+"""Logging, configured once at the entry of a command, and progress of long work."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+
+def configure(verbose: bool = False) -> None:
+    """One line an event on standard error; libraries only from WARNING up."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    level = logging.DEBUG if verbose else logging.INFO
+    for name in ("ray_jobs", "serving"):
+        logging.getLogger(name).setLevel(level)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Logs how far counted work is: done of total, rate, time left; at most a line every `every_s`."""
+
+    def __init__(
+        self,
+        log: logging.Logger,
+        stage: str,
+        what: str,
+        total: int,
+        *,
+        every_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log, self._stage, self._what, self._total = log, stage, what, total
+        self._every_s, self._clock = every_s, clock
+        self._started = self._last = clock()
+        self._done = 0
+
+    def add(self, count: int, note: str = "") -> None:
+        """Counts `count` more as done, and logs when it is time or all is done."""
+        self._done += count
+        now = self._clock()
+        if self._done >= self._total or now - self._last >= self._every_s:
+            self._last = now
+            self._log.info("%-8s %s", self._stage, self.line(note))
+
+    def line(self, note: str = "") -> str:
+        elapsed = max(self._clock() - self._started, 1e-9)
+        rate = self._done / elapsed
+        parts = [f"{self._done}/{self._total} {self._what}", f"{rate:.1f} {self._what}/s"]
+        if 0 < self._done < self._total:
+            parts.append(f"{duration((self._total - self._done) / rate)} left")
+        return " · ".join(parts + ([note] if note else []))

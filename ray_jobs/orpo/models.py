@@ -1,0 +1,146 @@
+"""Loading the model that is trained: a local folder of safetensors weights, and adapters on it."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ray_jobs.errors import ModelError
+from ray_jobs.orpo.settings import LoraSettings, TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+PACKED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma"})
+"""Architectures (`model_type` in config.json) whose packed step is tested to equal the unpacked one."""
+
+
+def load_tokenizer(model_dir: str) -> Any:
+    """The tokenizer of a model folder. Raises ModelError when it has none, or no chat template."""
+    from transformers import AutoTokenizer
+
+    check_folder(model_dir)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{model_dir}: no usable tokenizer: {error}") from error
+    if tokenizer.chat_template is None:
+        raise ModelError(f"{model_dir}: the tokenizer has no chat template")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model_dir: str, settings: TrainingSettings, device: torch.device) -> nn.Module:
+    """The causal language model of a folder on `device`, with adapters if `settings.lora` asks for them.
+
+    Adapters are in fp32 (bf16 loses small AdamW updates), except under DeepSpeed, which keeps fp32
+    copies itself. Raises ModelError when the folder holds code, pickles or no weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    check_folder(model_dir)
+    bf16 = uses_bf16(settings, device)
+    frozen_base = settings.lora is not None
+    held_in_bf16 = bf16 and (frozen_base or settings.deepspeed is not None)
+    options: dict[str, Any] = {"dtype": torch.bfloat16 if held_in_bf16 else torch.float32}
+    if settings.qlora:
+        options |= _four_bit_options(device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, local_files_only=True, trust_remote_code=False, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{model_dir}: cannot be loaded: {error}") from error
+    model.config.use_cache = False
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.lora is not None:
+        model = _with_adapters(model, settings.lora, settings)
+    trained: nn.Module = model if settings.deepspeed is not None or settings.qlora else model.to(device)
+    return trained
+
+
+def check_folder(model_dir: str) -> None:
+    """Raises ModelError unless the folder holds a config and safetensors weights and brings no code."""
+    folder = Path(model_dir)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{model_dir}: no config.json")
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.is_file() and "auto_map" in json.loads(path.read_text(encoding="utf-8")):
+            raise ModelError(f"{path}: 'auto_map' asks to run code that came with the model; that is not done")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{model_dir}: no *.safetensors weights (pickled weights can run code and are not read)")
+
+
+def why_not_packed(model: nn.Module, settings: TrainingSettings) -> str | None:
+    """Why the packed step cannot compute this model, or None if it can."""
+    config = model.config
+    if config.model_type not in PACKED_FAMILIES:
+        return f"{config.model_type} models are not among the verified {sorted(PACKED_FAMILIES)}"
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) and window and window < settings.max_pair_tokens:
+        return f"its attention sees only {window} tokens back, less than max_pair_tokens"
+    if getattr(config, "attention_dropout", 0.0):
+        return "it drops attention weights at random"
+    return None
+
+
+def causal_lm_of(model: nn.Module) -> Any:
+    """The transformers model inside adapters, if there are any."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def uses_bf16(settings: TrainingSettings, device: torch.device) -> bool:
+    """Whether weights and activations are in bf16 on this device."""
+    if settings.precision != "auto":
+        return settings.precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, flag, bool)() for flag in flags)
+
+
+def training_device() -> torch.device:
+    """The GPU of this process, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _with_adapters(model: nn.Module, lora: LoraSettings, settings: TrainingSettings) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(settings.seed)  # adapters start from random values
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha_over_rank * lora.rank,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        use_dora=lora.dora,
+        task_type="CAUSAL_LM",
+    )
+    if settings.gradient_checkpointing:
+        model.enable_input_require_grads()
+    try:
+        return get_peft_model(model, config, autocast_adapter_dtype=settings.deepspeed is None)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise ModelError(f"training.lora.target_modules: {error}") from error
+
+
+def _four_bit_options(device: torch.device) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    if device.type != "cuda":
+        raise ModelError("training.qlora: 4-bit weights need a CUDA GPU")
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": four_bits, "device_map": {"": device}}

@@ -1,0 +1,135 @@
+"""Which pairs are computed together, and where each token of them lies.
+
+A pair lies in a row as prompt, chosen, rejected; pairs follow each other without padding. Rejected
+answers take the positions right after the prompt again, as if the chosen answer were not there.
+
+Legend: T tokens of a row, B pairs in it, N predicted tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ray_jobs.orpo.tokens import PairTokens
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a pair lies in its row, in tokens."""
+
+    start: int
+    num_prompt: int
+    num_chosen: int
+    num_rejected: int
+
+    @property
+    def answers(self) -> int:
+        """Where the chosen answer starts."""
+        return self.start + self.num_prompt
+
+    @property
+    def rejected(self) -> int:
+        """Where the rejected answer starts."""
+        return self.answers + self.num_chosen
+
+    @property
+    def end(self) -> int:
+        return self.rejected + self.num_rejected
+
+
+@dataclass(frozen=True)
+class PackedPairs:
+    """Pairs in one row, ready for a model.
+
+    `predictor_N` is the position whose hidden state predicts `label_N`; `answer_N` says whose answer the
+    label belongs to: b for pair b's chosen answer, B + b for its rejected one, 2B + b for its prompt.
+    """
+
+    spans: tuple[Span, ...]
+    input_ids_T: Tensor
+    position_ids_T: Tensor
+    predictor_N: Tensor
+    label_N: Tensor
+    answer_N: Tensor
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self.spans)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.spans[-1].end
+
+    @property
+    def num_unshared_tokens(self) -> int:
+        """The same pairs with the prompt counted for each answer: what TRL would compute without padding."""
+        return self.num_tokens + sum(span.num_prompt for span in self.spans)
+
+    @property
+    def num_nll_tokens(self) -> int:
+        """Predicted tokens of prompts and chosen answers; the first token of a prompt is not predicted."""
+        return sum(span.num_prompt + span.num_chosen - 1 for span in self.spans)
+
+    @cached_property
+    def num_answer_tokens_2B(self) -> Tensor:
+        """Tokens of every chosen, then of every rejected answer."""
+        chosen = [span.num_chosen for span in self.spans]
+        rejected = [span.num_rejected for span in self.spans]
+        return torch.tensor(chosen + rejected, dtype=torch.float32, device=self.label_N.device)
+
+
+def pack(pairs: Sequence[PairTokens], device: torch.device | str = "cpu") -> PackedPairs:
+    """Lay pairs into one row, in the order given."""
+    assert pairs, "a row holds at least one pair"
+    spans: list[Span] = []
+    ids: list[int] = []
+    positions: list[int] = []
+    for pair in pairs:
+        span = Span(len(ids), len(pair.prompt), len(pair.chosen), len(pair.rejected))
+        spans.append(span)
+        ids += [*pair.prompt, *pair.chosen, *pair.rejected]
+        positions += range(span.num_prompt + span.num_chosen)
+        positions += range(span.num_prompt, span.num_prompt + span.num_rejected)
+    predictors, labels, answers = _predictions(spans)
+    tensor = lambda values: torch.tensor(values, dtype=torch.long, device=device)  # noqa: E731
+    ids_T = tensor(ids)
+    return PackedPairs(
+        tuple(spans), ids_T, tensor(positions), tensor(predictors), ids_T[tensor(labels)], tensor(answers)
+    )
+
+
+def _predictions(spans: Sequence[Span]) -> tuple[list[int], list[int], list[int]]:
+    """For each predicted token: the position that predicts it, its own position, and its answer."""
+    predictors: list[int] = []
+    labels: list[int] = []
+    answers: list[int] = []
+    for pair, span in enumerate(spans):
+        labels += range(span.start + 1, span.end)
+        predictors += range(span.start, span.rejected - 1)
+        # the last prompt token predicts the first token of both answers
+        predictors += [span.answers - 1, *range(span.rejected, span.end - 1)]
+        answers += [2 * len(spans) + pair] * (span.num_prompt - 1)
+        answers += [pair] * span.num_chosen + [len(spans) + pair] * span.num_rejected
+    return predictors, labels, answers
+
+
+def split_by_budget(num_tokens: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of pairs, grouped so that no group of several exceeds the budget.
+
+    First fit, longest first: at most 11/9 of the fewest groups possible, plus one (Johnson 1973).
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(num_tokens)), key=lambda i: (-num_tokens[i], i)):
+        for group, free in enumerate(room):
+            if num_tokens[index] <= free:
+                groups[group].append(index)
+                room[group] -= num_tokens[index]
+                break
+        else:
+            groups.append([index])
+            room.append(budget - num_tokens[index])
+    return groups

@@ -1,0 +1,91 @@
+"""What one ORPO training is told."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ray_jobs.settings import Section
+
+
+class LoraSettings(Section):
+    """Low-rank adapters on frozen weights; without this block the whole model is trained."""
+
+    rank: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Columns of each adapter's inner matrix."""
+    alpha_over_rank: Annotated[float, Field(gt=0)] = 2.0
+    """Factor on the adapter's output: LoRA's alpha divided by its rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of adapter inputs zeroed in training."""
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+    """Names of the linear layers that get an adapter; `all-linear` leaves out only the output layer."""
+    dora: bool = False
+    """Train magnitudes apart from directions (DoRA)."""
+
+
+class TrainingSettings(Section):
+    """One training: data order, step, optimiser, and when to evaluate and save."""
+
+    step: Literal["packed", "trl"] = "packed"
+    """`packed`: each prompt computed once, no padding; `trl`: TRL's own step."""
+    num_steps: Annotated[int, Field(ge=1)] = 100
+    """Optimiser steps."""
+    pairs_per_step: Annotated[int, Field(ge=1)] = 16
+    """Pairs in one optimiser step, over all workers."""
+    max_pair_tokens: Annotated[int, Field(ge=16)] = 1024
+    """Tokens of the prompt and the longer answer together."""
+    max_batch_tokens: Annotated[int, Field(ge=16)] = 4096
+    """Tokens that one forward pass of a worker holds; a longer pair is computed alone."""
+    overlong: Literal["drop", "cut_prompt"] = "drop"
+    """What happens to a pair above max_pair_tokens: left out, or the prompt cut from its start."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Highest learning rate of AdamW."""
+    beta: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the odds-ratio term (lambda in the ORPO paper)."""
+    lora: LoraSettings | None = LoraSettings()
+    """Adapters; null trains every weight."""
+    qlora: bool = False
+    """Hold the frozen weights in 4 bits (NF4); needs a CUDA GPU and bitsandbytes."""
+    warmup_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of num_steps in which the learning rate rises from 0."""
+    lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls to 0 after the warm-up, if it does."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    max_loss_ratio: Annotated[float, Field(gt=1)] = 4.0
+    """A step whose loss is above this many times the first step's loss counts as diverged."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Type of weights and activations; `auto` is bf16 where the hardware multiplies it natively.
+    Trained weights and their optimiser state stay in fp32 unless DeepSpeed holds them."""
+    gradient_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, about a third more time."""
+    deepspeed: dict[str, Any] | None = None
+    """A DeepSpeed config (zero_optimization and so on); batch sizes and optimiser are filled in."""
+
+    eval_at_start: bool = False
+    """Evaluate the base model too, as step 0."""
+    eval_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between evaluations on held-out pairs; null: only at the end, where there always is one."""
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between checkpoints; null: only at the end, where there always is one."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """Latest checkpoints that stay on the worker's disk."""
+    logging_steps: Annotated[int, Field(ge=1)] = 10
+    """Steps that one log line sums up."""
+    tensorboard: bool = False
+    """Write TensorBoard event files into the output folder."""
+    mlflow: bool = False
+    """Log to MLflow, as the MLFLOW_* environment variables say."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Order of the pairs, adapter initialisation, dropout."""
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Self:
+        if self.qlora and self.lora is None:
+            raise ValueError("qlora: needs a lora block; weights held in 4 bits cannot be trained")
+        if self.lora is not None and self.lora.dora and self.lora.dropout:
+            raise ValueError("lora.dora: is only supported with lora.dropout 0")
+        return self

@@ -1,0 +1,226 @@
+"""From preference pairs to token ids, exactly as the model meets them at inference.
+
+The prompt is rendered by the model's own chat template with its generation prompt; an answer is what
+follows it in the rendered conversation, up to the control token that ends the turn. Only control
+tokens that the template writes become control tokens; the same characters inside a message stay text.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_jobs.errors import ModelError
+from ray_jobs.orpo.settings import TrainingSettings
+from ray_jobs.records import Message, Pair
+
+Tokenizer = Any
+
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)
+
+
+@dataclass(frozen=True)
+class PairTokens:
+    """Token ids of one pair; both answers end with the token that ends a turn.
+
+    `num_cut` counts prompt tokens that were cut from the start to fit.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    num_cut: int = 0
+
+    @property
+    def num_unshared(self) -> int:
+        """Tokens of prompt + chosen and prompt + rejected, unpadded."""
+        return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+    @property
+    def num_shared(self) -> int:
+        """Tokens with the prompt counted once."""
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A pair that is not trained on, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TokenizedPairs:
+    """The usable pairs, and a count for each reason why others are not."""
+
+    pairs: tuple[PairTokens, ...]
+    skipped: tuple[Skipped, ...]
+    reasons: dict[str, int] = field(default_factory=dict)
+    num_cut_prompts: int = 0
+
+
+def tokenize_pairs(tokenizer: Tokenizer, pairs: Iterable[Pair], settings: TrainingSettings) -> TokenizedPairs:
+    """All pairs through `tokenize_pair`, in order."""
+    results = [tokenize_pair(tokenizer, pair, settings) for pair in pairs]
+    kept = tuple(item for item in results if isinstance(item, PairTokens))
+    skipped = tuple(item for item in results if isinstance(item, Skipped))
+    reasons = dict(Counter(item.reason for item in skipped))
+    return TokenizedPairs(kept, skipped, reasons, sum(item.num_cut > 0 for item in kept))
+
+
+def tokenize_pair(tokenizer: Tokenizer, pair: Pair, settings: TrainingSettings) -> PairTokens | Skipped:
+    """The tokens of a pair, or the reason why it cannot be trained on.
+
+    Raises ModelError when the tokenizer's chat template cannot be used for training.
+    """
+    reason = _unusable_text(pair)
+    if reason:
+        return Skipped(pair.id, reason)
+    prompt = prompt_tokens(tokenizer, pair.prompt)
+    chosen = answer_tokens(tokenizer, pair.prompt, pair.chosen, prompt)
+    rejected = answer_tokens(tokenizer, pair.prompt, pair.rejected, prompt)
+    if chosen == rejected:
+        return Skipped(pair.id, "identical")
+    return _fit(PairTokens(pair.id, prompt, chosen, rejected), settings)
+
+
+def _unusable_text(pair: Pair) -> str | None:
+    texts = [message.content for message in pair.prompt] + [pair.chosen, pair.rejected]
+    if any("\0" in text for text in texts):
+        return "nul"
+    if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
+        return "bad_unicode"
+    if not any(message.content.strip() for message in pair.prompt):
+        return "empty_prompt"
+    if not pair.chosen.strip():
+        return "empty_chosen"
+    if not pair.rejected.strip():
+        return "empty_rejected"
+    return "identical" if pair.chosen == pair.rejected else None
+
+
+def _fit(tokens: PairTokens, settings: TrainingSettings) -> PairTokens | Skipped:
+    num_answer = max(len(tokens.chosen), len(tokens.rejected))
+    num_over = len(tokens.prompt) + num_answer - settings.max_pair_tokens
+    if num_over <= 0:
+        return tokens
+    if settings.overlong == "drop":
+        return Skipped(tokens.id, "too_long")
+    if num_over >= len(tokens.prompt):
+        return Skipped(tokens.id, "answer_too_long")
+    return PairTokens(tokens.id, tokens.prompt[num_over:], tokens.chosen, tokens.rejected, num_over)
+
+
+def prompt_tokens(tokenizer: Tokenizer, prompt: Sequence[Message]) -> tuple[int, ...]:
+    """The ids that a model is given before it answers."""
+    ids = _render(tokenizer, prompt, add_generation_prompt=True).ids(tokenizer)
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:1] != [bos] and _adds_bos(tokenizer):
+        ids = [bos, *ids]
+    return tuple(ids)
+
+
+def answer_tokens(
+    tokenizer: Tokenizer, prompt: Sequence[Message], answer: str, prompt_ids: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The ids that a model would have to produce for `answer`, with the token that ends its turn."""
+    conversation = (*prompt, Message("assistant", answer))
+    # rendered with the same escapes, so that the prompt's text is a prefix of the conversation's
+    whole = _render(tokenizer, conversation, add_generation_prompt=False)
+    start = _render(tokenizer, prompt, add_generation_prompt=True, escapes=whole.escapes).text
+    if not whole.text.startswith(start):
+        raise ModelError(
+            "the chat template writes an answered conversation differently from the prompt that it"
+            " generates from, so answers have no place to start"
+        )
+    ids = _Rendered(whole.text[len(start) :], whole.escapes).ids(tokenizer)
+    joint = whole.ids(tokenizer)
+    bare_prompt = prompt_ids[1:] if len(joint) and joint[0] != prompt_ids[0] else prompt_ids
+    if joint[: len(bare_prompt)] == list(bare_prompt):
+        ids = joint[len(bare_prompt) :]
+    return tuple(_up_to_end_of_turn(tokenizer, ids))
+
+
+def _up_to_end_of_turn(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """Cut what a template writes after the end of the turn; close a turn that it leaves open."""
+    special = set(_special_tokens(tokenizer).values())
+    ends = [position for position, token in enumerate(ids) if token in special]
+    if ends:
+        return ids[: ends[-1] + 1]
+    if tokenizer.eos_token_id is None:
+        raise ModelError("neither the chat template nor the tokenizer has a token that ends a turn")
+    return [*ids, tokenizer.eos_token_id]
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """Template text in which control strings that came from messages stand as private-use characters."""
+
+    text: str
+    escapes: dict[str, str]
+
+    def ids(self, tokenizer: Tokenizer) -> list[int]:
+        if not any(mark in self.text for mark in self.escapes.values()):
+            return list(tokenizer(self.text, add_special_tokens=False)["input_ids"])
+        return self._ids_of_runs(tokenizer)
+
+    def _ids_of_runs(self, tokenizer: Tokenizer) -> list[int]:
+        """Control tokens by their id, the runs of text between them with control tokens switched off."""
+        import re
+
+        special = _special_tokens(tokenizer)
+        ids: list[int] = []
+        for run in re.split("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")", self.text):
+            if run in special:
+                ids.append(special[run])
+            elif run:
+                plain = self._unescaped(run)
+                ids += tokenizer(plain, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    def _unescaped(self, text: str) -> str:
+        for literal, mark in self.escapes.items():
+            text = text.replace(mark, literal)
+        return text
+
+
+def _render(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool,
+    escapes: dict[str, str] | None = None,
+) -> _Rendered:
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ModelError("the model's tokenizer has no chat template")
+    if escapes is None:
+        escapes = _escapes_for(tokenizer, [message.content for message in messages])
+    rows = [{"role": message.role, "content": _escaped(message.content, escapes)} for message in messages]
+    text = tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=add_generation_prompt)
+    return _Rendered(text, escapes)
+
+
+def _escapes_for(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, str]:
+    """A private-use character, absent from the texts, for every control string that occurs in them."""
+    joined = "\n".join(texts)
+    found = sorted((name for name in _special_tokens(tokenizer) if name in joined), key=len, reverse=True)
+    free = (chr(code) for code in _PRIVATE_USE if chr(code) not in joined)
+    return dict(zip(found, free, strict=False))
+
+
+def _escaped(text: str, escapes: dict[str, str]) -> str:
+    for literal, mark in escapes.items():
+        text = text.replace(literal, mark)
+    return text
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Control strings and their ids."""
+    added = tokenizer.added_tokens_decoder
+    return {str(token.content): index for index, token in added.items() if token.special}
+
+
+def _adds_bos(tokenizer: Tokenizer) -> bool:
+    return bool(list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id])

@@ -1,0 +1,193 @@
+"""One ORPO training, in the process (or group of processes) that calls it."""
+
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ray_jobs.errors import DataError
+from ray_jobs.orpo.metrics import Metrics
+from ray_jobs.orpo.settings import TrainingSettings
+from ray_jobs.records import Pair
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What a finished training leaves behind."""
+
+    metrics: Metrics
+    """The last evaluation."""
+    checkpoint_dir: str
+    """Adapter (or whole model), optimiser and trainer state after the last step."""
+    step_used: str
+    """`packed` or `trl`; `trl` where the packed step cannot compute the model."""
+    num_train_pairs: int
+    num_heldout_pairs: int
+    skipped: dict[str, int]
+    """Reason -> pairs, training and held-out, that were not used."""
+    num_cut_prompts: int
+    """Pairs whose prompt was cut to fit."""
+
+
+def train(
+    settings: TrainingSettings,
+    *,
+    model_dir: str,
+    train_pairs: Sequence[Pair],
+    heldout_pairs: Sequence[Pair],
+    output_dir: str,
+    on_eval: Callable[[Metrics, str | None], None],
+    resume_from: str | None = None,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+) -> TrainOutcome:
+    """Train the model in `model_dir` on preference pairs.
+
+    In a torch.distributed group every member calls this with the same arguments. `on_eval` is called
+    on every member with the same metrics after each evaluation, and with the checkpoint's folder where
+    the step has one and this member wrote part of it (rank 0; with DeepSpeed every rank). `on_log` is
+    called on rank 0 with each log line's figures. `resume_from` is such a checkpoint folder.
+
+    Raises TrainingDiverged when a loss is not finite or explodes, DataError when no pair is usable,
+    ModelError when the model cannot be.
+    """
+    from ray_jobs.orpo.models import load_tokenizer
+    from ray_jobs.orpo.tokens import tokenize_pairs
+    from ray_jobs.orpo.trainer import Job
+
+    tokenizer = load_tokenizer(model_dir)
+    train_tokens = tokenize_pairs(tokenizer, train_pairs, settings)
+    heldout_tokens = tokenize_pairs(tokenizer, heldout_pairs, settings)
+    for name, tokens in (("training", train_tokens), ("held-out", heldout_tokens)):
+        logger.info("%s pairs: %d used, not used: %s", name, len(tokens.pairs), tokens.reasons or "none")
+        if not tokens.pairs:
+            raise DataError(f"no usable {name} pairs; not used: {tokens.reasons or 'none given'}")
+    evaluations: list[Metrics] = []
+
+    def keep_and_pass_on(metrics: Metrics, checkpoint_dir: str | None) -> None:
+        evaluations.append(metrics)
+        on_eval(metrics, checkpoint_dir)
+
+    job = Job(settings, tokenizer, train_tokens.pairs, heldout_tokens.pairs, keep_and_pass_on, on_log)
+    trainer, step_used = build_trainer(job, model_dir, output_dir)
+    trainer.train(resume_from_checkpoint=resume_from)
+    return TrainOutcome(
+        evaluations[-1],
+        os.path.join(output_dir, f"checkpoint-{settings.num_steps}"),
+        step_used,
+        len(train_tokens.pairs),
+        len(heldout_tokens.pairs),
+        {
+            reason: train_tokens.reasons.get(reason, 0) + heldout_tokens.reasons.get(reason, 0)
+            for reason in sorted({*train_tokens.reasons, *heldout_tokens.reasons})
+        },
+        train_tokens.num_cut_prompts + heldout_tokens.num_cut_prompts,
+    )
+
+
+def build_trainer(job: Any, model_dir: str, output_dir: str) -> tuple[Any, str]:
+    """The trainer for a job and the step that it uses; falls back to TRL's step with a logged reason."""
+    from ray_jobs.orpo.flops import count_flops, matrix_rate
+    from ray_jobs.orpo.meter import TrainMeter
+    from ray_jobs.orpo.models import causal_lm_of, load_model, training_device, uses_bf16, why_not_packed
+    from ray_jobs.orpo.packed_trainer import PackedTrainer
+    from ray_jobs.orpo.step import enable_packed_step
+    from ray_jobs.orpo.trainer import TrlTrainer
+
+    settings: TrainingSettings = job.settings
+    device = training_device()
+    args = trainer_arguments(settings, output_dir, device)  # before the model: ZeRO-3 shards it while loading
+    model = load_model(model_dir, settings, device)
+    rate = matrix_rate(device, torch.bfloat16 if uses_bf16(settings, device) else torch.float32)
+    meter = TrainMeter(rate * args.world_size)
+    reason = why_not_packed(causal_lm_of(model), settings) if settings.step == "packed" else None
+    if settings.step == "trl" or reason:
+        if reason:
+            logger.warning("training.step: trl is used instead of packed: %s", reason)
+        return TrlTrainer(model, args, job, meter), "trl"
+    enable_packed_step(causal_lm_of(model))
+    return PackedTrainer(model, args, job, meter, count_flops(causal_lm_of(model))), "packed"
+
+
+def trainer_arguments(settings: TrainingSettings, output_dir: str, device: torch.device) -> Any:
+    """The settings in the words of transformers' Trainer."""
+    from trl.experimental.orpo import ORPOConfig
+
+    from ray_jobs.orpo.models import uses_bf16
+
+    on_cpu = device.type == "cpu"
+    trackers = [name for name in ("tensorboard", "mlflow") if getattr(settings, name)]
+    bf16 = uses_bf16(settings, device)
+    # weights that are held in bf16 need no autocast; DeepSpeed takes its type from here too
+    autocast = bf16 and (settings.lora is None or settings.step == "trl" or settings.deepspeed is not None)
+    return ORPOConfig(
+        output_dir=output_dir,
+        max_steps=settings.num_steps,
+        learning_rate=settings.learning_rate,
+        beta=settings.beta,
+        max_length=settings.max_pair_tokens,
+        warmup_steps=math.ceil(settings.warmup_share * settings.num_steps),
+        lr_scheduler_type=_SCHEDULES[settings.lr_schedule],
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        logging_nan_inf_filter=False,
+        logging_strategy="no",
+        eval_strategy="no",
+        save_strategy="no",
+        eval_on_start=settings.eval_at_start,
+        save_total_limit=settings.keep_checkpoints,
+        report_to=trackers,
+        disable_tqdm=True,
+        seed=settings.seed,
+        bf16=autocast,
+        gradient_checkpointing=False,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and _num_workers() > 1 else None,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=not on_cpu,
+        deepspeed=deepspeed_config(settings),
+        **_batch_sizes(settings),
+    )
+
+
+_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def _batch_sizes(settings: TrainingSettings) -> dict[str, int]:
+    """Batch sizes for the trainer: the packed step groups pairs itself, TRL's takes what fits padded."""
+    if settings.step == "packed":
+        return {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+    per_worker = max(1, settings.pairs_per_step // _num_workers())
+    fits = max(1, settings.max_batch_tokens // (2 * settings.max_pair_tokens))
+    size = max(n for n in range(1, min(fits, per_worker) + 1) if per_worker % n == 0)
+    return {
+        "per_device_train_batch_size": size,
+        "per_device_eval_batch_size": size,
+        "gradient_accumulation_steps": per_worker // size,
+    }
+
+
+def _num_workers() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def deepspeed_config(settings: TrainingSettings) -> dict[str, Any] | None:
+    """The DeepSpeed block with what follows from the other settings filled in."""
+    if settings.deepspeed is None:
+        return None
+    filled = {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": "auto"},
+    }
+    return filled | settings.deepspeed

@@ -1,0 +1,95 @@
+"""What a config would do, told without a cluster and without loading anything heavy."""
+
+import math
+from collections.abc import Iterator
+from statistics import NormalDist
+
+from ray_jobs.config import Config
+
+
+def plan_lines(config: Config) -> list[str]:
+    """The resolved plan, a line a subject. Raises DataError for local files that are not there."""
+    from ray_jobs.data.split import plan
+
+    lines = [
+        ("run", f"{config.name}, seed {config.seed}, kept in {config.storage}/{config.name}"),
+        ("model", _model(config)),
+        *(("data", line) for line in _data(plan(config.data))),
+        ("tune", _trials(config)),
+        *(("search", line) for line in _space(config)),
+        ("training", _training(config)),
+        ("export", f"base and candidate as {config.export.quantization} GGUF by one recipe"),
+        ("generate", _generation(config)),
+        ("judge", _judging(config)),
+        ("verdict", _power(config)),
+        ("promote", f"the winner into {config.registry}"),
+    ]
+    return [f"{subject:<9} {text}" for subject, text in lines]
+
+
+def _model(config: Config) -> str:
+    model = config.model
+    revision = f" at {model.revision}" if model.revision else ""
+    template = f", template {model.gguf}" if model.gguf else ""
+    return f"{model.base}{revision}{template}"
+
+
+def _data(plan: dict[str, object]) -> Iterator[str]:
+    for name, text in plan.items():
+        yield f"{name}: {text}"
+
+
+def _trials(config: Config) -> str:
+    search, workers = config.search, config.workers
+    points = search.num_grid_points
+    trials = max(1, search.num_trials // points) * points
+    each = f"{workers.per_trial} worker(s) of {workers.cpus_per_worker:g} CPU"
+    if workers.gpus_per_worker:
+        each += f" and {workers.gpus_per_worker:g} GPU"
+    how = f"{search.algorithm} search, scheduler {search.scheduler}, best held-out {search.objective}"
+    return f"{trials} trials of {each}; {how}"
+
+
+def _space(config: Config) -> Iterator[str]:
+    for name, dimension in config.search.space.items():
+        yield f"{name}: {dimension.kind} {', '.join(str(value) for value in dimension.values)}"
+
+
+def _training(config: Config) -> str:
+    training = config.training
+    pairs = training.num_steps * training.pairs_per_step
+    return (
+        f"{training.num_steps} steps of {training.pairs_per_step} pairs ({pairs} in all) a trial, "
+        f"pairs up to {training.max_pair_tokens} tokens, step {training.step}"
+    )
+
+
+def _generation(config: Config) -> str:
+    engines = config.engine
+    number = engines.actors or "as many engines as fit"
+    return (
+        f"2 x {config.data.num_prompts} answers of up to {config.generation.max_answer_tokens} tokens by "
+        f"{number} ({engines.settings.cores} core(s) each, {engines.settings.backend})"
+    )
+
+
+def _judging(config: Config) -> str:
+    judge = config.judge
+    answers = 2 * config.data.num_prompts + 2 * min(judge.trust.num_pairs, config.data.num_trust_pairs)
+    return f"{answers} answers x {', '.join(judge.metrics)} by {judge.model}"
+
+
+def _power(config: Config) -> str:
+    """What the number of prompts can show, by the normal approximation of a paired test."""
+    verdict, number = config.verdict, config.data.num_prompts
+    normal = NormalDist()
+    quantiles = normal.inv_cdf(1 - (1 - verdict.level) / 2) + normal.inv_cdf(verdict.power)
+    least = quantiles * verdict.expected_sd / math.sqrt(number)
+    text = (
+        f"{number} prompts show a score difference of about {least:.2g} with {verdict.power:.0%} power, "
+        f"if paired differences have a standard deviation of {verdict.expected_sd:g}"
+    )
+    if verdict.wished_gain is None:
+        return text
+    needed = math.ceil((quantiles * verdict.expected_sd / verdict.wished_gain) ** 2)
+    return f"{text}; a gain of {verdict.wished_gain:g} takes about {needed} prompts"

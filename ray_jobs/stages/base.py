@@ -1,0 +1,153 @@
+"""What a stage is, and how one is skipped, resumed, refused or run."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from ray_jobs.config import Config
+from ray_jobs.errors import ConfigError, RunConflict
+from ray_jobs.runs import RunFolder, StageState, file_sha256, json_sha256, now
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    `settings` names the config fields that its outputs depend on, `needs` the files of earlier stages,
+    `folders` what it writes into (emptied when the stage is redone), and `run` does the work and
+    returns the relative paths of its outputs.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    needs: tuple[str, ...]
+    folders: tuple[str, ...]
+    run: Callable[[Config, RunFolder], list[str]]
+    extra_inputs: Callable[[Config], dict[str, str]] = lambda _: {}
+
+
+def config_inputs(stage: Stage, config: Config) -> dict[str, str]:
+    """The config fields that the stage depends on: dotted name -> value as text."""
+    inputs = {}
+    for dotted in stage.settings:
+        value: Any = config
+        for part in dotted.split("."):
+            value = getattr(value, part)
+        inputs.update(
+            flatten(dotted, value.model_dump(mode="json") if isinstance(value, BaseModel) else value)
+        )
+    return inputs | stage.extra_inputs(config)
+
+
+def flatten(prefix: str, value: Any) -> dict[str, str]:
+    """Nested mappings as dotted names; everything else as text."""
+    if isinstance(value, Mapping) and value:
+        return {
+            key: text
+            for name, item in value.items()
+            for key, text in flatten(f"{prefix}.{name}", item).items()
+        }
+    return {prefix: repr(value)}
+
+
+def stage_inputs(stage: Stage, config: Config, run: RunFolder) -> dict[str, str]:
+    """Everything that decides the stage's outputs. Raises ConfigError when an earlier stage is missing."""
+    inputs = config_inputs(stage, config)
+    for relative in stage.needs:
+        path = run.path(relative)
+        if not path.is_file():
+            raise ConfigError(
+                f"{path} is missing: stage {stage.name!r} needs an earlier stage; run the pipeline"
+            )
+        inputs[relative] = file_sha256(path)
+    return inputs
+
+
+def refuse_changed(stage: Stage, state: StageState, inputs: Mapping[str, str], run: RunFolder) -> None:
+    """Raises RunConflict, naming what changed, when `state` was made from other inputs."""
+    changed = sorted(key for key in inputs if state.inputs.get(key) != inputs[key])
+    if changed:
+        what = ", ".join(
+            f"{key} (was {state.inputs.get(key, 'absent')}, is {inputs[key]})" for key in changed[:3]
+        )
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise RunConflict(
+            f"{run.root}: stage {stage.name!r} was made with other inputs: {what}{more}; "
+            f"take another name, or redo it with --force {stage.name}"
+        )
+
+
+def check_unchanged(stages: Iterable[Stage], config: Config, run: RunFolder) -> None:
+    """Refuses a changed config before anything is started."""
+    states = run.states()
+    for stage in stages:
+        if stage.name in states:
+            refuse_changed(stage, states[stage.name], config_inputs(stage, config), run)
+
+
+def forget(stages: Iterable[Stage], run: RunFolder) -> None:
+    """Throws away what the stages made, so that they are done anew."""
+    for stage in stages:
+        run.drop_state(stage.name)
+        for folder in stage.folders:
+            shutil.rmtree(run.path(folder), ignore_errors=True)
+
+
+def run_stages(stages: Sequence[Stage], names: Collection[str], config: Config, run: RunFolder) -> None:
+    """Brings the named stages to their end, in order.
+
+    What stands on a stage that was done anew is thrown away: results never mix.
+    """
+    for number, stage in enumerate(stages):
+        if stage.name in names and run_stage(stage, config, run):
+            forget(stages[number + 1 :], run)
+
+
+def run_stage(stage: Stage, config: Config, run: RunFolder) -> bool:
+    """Brings the stage to its end; true when there was something to do.
+
+    Skipped when its outputs are whole and made from the same inputs. What an interrupted try of the
+    same inputs finished is kept.
+    """
+    inputs = stage_inputs(stage, config, run)
+    state = run.states().get(stage.name)
+    if state is not None:
+        refuse_changed(stage, state, inputs, run)
+    if state is not None and state.status == "done":
+        if run.outputs_whole(state):
+            log.info("%-8s done before, nothing to do", stage.name)
+            return False
+        log.warning("%-8s outputs are missing or damaged; doing it again", stage.name)
+        state = None
+    if state is None:
+        forget([stage], run)
+    _work(stage, config, run, inputs, before=state.seconds if state else 0.0)
+    return True
+
+
+def _work(stage: Stage, config: Config, run: RunFolder, inputs: dict[str, str], before: float) -> None:
+    started, clock = now(), time.monotonic()
+
+    def record(status: str, outputs: dict[str, str]) -> None:
+        seconds = round(before + time.monotonic() - clock, 3)
+        finished = None if status == "running" else now()
+        run.set_state(
+            stage.name, StageState(status, json_sha256(inputs), inputs, outputs, started, finished, seconds)
+        )
+
+    log.info("%-8s starts", stage.name)
+    record("running", {})
+    try:
+        outputs = stage.run(config, run)
+    except BaseException:
+        record("failed", {})
+        raise
+    record("done", {relative: file_sha256(run.path(relative)) for relative in sorted(outputs)})
+    log.info("%-8s done in %.0f s", stage.name, time.monotonic() - clock)

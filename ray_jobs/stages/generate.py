@@ -1,0 +1,164 @@
+"""Answers of the base and of the candidate to the same prompts."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.config import Config
+from ray_jobs.records import (
+    Answer,
+    Message,
+    Prompt,
+    as_row,
+    messages_from,
+    prompt_from_row,
+    prompt_sha256,
+    row_seed,
+)
+from ray_jobs.runs import RunFolder
+from ray_jobs.stages import cluster
+from ray_jobs.stages.base import Stage
+from ray_jobs.stages.engine_rows import RowJob, compute_rows
+from ray_jobs.tables import PROMPT_COLUMNS, read_rows, write_rows
+
+log = logging.getLogger(__name__)
+
+MODELS = ("base", "candidate")
+ANSWERS = "answers/{model}/part-00000.parquet"
+ENGINE_SETTINGS = tuple(
+    f"engine.settings.{name}" for name in ("backend", "context_tokens", "kv_type", "deterministic")
+)
+"""The engine's settings that can change an answer; cores, slots and lanes only change when it comes."""
+
+
+class AnswerActor:
+    """An engine that answers blocks of prompts. Several blocks are in it at once and share its batches."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        from serving.engine import Engine
+        from serving.engine.settings import EngineSettings
+
+        self._spec = spec
+        self._engine = Engine.open(spec["model"], EngineSettings.model_validate_json(spec["engine"]))
+
+    def __call__(self, table: Any) -> Any:
+        import pyarrow as pa
+
+        from ray_jobs.tables import schema
+
+        rows = answer_rows(self._engine, table.to_pylist(), self._spec)
+        return pa.Table.from_pylist(rows, schema=schema(Answer.COLUMNS))
+
+
+def answer_rows(engine: Any, rows: list[dict[str, Any]], spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """One answer row for each prompt row; what is wrong with a row stands in its `error`."""
+    from serving.engine.errors import RequestError
+    from serving.engine.types import Request, Sampling
+
+    requests, errors = [], {}
+    for row in rows:
+        sampling = Sampling(**spec["sampling"], seed=row_seed(spec["seed"], row["id"]))
+        try:
+            tokens = engine.chat.render(
+                [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
+            )
+            requests.append(Request(id=row["id"], prompt=tuple(tokens), sampling=sampling))
+        except RequestError as error:
+            errors[row["id"]] = f"{error.code}: {error}"
+    results = {result.id: result for result in engine.generate(requests)}
+    return [_answer(row, results.get(row["id"]), errors.get(row["id"]), spec) for row in rows]
+
+
+def _answer(row: dict[str, Any], result: Any, error: str | None, spec: dict[str, Any]) -> dict[str, Any]:
+    failed = result is None or result.finish_reason == "error"
+    answer = Answer(
+        id=row["id"],
+        source=row["source"],
+        prompt_sha256=prompt_sha256(messages_from(row["messages"])),
+        model_sha256=spec["model_sha256"],
+        answer=None if failed else result.text,
+        num_prompt_tokens=0 if result is None else result.num_prompt_tokens,
+        num_cached_tokens=0 if result is None else result.num_cached_tokens,
+        num_answer_tokens=0 if failed else result.num_answer_tokens,
+        finish_reason="error" if failed else result.finish_reason,
+        seconds=0.0 if result is None else round(result.seconds, 4),
+        error=(error or (result.error if result is not None else None) or "no result") if failed else None,
+    )
+    return as_row(answer)
+
+
+def run(config: Config, folder: RunFolder) -> list[str]:
+    cluster.connect()
+    rows = [as_row(prompt) for prompt in read_prompts(folder, config.generation.system_prompt)]
+    outputs = [ANSWERS.format(model=model) for model in MODELS]
+    for model, output in zip(MODELS, outputs, strict=True):
+        if folder.path(output).exists():
+            continue
+        log.info("generate answers of the %s model", model)
+        job = answer_job(actor_spec(config, folder, model))
+        unfinished = folder.path("answers", model, "unfinished")
+        write_rows(folder.path(output), compute_rows(job, rows, unfinished, config.engine), Answer.COLUMNS)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return outputs
+
+
+def answer_job(spec: dict[str, Any]) -> RowJob:
+    return RowJob(
+        stage="generate",
+        what="answers",
+        actor=AnswerActor,
+        spec=spec,
+        columns_in=PROMPT_COLUMNS,
+        columns_out=Answer.COLUMNS,
+        key=("id",),
+        keys_of=lambda row: [(row["id"],)],
+    )
+
+
+def actor_spec(config: Config, folder: RunFolder, model: str) -> dict[str, Any]:
+    """What an AnswerActor is told, as plain data."""
+    manifest = folder.read_json(f"models/{model}/manifest.json")
+    generation = config.generation
+    return {
+        "model": str(folder.path("models", model, "model.gguf")),
+        "model_sha256": manifest["sha256"],
+        "engine": config.engine.settings.model_dump_json(),
+        "seed": config.seed,
+        "sampling": {
+            "temperature": generation.temperature,
+            "top_p": generation.top_p,
+            "max_tokens": generation.max_answer_tokens,
+        },
+    }
+
+
+def read_prompts(folder: RunFolder, system_prompt: str | None = None) -> list[Prompt]:
+    """The evaluation prompts, each with the system turn of the config where it has none."""
+    prompts = [prompt_from_row(row) for row in read_rows(folder.path("data/prompts.parquet"))]
+    if system_prompt is None:
+        return prompts
+    system = Message("system", system_prompt)
+    return [
+        prompt
+        if prompt.messages[0].role == "system"
+        else Prompt(prompt.id, prompt.source, (system, *prompt.messages), prompt.reference)
+        for prompt in prompts
+    ]
+
+
+def answers_of(folder: RunFolder, model: str) -> list[Answer]:
+    path: Path = folder.path(ANSWERS.format(model=model))
+    return [Answer.from_row(row) for row in read_rows(path)]
+
+
+STAGE = Stage(
+    name="generate",
+    settings=("seed", "generation", *ENGINE_SETTINGS),
+    needs=(
+        "data/prompts.parquet",
+        *(f"models/{model}/{name}" for model in MODELS for name in ("model.gguf", "manifest.json")),
+    ),
+    folders=("answers",),
+    run=run,
+)

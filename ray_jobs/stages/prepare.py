@@ -1,0 +1,60 @@
+"""Splits of the data sets, and which base model this run is about."""
+
+import logging
+from pathlib import Path
+
+from ray_jobs.config import Config
+from ray_jobs.records import as_row
+from ray_jobs.runs import RunFolder, file_sha256
+from ray_jobs.stages.base import Stage
+from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, write_rows
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, folder: RunFolder) -> list[str]:
+    from ray_jobs.data.split import split
+    from ray_jobs.export.base import default_cache_dir, resolve_base
+
+    splits = split(config.data, config.seed)
+    for name in ("train", "heldout", "trust"):
+        pairs = getattr(splits, name)
+        write_rows(folder.path(f"data/{name}.parquet"), [as_row(pair) for pair in pairs], PAIR_COLUMNS)
+    prompts = [as_row(prompt) for prompt in splits.prompts]
+    write_rows(folder.path("data/prompts.parquet"), prompts, PROMPT_COLUMNS)
+    folder.write_json("data/report.json", splits.report)
+    log.info(
+        "prepare  %d pairs to train on, %d held out, %d to test the judge, %d prompts",
+        len(splits.train), len(splits.heldout), len(splits.trust), len(splits.prompts),
+    )  # fmt: skip
+    base = resolve_base(config.model, default_cache_dir())
+    folder.write_json("data/base.json", {"name": base.name, "sha256": base.sha256})
+    names = (
+        "train.parquet",
+        "heldout.parquet",
+        "trust.parquet",
+        "prompts.parquet",
+        "report.json",
+        "base.json",
+    )
+    return [f"data/{name}" for name in names]
+
+
+def local_files(config: Config) -> dict[str, str]:
+    """Hashes of the data files that the config names, so that a changed file is noticed."""
+    files = {}
+    for source in (config.data.preferences.source, config.data.prompts.source):
+        path = Path(source)
+        if not source.startswith("bundled:") and path.is_file():
+            files[source] = file_sha256(path)
+    return files
+
+
+STAGE = Stage(
+    name="prepare",
+    settings=("seed", "data", "model"),
+    needs=(),
+    folders=("data",),
+    run=run,
+    extra_inputs=local_files,
+)

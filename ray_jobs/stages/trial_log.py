@@ -1,0 +1,48 @@
+"""What a search says while it runs: a line an evaluation, a line an ended trial."""
+
+import logging
+import math
+import time
+from typing import Any
+
+import ray.tune
+
+from ray_jobs.logs import duration
+
+log = logging.getLogger(__name__)
+
+
+class TrialLog(ray.tune.Callback):
+    """Logs evaluations and ended trials."""
+
+    def __init__(self, num_trials: int, num_steps: int) -> None:
+        self._num_trials, self._num_steps = num_trials, num_steps
+        self._started, self._ended = time.monotonic(), 0
+
+    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
+        log.info(
+            "tune     %s step %s/%d · held-out accuracy %.3f, nll %.3f · %.0f tokens/s",
+            short_name(trial.trial_id),
+            result.get("step"),
+            self._num_steps,
+            result.get("heldout_accuracy", math.nan),
+            result.get("heldout_nll", math.nan),
+            result.get("tokens_per_s", math.nan),
+        )
+
+    def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
+        self._end(trial, "done")
+
+    def on_trial_error(self, *, trial: Any, **_: Any) -> None:
+        self._end(trial, "FAILED")
+
+    def _end(self, trial: Any, how: str) -> None:
+        self._ended += 1
+        left = max(self._num_trials - self._ended, 0) * (time.monotonic() - self._started) / self._ended
+        note = f" · {duration(left)} left" if left else ""
+        name = short_name(trial.trial_id)
+        log.info("tune     %s %s · %d of %d trials%s", name, how, self._ended, self._num_trials, note)
+
+
+def short_name(trial_id: str) -> str:
+    return f"trial {trial_id.rsplit('_', 1)[-1].lstrip('0') or '0'}"

@@ -1,0 +1,89 @@
+"""The trial table: Tune's results as plain rows, kept in a Parquet file and read back."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.search.trials import METRICS, Trial
+from ray_jobs.tables import read_rows, write_rows
+
+TRIAL_COLUMNS = {
+    "trial_id": "string",
+    "status": "string",
+    "config": "string",
+    "checkpoint": "string",
+    "steps": "int64",
+    "seconds": "double",
+    "error": "string",
+    "heldout_accuracy": "double",
+    "heldout_nll": "double",
+    "heldout_loss": "double",
+    "heldout_margin": "double",
+    "curve": "string",
+}
+CURVE = (
+    "step",
+    "heldout_accuracy",
+    "heldout_nll",
+    "heldout_loss",
+    "heldout_margin",
+    "train_loss",
+    "tokens_per_s",
+)
+
+
+def write_trials(path: Path, trials: list[Trial]) -> None:
+    write_rows(path, [trial_row(trial) for trial in trials], TRIAL_COLUMNS)
+
+
+def trial_from(number: int, result: Any) -> Trial:
+    """A trial as plain data, out of Tune's result."""
+    metrics = result.metrics or {}
+    frame = result.metrics_dataframe
+    rows = [] if frame is None else frame.to_dict("records")
+    curve = [{key: float(row[key]) for key in CURVE if _finite(row.get(key))} for row in rows]
+    steps = int(metrics.get("step", 0))
+    checkpoint = metrics.get("checkpoint_path")
+    return Trial(
+        trial_id=f"trial-{number:03d}",
+        status="failed" if result.error else "done",
+        config=dict(result.config or {}),
+        checkpoint=checkpoint if isinstance(checkpoint, str) else None,
+        steps=steps,
+        seconds=round(float(metrics.get("time_total_s", 0.0)), 1),
+        error=str(result.error).strip().splitlines()[-1][:500] if result.error else None,
+        curve=curve,
+        **{name: float(metrics[name]) for name in METRICS.values() if _finite(metrics.get(name))},
+    )
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def trial_row(trial: Trial) -> dict[str, Any]:
+    return {
+        **asdict(trial),
+        "config": json.dumps(trial.config, sort_keys=True),
+        "curve": json.dumps(trial.curve),
+    }
+
+
+def read_trials(path: Path) -> list[Trial]:
+    rows = read_rows(path)
+    return [
+        Trial(**{**row, "config": json.loads(row["config"]), "curve": json.loads(row["curve"])})
+        for row in rows
+    ]
+
+
+def describe(trial: Trial) -> str:
+    """The trial's settings and what it reached, in one line."""
+    settings = ", ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in trial.config.items()
+    )
+    reached = f"held-out accuracy {trial.heldout_accuracy:.3f}, nll {trial.heldout_nll:.3f}"
+    return f"{settings or 'the settings of the config'} · {reached}"

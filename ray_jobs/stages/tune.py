@@ -1,0 +1,135 @@
+"""Ray Tune over ORPO trials, each a Ray Train worker group; the best adapter and the trial table."""
+
+import logging
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.config import Config
+from ray_jobs.errors import StageFailed
+from ray_jobs.runs import RunFolder, write_whole
+from ray_jobs.search.trials import Trial, best_trial, with_overrides
+from ray_jobs.stages import cluster
+from ray_jobs.stages.base import Stage
+from ray_jobs.stages.trial_table import describe, trial_from, write_trials
+from ray_jobs.stages.tune_search import param_space, tune_config
+
+log = logging.getLogger(__name__)
+
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+
+
+def run(config: Config, folder: RunFolder) -> list[str]:
+    cluster.connect()
+    job = trial_job(config, folder)
+    results = fit(config, job, folder.path("tune"))
+    trials = [trial_from(number, result) for number, result in enumerate(results)]
+    write_trials(folder.path("tune/trials.parquet"), trials)
+    best = best_trial(trials, config.search.objective)
+    if best is None:
+        reasons = {trial.error or "kept no checkpoint" for trial in trials}
+        raise StageFailed(
+            f"tune: none of {len(trials)} trials can be used: {'; '.join(sorted(reasons))[:2000]}"
+        )
+    log.info("tune     best is %s: %s", best.trial_id, describe(best))
+    keep_best(best, folder.path("tune/best"))
+    return ["tune/trials.parquet", *(f"tune/best/{name}" for name in ADAPTER_FILES)]
+
+
+def trial_job(config: Config, folder: RunFolder) -> dict[str, Any]:
+    """What every worker is told, as plain data."""
+    training = with_overrides(config.training, {"seed": config.seed})
+    return {
+        "base": config.model.model_dump_json(),
+        "training": training.model_dump_json(),
+        "train": str(folder.path("data/train.parquet")),
+        "heldout": str(folder.path("data/heldout.parquet")),
+        "threads": max(1, math.floor(config.workers.cpus_per_worker)),
+        "workers": config.workers.model_dump(),
+        "max_failures": config.search.max_failures,
+        "storage": str(folder.path("tune/trials")),
+    }
+
+
+def run_trial(overrides: dict[str, Any], *, job: dict[str, Any]) -> None:
+    """A Tune trial: drives one Ray Train worker group and passes its reports on.
+
+    The group's name is the trial's ID, so that a restored trial finds its checkpoints.
+    """
+    import ray.train
+    import ray.tune
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from ray_jobs.orpo.settings import TrainingSettings
+    from ray_jobs.stages.train_worker import train_worker
+
+    settings = with_overrides(TrainingSettings.model_validate_json(job["training"]), overrides)
+    workers = job["workers"]
+    gpus = workers["gpus_per_worker"]
+    TorchTrainer(
+        train_worker,
+        train_loop_config={**job, "training": settings.model_dump_json()},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers["per_trial"],
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": workers["cpus_per_worker"], **({"GPU": gpus} if gpus else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=ray.tune.get_context().get_trial_id(),
+            storage_path=job["storage"],
+            callbacks=[TuneReportCallback()],
+            failure_config=ray.train.FailureConfig(max_failures=job["max_failures"]),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+        ),
+    ).fit()
+
+
+def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
+    """Runs the search, or takes up an interrupted one: finished trials are not run again."""
+    import ray.tune
+
+    from ray_jobs.stages.trial_log import TrialLog
+
+    # The driver of a trial only waits for its workers: it needs a place, not a core.
+    trainable = ray.tune.with_resources(
+        ray.tune.with_parameters(run_trial, job=job), {"node:__internal_head__": 0.001}
+    )
+    experiment = folder / "experiment"
+    if ray.tune.Tuner.can_restore(str(experiment)):
+        log.info("tune     takes up the search in %s", experiment)
+        tuner = ray.tune.Tuner.restore(str(experiment), trainable=trainable, resume_errored=True)
+    else:
+        tuner = ray.tune.Tuner(
+            trainable,
+            param_space=param_space(config.search),
+            tune_config=tune_config(config),
+            run_config=ray.tune.RunConfig(
+                name="experiment",
+                storage_path=str(folder),
+                callbacks=[TrialLog(config.search.num_trials, config.training.num_steps)],
+                verbose=0,
+            ),
+        )
+    return tuner.fit()
+
+
+def keep_best(best: Trial, folder: Path) -> None:
+    """Copies the winning adapter beside the trial table, whole."""
+    assert best.checkpoint is not None
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ADAPTER_FILES:
+        source = Path(best.checkpoint) / name
+        if not source.is_file():
+            raise StageFailed(f"tune: {source} is missing: the best trial kept no adapter")
+        write_whole(folder / name, source.read_bytes())
+
+
+STAGE = Stage(
+    name="tune",
+    settings=("seed", "model", "training", "search", "workers.per_trial"),
+    needs=("data/train.parquet", "data/heldout.parquet", "data/base.json"),
+    folders=("tune",),
+    run=run,
+)

@@ -1,0 +1,94 @@
+"""A config's search in Ray Tune's terms."""
+
+import logging
+from typing import Any
+
+from ray_jobs.config import Config
+from ray_jobs.search.settings import SEARCHABLE, Dimension, SearchSettings
+from ray_jobs.search.trials import HIGHER_IS_BETTER, METRICS
+from ray_jobs.stages import cluster
+
+log = logging.getLogger(__name__)
+
+
+def param_space(search: SearchSettings) -> dict[str, Any]:
+    return {name: domain(name, dimension) for name, dimension in search.space.items()}
+
+
+def domain(name: str, dimension: Dimension) -> Any:
+    """Tune's own domain of one searched setting."""
+    import ray.tune
+
+    values: Any = dimension.values
+    whole = SEARCHABLE[name] is int
+    match dimension.kind:
+        case "uniform":
+            return ray.tune.randint(values[0], values[1] + 1) if whole else ray.tune.uniform(*values)
+        case "loguniform":
+            return ray.tune.lograndint(values[0], values[1] + 1) if whole else ray.tune.loguniform(*values)
+        case "choice":
+            return ray.tune.choice(list(values))
+        case "grid":
+            return ray.tune.grid_search(list(values))
+
+
+def tune_config(config: Config) -> Any:
+    import ray.tune
+
+    search = config.search
+    higher = HIGHER_IS_BETTER[search.objective]
+    return ray.tune.TuneConfig(
+        metric=METRICS[search.objective],
+        mode="max" if higher else "min",
+        num_samples=max(1, search.num_trials // search.num_grid_points),
+        search_alg=search_algorithm(config, search.max_concurrent_trials or num_concurrent(config)),
+        scheduler=scheduler(config),
+        reuse_actors=False,
+    )
+
+
+def num_concurrent(config: Config) -> int:
+    """Trials that the cluster holds at once."""
+    import ray
+
+    workers = config.workers
+    if workers.gpus_per_worker:
+        there, wanted = ray.cluster_resources().get("GPU", 0), workers.gpus_per_worker
+    else:
+        there, wanted = cluster.num_cpus(), workers.cpus_per_worker
+    held = int(there // (wanted * workers.per_trial))
+    if held == 0:
+        kind = "GPU" if workers.gpus_per_worker else "CPU"
+        log.warning(
+            "tune     a trial wants %g %ss, the cluster has %g: waiting",
+            wanted * workers.per_trial,
+            kind,
+            there,
+        )
+    return max(1, held)
+
+
+def search_algorithm(config: Config, max_concurrent: int) -> Any:
+    from ray.tune.search import ConcurrencyLimiter
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+    from ray.tune.search.optuna import OptunaSearch
+
+    if config.search.algorithm == "random":
+        return BasicVariantGenerator(random_state=config.seed, max_concurrent=max_concurrent)
+    return ConcurrencyLimiter(OptunaSearch(seed=config.seed), max_concurrent=max_concurrent)
+
+
+def scheduler(config: Config) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
+
+    search = config.search
+    if search.scheduler == "asha":
+        return ASHAScheduler(
+            time_attr="step",
+            max_t=config.training.num_steps,
+            grace_period=min(search.grace_steps, config.training.num_steps),
+            reduction_factor=search.reduction_factor,
+        )
+    if search.scheduler == "median":
+        return MedianStoppingRule(time_attr="step", grace_period=search.grace_steps)
+    return FIFOScheduler()

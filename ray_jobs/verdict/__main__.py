@@ -1,0 +1,8 @@
+"""Stage verdict of a run: `python -m ray_jobs.verdict CONFIG`."""
+
+import sys
+
+from ray_jobs.command import main
+
+if __name__ == "__main__":
+    sys.exit(main("verdict"))

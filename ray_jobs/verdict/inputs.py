@@ -1,0 +1,209 @@
+"""What a verdict is made from, checked and lined up row by row."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from ray_jobs.errors import DataError, StageFailed
+from ray_jobs.records import Answer, Judgement, Prompt
+from ray_jobs.verdict.statistics import Floats, Labels
+
+BASE, CANDIDATE = "base", "candidate"
+MODELS = (BASE, CANDIDATE)
+
+Row = TypeVar("Row", Answer, Judgement)
+
+
+@dataclass(frozen=True)
+class VerdictInputs:
+    """The rows of all earlier stages. Mappings by model have the keys `base` and `candidate`."""
+
+    run: str
+    prompts: Sequence[Prompt]
+    answers: Mapping[str, Sequence[Answer]]
+    judgements: Mapping[str, Sequence[Judgement]]
+    models: Mapping[str, Mapping[str, Any]]
+    """Manifests; `sha256` is used."""
+    trust: Mapping[str, Any] | None = None
+    """The judge on known pairs: pairs, agreement, ci95, trusted, and what else is worth reporting."""
+    trials: Sequence[Mapping[str, Any]] = ()
+    data_report: Mapping[str, Any] = field(default_factory=dict)
+    timings_s: Mapping[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    """Per model: prompt ID -> whether a program finds the answer right; absent where none can tell."""
+    best_trial: str | None = None
+    """Trial that the candidate is made from; null: the one with the best held-out accuracy."""
+    look: int | None = None
+    """Which look of `sequential.looks` this is, from 0; null is the last, with all rows in."""
+    num_candidates: int = 1
+    """Candidates that are judged against this base; the level is shared out among them (Bonferroni)."""
+    score_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Metric -> lowest and highest score of its rubric; else the ones that occur."""
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """One metric's rows that both models have a score for, by rising prompt ID.
+
+    Arrays have one value a row, B of them; lengths are in characters.
+    """
+
+    metric: str
+    prompts: tuple[Prompt, ...]
+    base_scores: Floats
+    candidate_scores: Floats
+    base_lengths: Floats
+    candidate_lengths: Floats
+    num_expected: int
+    """Rows compared by the expected score; the others by the sampled one."""
+    num_prompts: int
+    failures: Mapping[str, Mapping[str, int]]
+    """Per model: reason -> rows without a score."""
+    score_range: tuple[float, float]
+
+    @property
+    def differences(self) -> Floats:
+        return self.candidate_scores - self.base_scores
+
+    @property
+    def length_differences(self) -> Floats:
+        return self.candidate_lengths - self.base_lengths
+
+    def failure_share(self, model: str) -> float:
+        return sum(self.failures[model].values()) / self.num_prompts
+
+
+def metrics_of(inputs: VerdictInputs, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The metrics of the decision, the leading one first.
+
+    Raises DataError when a wanted metric was not judged, or none was.
+    """
+    judged = list(dict.fromkeys(row.metric for model in MODELS for row in inputs.judgements[model]))
+    if not judged:
+        raise DataError("no judgements: neither model's answers were judged")
+    for metric in wanted:
+        if metric not in judged:
+            raise DataError(f"verdict.metrics: {metric!r} was not judged; judged: {', '.join(judged)}")
+    return tuple(wanted or judged)
+
+
+def scored_rows(inputs: VerdictInputs, metric: str) -> ScoredRows:
+    """The rows that both models have a score for.
+
+    Raises DataError for unknown or repeated IDs, StageFailed when there is nothing to compare.
+    """
+    prompts = {prompt.id: prompt for prompt in sorted(inputs.prompts, key=lambda prompt: prompt.id)}
+    if not prompts or len(prompts) != len(inputs.prompts):
+        raise DataError(
+            "evaluation prompts: none" if not prompts else "evaluation prompts: an ID stands twice"
+        )
+    answers = {model: _by_id(inputs.answers[model], f"{model} answers", prompts) for model in MODELS}
+    judgements = {
+        model: _by_id(
+            [row for row in inputs.judgements[model] if row.metric == metric],
+            f"{model} judgements by {metric}",
+            prompts,
+        )
+        for model in MODELS
+    }
+    failures = {
+        model: {key: _failure(answers[model].get(key), judgements[model].get(key)) for key in prompts}
+        for model in MODELS
+    }
+    both = [key for key in prompts if all(failures[model][key] is None for model in MODELS)]
+    counts = {model: _counted(failures[model].values()) for model in MODELS}
+    if not both:
+        raise StageFailed(_nothing_to_compare(metric, counts, len(prompts)))
+    base_B, candidate_B, num_expected = _scores([[judgements[m][key] for m in MODELS] for key in both])
+    return ScoredRows(
+        metric=metric,
+        prompts=tuple(prompts[key] for key in both),
+        base_scores=base_B,
+        candidate_scores=candidate_B,
+        base_lengths=_lengths(answers[BASE], both),
+        candidate_lengths=_lengths(answers[CANDIDATE], both),
+        num_expected=num_expected,
+        num_prompts=len(prompts),
+        failures=counts,
+        score_range=inputs.score_ranges.get(metric) or _range(base_B, candidate_B),
+    )
+
+
+def cluster_labels(prompts: Sequence[Prompt], by: Literal["none", "source", "prompt"]) -> Labels | None:
+    """Which cluster each row is of, as whole numbers that do not depend on the order of the rows."""
+    if by == "none":
+        return None
+    keys = [prompt.source if by == "source" else _opening(prompt) for prompt in prompts]
+    numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
+    return np.array([numbers[key] for key in keys], dtype=np.int64)
+
+
+def _opening(prompt: Prompt) -> str:
+    """The first user turn, which rows of one conversation share."""
+    first = next((message.content for message in prompt.messages if message.role == "user"), prompt.id)
+    return hashlib.sha256(first.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _by_id(rows: Iterable[Row], what: str, prompts: Mapping[str, Prompt]) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for row in rows:
+        if row.id not in prompts:
+            raise DataError(f"{what}: row {row.id!r} belongs to no evaluation prompt")
+        if row.id in found:
+            raise DataError(f"{what}: row {row.id!r} stands twice")
+        found[row.id] = row
+    return found
+
+
+def _failure(answer: Answer | None, judgement: Judgement | None) -> str | None:
+    """Why a row has no score, or None when it has one."""
+    if answer is None:
+        return "no answer row"
+    if answer.answer is None:
+        return f"answer: {(answer.error or 'no text').splitlines()[0][:80]}"
+    if judgement is None:
+        return "not judged"
+    return None if judgement.score is not None else judgement.failure or "no_score"
+
+
+def _counted(reasons: Iterable[str | None]) -> dict[str, int]:
+    counts = Counter(reason for reason in reasons if reason is not None)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _nothing_to_compare(metric: str, counts: Mapping[str, Mapping[str, int]], num_prompts: int) -> str:
+    parts = []
+    for model in MODELS:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in counts[model].items())
+        scored = num_prompts - sum(counts[model].values())
+        parts.append(f"{model} {scored} of {num_prompts}" + (f" ({reasons})" if reasons else ""))
+    return f"no prompt is scored for both models by {metric}, so there is no verdict: " + "; ".join(parts)
+
+
+def _scores(rows: Sequence[Sequence[Judgement]]) -> tuple[Floats, Floats, int]:
+    """Base and candidate scores; a row uses expected scores where both of its judgements have one."""
+    pairs, num_expected = [], 0
+    for base, candidate in rows:
+        if base.expected_score is not None and candidate.expected_score is not None:
+            pairs.append((base.expected_score, candidate.expected_score))
+            num_expected += 1
+        else:
+            pairs.append((float(base.score or 0), float(candidate.score or 0)))
+    scores = np.array(pairs, dtype=np.float64)
+    if not np.isfinite(scores).all():
+        row = rows[int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])][0].id
+        raise DataError(f"judgements: row {row!r} has a score that is not finite")
+    return scores[:, 0], scores[:, 1], num_expected
+
+
+def _lengths(answers: Mapping[str, Answer], keys: Sequence[str]) -> Floats:
+    return np.array([len(answers[key].answer or "") for key in keys], dtype=np.float64)
+
+
+def _range(base_B: Floats, candidate_B: Floats) -> tuple[float, float]:
+    both = np.concatenate([base_B, candidate_B])
+    return float(both.min()), float(both.max())

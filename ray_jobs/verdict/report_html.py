@@ -1,0 +1,65 @@
+"""report.html: one file that needs nothing else, readable on a phone, light or dark.
+
+Everything that a model or a data set wrote is escaped by the template engine; besides, the page's content
+policy lets only its own script run, by hash, and loads nothing.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from ray_jobs.verdict.plots import Picture
+from ray_jobs.verdict.plots_search import duration
+from ray_jobs.verdict.words import HEADLINES, percent, sentence, signed, span, trial_settings
+
+_FOLDER = files("ray_jobs.verdict") / "templates"
+
+
+def html_report(report: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
+    """The whole page as text."""
+    script = (_FOLDER / "report.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _template().render(
+        report=readable(report),
+        headline=HEADLINES[report["decision"]],
+        pictures={picture.name: picture for picture in pictures},
+        svg={picture.name: Markup(picture.svg) for picture in pictures},
+        style=Markup((_FOLDER / "report.css").read_text("utf-8")),
+        script=Markup(script),
+        script_sha256=digest,
+    )
+
+
+def readable(value: Any) -> Any:
+    """The same plain values with characters that HTML cannot hold (NUL, lone surrogates) replaced."""
+    if isinstance(value, Mapping):
+        return {readable(key): readable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [readable(item) for item in value]
+    if isinstance(value, str):
+        return "".join(
+            "\ufffd" if (c < " " and c not in "\n\t\r") or "\ud800" <= c <= "\udfff" else c for c in value
+        )
+    return value
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "signed": signed,
+        "span": span,
+        "percent": lambda *given: percent(*given).replace(" ", "\u00a0"),
+        "sentence": sentence,
+        "duration": duration,
+        "trial_settings": trial_settings,
+    }
+    return environment.from_string((_FOLDER / "report.html.j2").read_text("utf-8"))

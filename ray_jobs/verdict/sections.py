@@ -1,0 +1,194 @@
+"""The parts of report.json."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ray_jobs.verdict.decide import MetricEvidence
+from ray_jobs.verdict.inputs import BASE, CANDIDATE, MODELS, ScoredRows, VerdictInputs
+from ray_jobs.verdict.length import Estimate, slope
+from ray_jobs.verdict.measures import measure
+from ray_jobs.verdict.planning import prompts_for_gain
+from ray_jobs.verdict.settings import VerdictSettings
+from ray_jobs.verdict.shares import PairedShares, compare_shares
+from ray_jobs.verdict.statistics import Interval, Paired, mean_interval
+
+LEVEL = 0.95
+_TRIAL_FIELDS = (
+    "trial_id",
+    "status",
+    "error",
+    "config",
+    "steps",
+    "heldout_accuracy",
+    "heldout_nll",
+    "heldout_loss",
+    "heldout_margin",
+)
+_CURVE_FIELDS = ("step", "heldout_accuracy", "heldout_nll", "heldout_loss", "heldout_margin", "train_loss")
+
+
+def metric(
+    rows: ScoredRows,
+    paired: Paired,
+    adjusted: Estimate,
+    evidence: MetricEvidence,
+    settings: VerdictSettings,
+) -> dict[str, Any]:
+    """One metric's figures; those of the leading metric also stand at the top of the report."""
+    decided = evidence.paired.interval
+    return {
+        "metric": rows.metric,
+        "mean_difference": paired.mean_difference,
+        "ci95": ends(paired.interval),
+        "p_value": paired.p_value,
+        "wins": paired.wins,
+        "ties": paired.ties,
+        "losses": paired.losses,
+        "length_adjusted": {
+            "difference": adjusted.value,
+            "ci95": ends(adjusted.interval),
+            "mean_length_difference_characters": evidence.mean_length_difference,
+        },
+        "min_detectable_difference": evidence.min_detectable_difference,
+        "num_prompts_for_wished_gain": _wished(settings, paired.sd),
+        "sd_of_differences": paired.sd,
+        "interval": {"level": decided.level, "ends": ends(decided), "method": decided.method},
+        "p_value_exact": paired.exact,
+        "num_clusters": paired.num_clusters,
+        "num_by_expected_score": rows.num_expected,
+        "score_length_slope": _slopes(rows),
+    }
+
+
+def ends(interval: Interval) -> list[float] | None:
+    return None if interval.ends is None else list(interval.ends)
+
+
+def _wished(settings: VerdictSettings, sd: float | None) -> int | None:
+    if settings.wished_gain is None or not sd:
+        return None
+    return prompts_for_gain(settings.wished_gain, sd, settings.level, settings.power)
+
+
+def _slopes(rows: ScoredRows) -> dict[str, Any]:
+    """Score units per 100 characters: over each model's answers, and between answers to one prompt."""
+    estimates = {
+        BASE: slope(rows.base_scores, rows.base_lengths, level=LEVEL),
+        CANDIDATE: slope(rows.candidate_scores, rows.candidate_lengths, level=LEVEL),
+        "same_prompt": slope(rows.differences, rows.length_differences, level=LEVEL),
+    }
+    return {
+        name: {
+            "per_100_characters": found.value,
+            "ci95": ends(found.interval),
+            "note": found.interval.note,
+        }
+        for name, found in estimates.items()
+    }
+
+
+def by_source(rows: ScoredRows, num_resamples: int, seed: int) -> dict[str, Any]:
+    """Judge scores per source of the prompts."""
+    index: dict[str, list[int]] = defaultdict(list)
+    for position, prompt in enumerate(rows.prompts):
+        index[prompt.source].append(position)
+    return {
+        source: _source_row(rows, np.array(index[source]), num_resamples, seed) for source in sorted(index)
+    }
+
+
+def _source_row(rows: ScoredRows, chosen: Any, num_resamples: int, seed: int) -> dict[str, Any]:
+    differences = rows.differences[chosen]
+    interval = mean_interval(differences, level=LEVEL, num_resamples=num_resamples, seed=seed)
+    return {
+        "n": len(chosen),
+        "base": float(rows.base_scores[chosen].mean()),
+        "candidate": float(rows.candidate_scores[chosen].mean()),
+        "difference": float(np.sort(differences).mean()),
+        "ci95": ends(interval),
+    }
+
+
+def program_shares(inputs: VerdictInputs, level: float, source: str | None = None) -> PairedShares | None:
+    """Program-checked accuracy of both models on the prompts that have a check; null where none has."""
+    base, candidate = (inputs.checks.get(model, {}) for model in MODELS)
+    keys = [
+        prompt.id
+        for prompt in inputs.prompts
+        if prompt.id in base and prompt.id in candidate and source in (None, prompt.source)
+    ]
+    if not keys:
+        return None
+    return compare_shares(
+        np.array([base[key] for key in keys], dtype=np.bool_),
+        np.array([candidate[key] for key in keys], dtype=np.bool_),
+        level=level,
+    )
+
+
+def program_checks(inputs: VerdictInputs) -> dict[str, Any]:
+    """Program-checked accuracy, in all and per family (the prompt's source)."""
+    overall = program_shares(inputs, LEVEL)
+    if overall is None:
+        return {"overall": None, "families": {}}
+    families = {}
+    for source in sorted({prompt.source for prompt in inputs.prompts}):
+        shares = program_shares(inputs, LEVEL, source)
+        if shares is not None:
+            families[source] = shares_row(shares)
+    return {"overall": shares_row(overall), "families": families}
+
+
+def shares_row(shares: PairedShares) -> dict[str, Any]:
+    return {
+        "n": shares.num_rows,
+        "base": shares.base,
+        "candidate": shares.candidate,
+        "difference": shares.difference,
+        "ci95": ends(shares.interval),
+        "p_value": shares.p_value,
+    }
+
+
+def answer_measures(inputs: VerdictInputs, settings: VerdictSettings) -> dict[str, Any]:
+    """Length and refusals per model; speed, which no two runs share, only where a guard asks for it."""
+    found = {model: asdict(measure(inputs.answers[model])) for model in MODELS}
+    if settings.guards.tokens_per_second_min_ratio is None:
+        for row in found.values():
+            del row["tokens_per_second"]
+    return found
+
+
+def tune(inputs: VerdictInputs) -> dict[str, Any]:
+    """The trials without their times, which stand in `timings_s`, and which of them is the candidate."""
+    trials = sorted(inputs.trials, key=lambda trial: str(trial.get("trial_id")))
+    return {
+        "trials": [_trial(trial) for trial in trials],
+        "best": inputs.best_trial or inputs.models.get(CANDIDATE, {}).get("trial_id") or _best(trials),
+    }
+
+
+def _trial(trial: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: trial[name] for name in _TRIAL_FIELDS if name in trial}
+    curve = [{key: row[key] for key in _CURVE_FIELDS if key in row} for row in trial.get("curve") or ()]
+    return kept | {"curve": curve}
+
+
+def _best(trials: Sequence[Mapping[str, Any]]) -> str | None:
+    """The trial with the best held-out accuracy; ties go to the lower loss per token."""
+    done = [
+        (-trial["heldout_accuracy"], trial.get("heldout_nll") or 0.0, str(trial["trial_id"]))
+        for trial in trials
+        if trial.get("status") != "failed" and trial.get("heldout_accuracy") is not None
+    ]
+    return min(done)[2] if done else None
+
+
+def timings(inputs: VerdictInputs) -> dict[str, Any]:
+    """Seconds per stage, and per trial where trials were run."""
+    trials = {str(trial.get("trial_id")): trial.get("seconds") for trial in inputs.trials}
+    return dict(inputs.timings_s) | ({"trials": trials} if trials else {})

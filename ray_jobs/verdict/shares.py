@@ -1,0 +1,85 @@
+"""Paired shares: how often two models pass the same yes-or-no checks."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_jobs.verdict.statistics import Interval
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PairedShares:
+    """Shares of the same rows that the base and the candidate pass, and candidate minus base."""
+
+    num_rows: int
+    base: float
+    candidate: float
+    difference: float
+    interval: Interval
+    p_value: float
+    """Exact McNemar test."""
+
+
+def compare_shares(base_B: Flags, candidate_B: Flags, *, level: float) -> PairedShares:
+    """Shares, their difference with Newcombe's interval, and the exact McNemar p-value.
+
+    Raises ValueError when there are no rows or the two lengths differ.
+    """
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    if base_B.shape != candidate_B.shape or base_B.size == 0:
+        raise ValueError("both models need the same rows, and at least one")
+    both, only_base = int((base_B & candidate_B).sum()), int((base_B & ~candidate_B).sum())
+    only_candidate = int((~base_B & candidate_B).sum())
+    neither = base_B.size - both - only_base - only_candidate
+    test = mcnemar([[both, only_base], [only_candidate, neither]], exact=True)
+    return PairedShares(
+        num_rows=base_B.size,
+        base=float(base_B.mean()),
+        candidate=float(candidate_B.mean()),
+        difference=(only_candidate - only_base) / base_B.size,
+        interval=newcombe_interval(both, only_base, only_candidate, neither, level=level),
+        p_value=min(1.0, float(test.pvalue)),
+    )
+
+
+def newcombe_interval(
+    both: int, only_base: int, only_candidate: int, neither: int, *, level: float
+) -> Interval:
+    """Interval of candidate minus base: Newcombe 1998, Statistics in Medicine 17:2635, method 10.
+
+    It joins the two Wilson intervals and keeps its coverage at small counts and at shares of 0 and 1.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    n = both + only_base + only_candidate + neither
+    base, candidate = (both + only_base) / n, (both + only_candidate) / n
+    base_low, base_high = proportion_confint(both + only_base, n, 1 - level, method="wilson")
+    cand_low, cand_high = proportion_confint(both + only_candidate, n, 1 - level, method="wilson")
+    phi = _phi(both, only_base, only_candidate, neither)
+    below = _joined(candidate - cand_low, base_high - base, phi)
+    above = _joined(cand_high - candidate, base - base_low, phi)
+    difference = candidate - base
+    return Interval(max(-1.0, difference - below), min(1.0, difference + above), level, "newcombe")
+
+
+def _joined(one: float, other: float, phi: float) -> float:
+    return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
+
+
+def _phi(both: int, only_base: int, only_candidate: int, neither: int) -> float:
+    """Correlation of the two models' flags, with Newcombe's continuity correction where it is positive."""
+    margins = (
+        (both + only_base) * (only_candidate + neither) * (both + only_candidate) * (only_base + neither)
+    )
+    if margins == 0:
+        return 0.0
+    product: float = both * neither - only_base * only_candidate
+    n = both + only_base + only_candidate + neither
+    if product > 0:
+        product = max(product - n / 2, 0.0)
+    return product / math.sqrt(margins)

@@ -1,0 +1,209 @@
+"""Paired statistics on scores of two models for the same prompts.
+
+Every function takes plain arrays and a seed, and gives the same result whatever the order of its rows;
+swapping the two models exactly mirrors it. B is the number of prompts scored for both models.
+
+Sources: BCa interval: Efron 1987, as scipy.stats.bootstrap has it; sign-flip test:
+scipy.stats.permutation_test; cluster-robust errors: Liang and Zeger 1986, as statsmodels has them.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+TIE = 1e-9
+MAX_BCA_ROWS = 20_000
+_BATCH_VALUES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided confidence interval. Both ends are null exactly when `note` says why there is none."""
+
+    low: float | None
+    high: float | None
+    level: float
+    method: str
+    note: str | None = None
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    def mirrored(self) -> "Interval":
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=-self.high + 0.0, high=-self.low + 0.0)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Candidate minus base over the prompts scored for both."""
+
+    num_rows: int
+    num_clusters: int | None
+    mean_difference: float
+    sd: float | None
+    """Standard deviation of the differences (n - 1); null for one row."""
+    interval: Interval
+    p_value: float
+    exact: bool
+    """Whether the p-value counts every sign flip instead of a sample of them."""
+    wins: int
+    ties: int
+    losses: int
+
+
+def compare(
+    differences_B: Floats, *, level: float, num_resamples: int, seed: int, clusters_B: Labels | None = None
+) -> Paired:
+    """Mean, interval, p-value and wins of paired differences.
+
+    Raises ValueError when there are no rows or a difference is not finite.
+    """
+    differences_B = np.asarray(differences_B, dtype=np.float64)
+    if differences_B.size == 0 or not np.isfinite(differences_B).all():
+        raise ValueError("differences must be finite, and at least one")
+    p_value, exact = sign_flip_p(differences_B, num_resamples=num_resamples, seed=seed, clusters_B=clusters_B)
+    return Paired(
+        num_rows=differences_B.size,
+        num_clusters=None if clusters_B is None else int(np.unique(clusters_B).size),
+        mean_difference=math.fsum(differences_B) / differences_B.size,
+        sd=float(np.std(np.sort(differences_B), ddof=1)) if differences_B.size > 1 else None,
+        interval=mean_interval(
+            differences_B, level=level, num_resamples=num_resamples, seed=seed, clusters_B=clusters_B
+        ),
+        p_value=p_value,
+        exact=exact,
+        wins=int((differences_B > TIE).sum()),
+        ties=int((np.abs(differences_B) <= TIE).sum()),
+        losses=int((differences_B < -TIE).sum()),
+    )
+
+
+def mean_interval(
+    values_B: Floats, *, level: float, num_resamples: int, seed: int, clusters_B: Labels | None = None
+) -> Interval:
+    """Interval of the mean: BCa bootstrap for independent rows, cluster-robust t otherwise."""
+    if values_B.size < 2:
+        return Interval(None, None, level, "none", "one row has no spread")
+    if clusters_B is not None:
+        return _clustered_interval(values_B, clusters_B, level)
+    sorted_B, flipped = _oriented(values_B)
+    if sorted_B[-1] - sorted_B[0] <= TIE:
+        mean = float(sorted_B[0])
+        interval = Interval(mean, mean, level, "constant", "all differences are equal")
+    elif values_B.size > MAX_BCA_ROWS:
+        interval = t_interval(sorted_B, level)
+    else:
+        interval = _bca_interval(sorted_B, level, num_resamples, seed)
+    return interval.mirrored() if flipped else interval
+
+
+def t_interval(values_B: Floats, level: float) -> Interval:
+    """Student's interval of a mean; what the bootstrap comes to with tens of thousands of rows."""
+    error = stats.sem(values_B)
+    low, high = stats.t.interval(level, values_B.size - 1, loc=values_B.mean(), scale=error)
+    return Interval(float(low), float(high), level, "t")
+
+
+def _bca_interval(sorted_B: Floats, level: float, num_resamples: int, seed: int) -> Interval:
+    result = stats.bootstrap(
+        (sorted_B,),
+        np.mean,
+        confidence_level=level,
+        n_resamples=num_resamples,
+        batch=max(1, _BATCH_VALUES // sorted_B.size),
+        method="BCa",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = (float(end) for end in result.confidence_interval)
+    if math.isfinite(low) and math.isfinite(high):
+        return Interval(low, high, level, "bca")
+    # BCa has no answer where every resample falls on one side of the mean.
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = (float(end) for end in np.quantile(result.bootstrap_distribution, tails))
+    return Interval(low, high, level, "percentile")
+
+
+def _clustered_interval(values_B: Floats, clusters_B: Labels, level: float) -> Interval:
+    import statsmodels.api as sm
+
+    num_clusters = int(np.unique(clusters_B).size)
+    if num_clusters < 2:
+        return Interval(None, None, level, "none", "all rows are of one cluster")
+    order = np.lexsort((values_B, clusters_B))
+    if np.ptp(values_B) <= TIE:
+        return Interval(
+            float(values_B[0]), float(values_B[0]), level, "constant", "all differences are equal"
+        )
+    fit = sm.OLS(values_B[order], np.ones(values_B.size)).fit(
+        cov_type="cluster", cov_kwds={"groups": clusters_B[order], "df_correction": True}, use_t=True
+    )
+    low, high = fit.conf_int(1 - level)[0]
+    return Interval(float(low), float(high), level, "clustered")
+
+
+def sign_flip_p(
+    values_B: Floats, *, num_resamples: int, seed: int, clusters_B: Labels | None = None
+) -> tuple[float, bool]:
+    """Two-sided p-value of "the differences are symmetric about 0", and whether it is exact.
+
+    With clusters, all rows of a cluster flip together. Exact where 2**rows is at most `num_resamples`.
+    """
+    if clusters_B is not None:
+        values_B = cluster_sums(values_B, clusters_B)
+    # A difference of 0 flips to itself: leaving it out changes no p-value and makes more tests exact.
+    sorted_B, _ = _oriented(values_B[np.abs(values_B) > TIE])
+    if sorted_B.size < 2:
+        return 1.0, True
+    result = stats.permutation_test(
+        (sorted_B,),
+        lambda values, axis: np.sum(values, axis=axis),
+        permutation_type="samples",
+        n_resamples=num_resamples,
+        batch=max(1, _BATCH_VALUES // sorted_B.size),
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return min(1.0, float(result.pvalue)), bool(2.0**sorted_B.size <= num_resamples)
+
+
+def cluster_sums(values_B: Floats, clusters_B: Labels) -> Floats:
+    """The exact sum of each cluster's values, by rising label."""
+    order = np.argsort(clusters_B, kind="stable")
+    starts = np.flatnonzero(np.diff(clusters_B[order])) + 1
+    return np.array([math.fsum(part) for part in np.split(values_B[order], starts)])
+
+
+def _oriented(values_B: Floats) -> tuple[Floats, bool]:
+    """The values or their negatives, sorted, whichever sorts last; and whether they were negated.
+
+    Resampling one orientation only makes the order of rows and the naming of the models irrelevant.
+    """
+    rising_B, mirrored_B = np.sort(values_B), np.sort(-values_B)
+    unequal = np.flatnonzero(rising_B != mirrored_B)
+    flipped = unequal.size > 0 and mirrored_B[unequal[0]] > rising_B[unequal[0]]
+    return (mirrored_B if flipped else rising_B), bool(flipped)
+
+
+def holm(p_values_M: Floats) -> Floats:
+    """P-values corrected for M tests by Holm's step-down method."""
+    from statsmodels.stats.multitest import multipletests
+
+    return np.asarray(multipletests(p_values_M, method="holm")[1], dtype=np.float64)
+
+
+def worst_cases(
+    mean_difference: float, num_rows: int, num_missing: int, score_range: float
+) -> tuple[float, float]:
+    """The mean difference if every missing row had gone wholly to the base, or to the candidate."""
+    total = num_rows + num_missing
+    observed, missing = mean_difference * num_rows / total, score_range * num_missing / total
+    return observed - missing, observed + missing

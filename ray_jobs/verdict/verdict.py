@@ -1,0 +1,225 @@
+"""report.json: all that a run's verdict rests on, from the rows of its earlier stages."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ray_jobs.errors import StageFailed
+from ray_jobs.verdict import sections
+from ray_jobs.verdict.decide import Evidence, MetricEvidence, Trust, decide
+from ray_jobs.verdict.examples import side_by_side
+from ray_jobs.verdict.guards import check_guards
+from ray_jobs.verdict.inputs import (
+    BASE,
+    CANDIDATE,
+    MODELS,
+    ScoredRows,
+    VerdictInputs,
+    cluster_labels,
+    metrics_of,
+    scored_rows,
+)
+from ray_jobs.verdict.length import length_adjusted
+from ray_jobs.verdict.looks import nominal_alphas
+from ray_jobs.verdict.measures import measure
+from ray_jobs.verdict.planning import min_detectable_difference
+from ray_jobs.verdict.settings import VerdictSettings
+from ray_jobs.verdict.statistics import Paired, compare, holm, worst_cases
+
+__all__ = ["VerdictInputs", "make_report"]
+
+REPORT_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """One metric's rows and what they show, for the report (95 %) and for the decision (its own level)."""
+
+    rows: ScoredRows
+    paired: Paired
+    evidence: MetricEvidence
+    section: dict[str, Any]
+
+
+def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> dict[str, Any]:
+    """The report as plain JSON values: no NaN, no infinity; what is unknown is null, `notes` says why.
+
+    The same inputs give the same report but for `timings_s`. Raises DataError for rows that do not belong
+    together, StageFailed where there is nothing to compare.
+    """
+    _refuse_without_candidate(inputs.trials)
+    alpha = decision_alpha(inputs, settings)
+    names = metrics_of(inputs, settings.metrics)
+    metrics = _with_holm([_metric(scored_rows(inputs, name), settings, alpha, seed) for name in names])
+    lead = metrics[0]
+    program = sections.program_shares(inputs, 1 - alpha)
+    trust = _trust(inputs.trust)
+    guards = check_guards(settings.guards, program, *(measure(inputs.answers[model]) for model in MODELS))
+    evidence = Evidence([row.evidence for row in metrics], alpha, trust, program, guards)
+    decision = decide(evidence, settings)
+    report = {
+        "run": inputs.run,
+        "models": _models(inputs, lead.rows),
+        "num_prompts": lead.rows.num_prompts,
+        "num_scored_both": lead.paired.num_rows,
+        "failures": lead.rows.failures,
+        **lead.section,
+        "judge_trust": _trust_section(inputs.trust),
+        "decision": decision.decision,
+        "reason": decision.reason,
+        "clause": decision.clause,
+        "rule": _rule(settings, alpha, inputs),
+        "guards": [asdict(guard) for guard in guards],
+        "metrics": {row.rows.metric: row.section | {"failures": row.rows.failures} for row in metrics},
+        "by_source": sections.by_source(lead.rows, settings.num_resamples, seed),
+        "program_checks": sections.program_checks(inputs),
+        "missing": _missing(lead),
+        "answers": sections.answer_measures(inputs, settings),
+        "data": dict(inputs.data_report),
+        "tune": sections.tune(inputs),
+        "examples": side_by_side(inputs, lead.rows, settings.num_examples),
+        "notes": _notes(lead),
+        "timings_s": sections.timings(inputs),
+    }
+    plain: dict[str, Any] = finite(report)
+    return plain
+
+
+def decision_alpha(inputs: VerdictInputs, settings: VerdictSettings) -> float:
+    """The two-sided level of this decision: that of its look, shared out among the candidates.
+
+    Raises ValueError for a look that the settings do not have.
+    """
+    looks = settings.sequential.looks
+    look = len(looks) - 1 if inputs.look is None else inputs.look
+    if not 0 <= look < len(looks):
+        raise ValueError(f"look {look}: the settings have {len(looks)}")
+    alpha = 1 - settings.level
+    if len(looks) > 1:
+        alpha = nominal_alphas(looks, alpha, settings.sequential.spending)[look]
+    # 1 - 0.95 is not 0.05 in binary: rounding keeps a report's figures readable and equal everywhere.
+    return round(alpha / inputs.num_candidates, 12)
+
+
+def finite(value: Any) -> Any:
+    """The same plain values with NaN and infinities as null, numpy scalars and tuples as JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _metric(rows: ScoredRows, settings: VerdictSettings, alpha: float, seed: int) -> _Metric:
+    clusters_B = cluster_labels(rows.prompts, settings.cluster_by)
+    lengths_B = rows.length_differences
+
+    def at(level: float) -> tuple[Paired, Any]:
+        paired = compare(
+            rows.differences,
+            level=level,
+            num_resamples=settings.num_resamples,
+            seed=seed,
+            clusters_B=clusters_B,
+        )
+        return paired, length_adjusted(rows.differences, lengths_B, level=level, clusters_B=clusters_B)
+
+    paired, adjusted = at(REPORT_LEVEL)
+    same_level = math.isclose(1 - alpha, REPORT_LEVEL)
+    decided, decided_adjusted = (paired, adjusted) if same_level else at(1 - alpha)
+    evidence = MetricEvidence(
+        metric=rows.metric,
+        paired=decided,
+        p_holm=decided.p_value,
+        adjusted=decided_adjusted,
+        mean_length_difference=float(np.mean(lengths_B)),
+        min_detectable_difference=min_detectable_difference(
+            paired.num_rows, paired.sd or 0.0, settings.level, settings.power
+        ),
+        failure_shares={model: rows.failure_share(model) for model in MODELS},
+    )
+    return _Metric(rows, paired, evidence, sections.metric(rows, paired, adjusted, evidence, settings))
+
+
+def _with_holm(metrics: list[_Metric]) -> list[_Metric]:
+    """The metrics with their p-values corrected for their number."""
+    corrected = holm(np.array([row.paired.p_value for row in metrics]))
+    return [
+        replace(
+            row,
+            evidence=replace(row.evidence, p_holm=float(p_value)),
+            section=row.section | {"p_value_holm": float(p_value)},
+        )
+        for row, p_value in zip(metrics, corrected, strict=True)
+    ]
+
+
+def _refuse_without_candidate(trials: Sequence[Mapping[str, Any]]) -> None:
+    if trials and all(trial.get("status") == "failed" for trial in trials):
+        causes = ", ".join(sorted({str(trial.get("error") or "no cause given") for trial in trials}))
+        raise StageFailed(f"all {len(trials)} trials failed, so there is no candidate to judge: {causes}")
+
+
+def _models(inputs: VerdictInputs, rows: ScoredRows) -> dict[str, Any]:
+    means = {BASE: rows.base_scores.mean(), CANDIDATE: rows.candidate_scores.mean()}
+    return {
+        model: {"sha256": inputs.models.get(model, {}).get("sha256"), "mean_score": float(means[model])}
+        for model in MODELS
+    }
+
+
+def _trust(trust: Mapping[str, Any] | None) -> Trust:
+    if not trust:
+        return Trust(False, 0, None, None)
+    ends = trust.get("ci95")
+    return Trust(
+        trusted=bool(trust.get("trusted")),
+        pairs=int(trust.get("pairs") or 0),
+        agreement=trust.get("agreement"),
+        ci95=(float(ends[0]), float(ends[1])) if ends else None,
+    )
+
+
+def _trust_section(trust: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"pairs": 0, "agreement": None, "ci95": None, "trusted": False} | dict(trust or {})
+
+
+def _rule(settings: VerdictSettings, alpha: float, inputs: VerdictInputs) -> dict[str, Any]:
+    return {
+        **settings.model_dump(mode="json", exclude={"num_examples"}),
+        "alpha": alpha,
+        "look": len(settings.sequential.looks) - 1 if inputs.look is None else inputs.look,
+        "num_candidates": inputs.num_candidates,
+    }
+
+
+def _missing(lead: _Metric) -> dict[str, Any]:
+    """Rows without a score for both, and where the mean could be if they all had gone one way."""
+    rows, paired = lead.rows, lead.paired
+    num_missing = rows.num_prompts - paired.num_rows
+    width = rows.score_range[1] - rows.score_range[0]
+    worst, best = worst_cases(paired.mean_difference, paired.num_rows, num_missing, width)
+    return {
+        "rows": num_missing,
+        "share": num_missing / rows.num_prompts,
+        "score_range": list(rows.score_range),
+        "mean_difference_if_all_went_to_base": worst,
+        "mean_difference_if_all_went_to_candidate": best,
+    }
+
+
+def _notes(lead: _Metric) -> dict[str, str]:
+    """Why a figure of the report is null or of no spread."""
+    found = {
+        "ci95": lead.paired.interval.note,
+        "length_adjusted": lead.evidence.adjusted.interval.note,
+        "min_detectable_difference": None
+        if lead.evidence.min_detectable_difference is not None
+        else "the differences have no spread",
+    }
+    return {name: note for name, note in found.items() if note}

@@ -1,0 +1,40 @@
+"""Figures as people read them, the same in all reports."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+HEADLINES = {
+    "promote": "Promote the candidate",
+    "keep_base": "Keep the base",
+    "inconclusive": "Not enough evidence",
+}
+MISSING = "\u2013"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """A difference with its sign; a true minus, so that columns line up."""
+    return MISSING if value is None else f"{value:+.{digits}f}".replace("-", "\u2212")
+
+
+def span(ends: Sequence[float] | None, digits: int = 2, scale: float = 1.0) -> str:
+    """An interval: `+0.20 to +0.42`."""
+    return MISSING if ends is None else " to ".join(signed(scale * end, digits) for end in ends)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return MISSING if share is None else f"{100 * share:.{digits}f} %"
+
+
+def sentence(text: str) -> str:
+    """The text with a capital letter, a full stop, and figures that stay on one line."""
+    text = text.replace("p = ", "p\u00a0=\u00a0").replace(" %", "\u00a0%")
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
+
+
+def trial_settings(config: Mapping[str, Any] | None) -> str:
+    """The searched settings of a trial, in one line."""
+    parts = (
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in (config or {}).items()
+    )
+    return ", ".join(parts) or MISSING

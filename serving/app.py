@@ -1,0 +1,57 @@
+"""The endpoint for Serve's commands.
+
+serve run serving.app:app
+serve run serving.app:build replicas=2 max_queued=128
+serve deploy configs/serve.yaml
+"""
+
+import os
+import sys
+from typing import Any
+
+from ray import serve
+
+from serving.registry import Registry, RegistryError
+from serving.settings import GateSettings, ServingSettings
+
+# Serve reads these when a cluster starts; `serve run` on a fresh machine starts one after importing this module.
+# On a cluster that runs already, set them for `ray start` (see docs/serving.md).
+_CLUSTER_DEFAULTS = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
+}
+
+
+def build(args: ServingSettings) -> serve.Application:
+    """The application out of typed arguments; an unknown one is refused by name."""
+    for name, value in _CLUSTER_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    _require_champion(args)
+    from serving.deployment import application
+
+    return application(args, GateSettings.from_env())
+
+
+def _require_champion(args: ServingSettings) -> None:
+    """On the command line a missing champion ends the command; deployed replicas wait for one."""
+    try:
+        found = Registry(args.registry_path).champion()
+        message = f"{args.registry_path}: there is no champion yet. Get one with `make run`, or with"
+        message += " `python -m serving.promote RUN_DIR`."
+    except RegistryError as error:
+        found, message = None, str(error)
+    if found is None and _is_serve_run():
+        sys.exit(message)
+
+
+def _is_serve_run() -> bool:
+    import ray
+
+    return not ray.is_initialized()
+
+
+def __getattr__(name: str) -> Any:
+    """`app` is built when it is asked for: importing this module alone starts and checks nothing."""
+    if name == "app":
+        return build(ServingSettings())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

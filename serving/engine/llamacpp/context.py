@@ -1,0 +1,234 @@
+"""One lane of the llama.cpp backend: a context whose sequences are the slots."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from serving.engine.backend import Chunk, Sampler
+from serving.engine.errors import EngineError, ModelLoadError, ModelMismatch
+from serving.engine.llamacpp import library
+from serving.engine.llamacpp.model import LlamaModel
+from serving.engine.llamacpp.sampling import LlamaSampler
+from serving.engine.settings import EngineSettings
+from serving.engine.types import TokenLogprob
+
+_KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # ggml_type
+_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "bf16": 2.0}
+_ABORTED = 2
+_MAX_BRIDGE = 2
+"""Idle slots between two busy ones that are worth a row of padding; see `_with_bridges`."""
+
+
+class LlamaBackend:
+    """Implements `Backend`. To be opened and used on the thread whose cores it shall use."""
+
+    def __init__(
+        self, model: LlamaModel, settings: EngineSettings, *, num_slots: int, threads: tuple[int, int]
+    ) -> None:
+        self.num_slots = num_slots
+        self.context_tokens = settings.context_tokens
+        self._abort_flag = ctypes.create_string_buffer(2)
+        self._context = _open_context(model, settings, num_slots, threads, self._abort_flag)
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._adapters = _load_adapters(model, settings.adapters)
+        self._adapter: str | None = None
+        self._lengths = [0] * num_slots
+        self._rows: dict[int, int] = {}
+        self._batch = _Batch(settings.batch_tokens + num_slots)
+
+    def close(self) -> None:
+        if self._context is not None:
+            llama_cpp.llama_free(self._context)
+            self._context = None
+
+    def decode(self, chunks: Sequence[Chunk], adapter: str | None) -> bool:
+        self._abort_flag[0] = b"\0"
+        self._use_adapter(adapter)
+        bridged = self._with_bridges(chunks)
+        self._rows = self._batch.fill(bridged)
+        status = llama_cpp.llama_decode(self._context, self._batch.native)
+        if status == _ABORTED:
+            self._settle(bridged, ())
+            return False
+        if status != 0:
+            raise EngineError(f"llama_decode failed with status {status}: {library.take_errors()}")
+        self._settle(bridged, chunks)
+        return True
+
+    def sample(self, slot: int, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
+        assert isinstance(sampler, LlamaSampler)
+        return sampler.sample(self._context, self._rows[slot])
+
+    def truncate(self, slot: int, num_tokens: int) -> None:
+        if self._lengths[slot] > num_tokens:
+            llama_cpp.llama_memory_seq_rm(self._memory, slot, num_tokens, -1)
+            self._lengths[slot] = num_tokens
+
+    def copy(self, source: int, target: int) -> None:
+        # Each slot has a cache of its own (a shared one makes every pass dearer), so this copies all of it,
+        # at the start of the next pass. The copied cells replace the target's.
+        llama_cpp.llama_memory_seq_rm(self._memory, target, -1, -1)
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self._lengths[target] = self._lengths[source]
+
+    def abort(self) -> None:
+        self._abort_flag[0] = b"\1"
+
+    def cells(self, slot: int) -> int:
+        """Positions that the native cache holds for a slot; for tests of the bookkeeping."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
+
+    def _with_bridges(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Fill narrow gaps between busy slots with a throw-away row.
+
+        llama.cpp computes only neighbouring sequences together (`llama_batch_allocr::split_equal`,
+        sequential); a gap makes it read all weights once more, which costs more than a row or two.
+        """
+        bridged: list[Chunk] = []
+        for chunk in chunks:
+            if bridged and 1 < chunk.slot - bridged[-1].slot <= _MAX_BRIDGE + 1:
+                gap = range(bridged[-1].slot + 1, chunk.slot)
+                if all(self._lengths[slot] < chunk.start for slot in gap):
+                    bridged += [Chunk(slot, self._lengths[slot], (0,), False) for slot in gap]
+            bridged.append(chunk)
+        return bridged
+
+    def _settle(self, bridged: Sequence[Chunk], chunks: Sequence[Chunk]) -> None:
+        """After a pass: padding leaves the cache, and the lengths are what the pass has made of them."""
+        kept = {chunk.slot for chunk in chunks}
+        for chunk in bridged:
+            self._lengths[chunk.slot] = chunk.start + len(chunk.tokens)
+            if chunk.slot not in kept:
+                self.truncate(chunk.slot, chunk.start)
+
+    def _use_adapter(self, name: str | None) -> None:
+        if name == self._adapter:
+            return
+        chosen = [] if name is None else [self._adapters[name]]
+        handles = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(*chosen)
+        scales = (ctypes.c_float * 1)(1.0)
+        if llama_cpp.llama_set_adapters_lora(self._context, handles, len(chosen), scales) != 0:
+            raise EngineError(f"adapter {name!r} cannot be used: {library.take_errors()}")
+        self._adapter = name
+
+
+class _Batch:
+    """A llama_batch whose arrays are NumPy's: filled by slices, not token by token."""
+
+    def __init__(self, capacity: int) -> None:
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._slots = np.zeros(capacity, np.int32)
+        self._outputs = np.zeros(capacity, np.int8)
+        self._num_slots = np.ones(capacity, np.int32)
+        first = self._slots.ctypes.data
+        addresses = np.arange(capacity, dtype=np.uintp) * self._slots.itemsize + first
+        self._slot_pointers = np.ascontiguousarray(addresses)
+        self.native = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=_pointer(self._tokens, ctypes.c_int32),
+            embd=None,
+            pos=_pointer(self._positions, ctypes.c_int32),
+            n_seq_id=_pointer(self._num_slots, ctypes.c_int32),
+            seq_id=_pointer(self._slot_pointers, ctypes.POINTER(ctypes.c_int32)),
+            logits=_pointer(self._outputs, ctypes.c_int8),
+        )
+
+    def fill(self, chunks: Sequence[Chunk]) -> dict[int, int]:
+        """Write the chunks; returns the output row of each slot that wants one."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        rows: dict[int, int] = {}
+        for chunk in chunks:
+            count = len(chunk.tokens)
+            tokens += chunk.tokens
+            positions += range(chunk.start, chunk.start + count)
+            slots += [chunk.slot] * count
+            if chunk.wants_output:
+                rows[chunk.slot] = len(tokens) - 1
+        count = len(tokens)
+        self._tokens[:count], self._positions[:count], self._slots[:count] = tokens, positions, slots
+        self._outputs[:count] = 0
+        self._outputs[list(rows.values())] = 1
+        self.native.n_tokens = count
+        return rows
+
+
+def _pointer(array: Any, kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+def resolve_kv_type(kv_type: str) -> str:
+    """What `auto` means here: bf16 where llama.cpp multiplies it natively, else f16."""
+    if kv_type != "auto":
+        return kv_type
+    return "bf16" if b"AVX512_BF16 = 1" in llama_cpp.llama_print_system_info() else "f16"
+
+
+def kv_bytes_per_token(model: LlamaModel, kv_type: str) -> int:
+    """Bytes of keys and values that one token takes, over all layers."""
+    head_size = model.size_of("n_embd") // model.size_of("n_head")
+    explicit = model.metadata(f"{model.metadata('general.architecture')}.attention.key_length")
+    head_size = int(explicit) if explicit else head_size
+    return int(
+        2
+        * model.size_of("n_layer")
+        * model.size_of("n_head_kv")
+        * head_size
+        * _KV_BYTES[resolve_kv_type(kv_type)]
+    )
+
+
+def _open_context(
+    model: LlamaModel,
+    settings: EngineSettings,
+    num_slots: int,
+    threads: tuple[int, int],
+    abort_flag: ctypes.Array[ctypes.c_char],
+) -> Any:
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = num_slots * settings.context_tokens
+    params.n_seq_max = num_slots
+    params.n_batch = settings.batch_tokens + num_slots
+    params.n_ubatch = settings.batch_tokens
+    params.n_outputs_max = num_slots
+    params.n_threads_batch, params.n_threads = threads
+    params.type_k = params.type_v = _KV_TYPES[resolve_kv_type(settings.kv_type)]
+    params.flash_attn_type = int(settings.flash_attention)
+    params.kv_unified = False
+    params.no_perf = True
+    params.abort_callback = _string_length_as_abort_callback()
+    params.abort_callback_data = ctypes.addressof(abort_flag)
+    library.take_errors()
+    context = llama_cpp.llama_init_from_model(model.handle, params)
+    if not context:
+        raise ModelLoadError(f"{model.path}: no context of {params.n_ctx} tokens: {library.take_errors()}")
+    return context
+
+
+def _string_length_as_abort_callback() -> Any:
+    """An abort callback that needs no Python: C's strlen of a flag buffer, non-zero once a byte is set.
+
+    ggml asks before every operation; a Python callback would take the interpreter lock a thousand times a
+    pass.
+    """
+    name = "msvcrt" if sys.platform == "win32" else None
+    return ctypes.cast(ctypes.CDLL(name).strlen, llama_cpp.ggml_abort_callback)
+
+
+def _load_adapters(model: LlamaModel, paths: Mapping[str, str]) -> dict[str, Any]:
+    adapters = {}
+    for name, path in paths.items():
+        library.take_errors()
+        adapters[name] = llama_cpp.llama_adapter_lora_init(model.handle, path.encode())
+        if not adapters[name]:
+            raise ModelMismatch(f"adapter {name!r} ({path}): not for {model.path}: {library.take_errors()}")
+    return adapters

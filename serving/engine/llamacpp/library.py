@@ -1,0 +1,41 @@
+"""llama.cpp as a library: started once, its log messages in Python's logging."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+from collections import deque
+
+import llama_cpp
+
+logger = logging.getLogger(__name__)
+
+_LEVELS = {2: logging.DEBUG, 3: logging.WARNING}  # its warnings are about its own tuning, not the user's
+_recent_errors: deque[str] = deque(maxlen=8)
+
+
+def _receive(level: int, text: bytes, _data: ctypes.c_void_p) -> None:
+    if level not in _LEVELS:
+        return
+    message = text.decode("utf-8", "replace").strip()
+    if level == 3:
+        _recent_errors.append(message)
+    logger.log(_LEVELS[level], "llama.cpp: %s", message)
+
+
+_callback = llama_cpp.llama_log_callback(_receive)  # kept alive: native code holds its address
+
+
+@functools.cache
+def start() -> None:
+    """Initialise the library; further calls do nothing."""
+    llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+
+
+def take_errors() -> str:
+    """The error messages since the last call, in one line."""
+    messages = "; ".join(_recent_errors)
+    _recent_errors.clear()
+    return messages

@@ -1,0 +1,51 @@
+"""Does the key/value cache fit? Asked before it is allocated, because the kernel says no by killing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serving.engine.errors import ModelLoadError
+from serving.engine.llamacpp.context import kv_bytes_per_token
+from serving.engine.llamacpp.model import LlamaModel
+from serving.engine.settings import EngineSettings
+
+_MIB = 1 << 20
+
+
+def check_memory(model: LlamaModel, settings: EngineSettings, *, num_slots: int) -> None:
+    """Raises ModelLoadError with the arithmetic if the cache of all slots exceeds the free memory."""
+    per_token = kv_bytes_per_token(model, settings.kv_type)
+    needed = num_slots * settings.context_tokens * per_token
+    free = free_memory_bytes()
+    if free is not None and needed > free:
+        raise ModelLoadError(
+            f"{model.path}: the key/value cache does not fit: {num_slots} slots x {settings.context_tokens} "
+            f"tokens x {per_token} bytes ({settings.kv_type}) = {needed // _MIB} MiB, but {free // _MIB} MiB "
+            "are free; "
+            "take fewer slots, a smaller context_tokens, or kv_type q8_0"
+        )
+
+
+def free_memory_bytes() -> int | None:
+    """What this process may still allocate: of the machine, and of its control group. None if unknown."""
+    free = [amount for amount in (_machine_free(), _cgroup_free()) if amount is not None]
+    return min(free, default=None)
+
+
+def _machine_free() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+
+
+def _cgroup_free() -> int | None:
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = (folder / "memory.current").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return None if limit == "max" else max(0, int(limit) - int(used))

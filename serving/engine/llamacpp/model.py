@@ -1,0 +1,142 @@
+"""A loaded GGUF model: its weights, vocabulary and metadata. Read-only after opening, so lanes share it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import llama_cpp
+
+from serving.engine.errors import ModelLoadError, ModelMismatch
+from serving.engine.llamacpp import amx, library
+
+
+class LlamaModel:
+    """Weights and vocabulary. Thread-safe: nothing in it changes."""
+
+    def __init__(self, handle: Any, path: str) -> None:
+        self.handle = handle
+        self.path = path
+        self._vocab = llama_cpp.llama_model_get_vocab(handle)
+        self.num_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self._pieces: list[bytes | None] = [None] * self.num_vocab
+
+    @classmethod
+    def open(cls, path: str, *, gpu_layers: int = 0, vocab_only: bool = False) -> LlamaModel:
+        """Map the file. Raises ModelLoadError; ModelMismatch if it holds no text generator."""
+        library.start()
+        library.take_errors()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocab_only
+        with amx.kept_off():
+            handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        if not handle:
+            raise ModelLoadError(
+                f"{path}: llama.cpp cannot load it: {library.take_errors() or 'no reason given'}"
+            )
+        model = cls(handle, path)
+        if not vocab_only and (
+            not llama_cpp.llama_model_has_decoder(handle) or llama_cpp.llama_model_has_encoder(handle)
+        ):
+            model.close()
+            raise ModelMismatch(f"{path}: not a decoder-only text model")
+        return model
+
+    def close(self) -> None:
+        if self.handle is not None:
+            llama_cpp.llama_model_free(self.handle)
+            self.handle = None
+
+    def metadata(self, key: str) -> str | None:
+        """A metadata value as text, or None."""
+        size = llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+        if size < 0:
+            return None
+        buffer = ctypes.create_string_buffer(size + 1)
+        llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
+        return buffer.value.decode("utf-8", "replace")
+
+    def size_of(self, what: str) -> int:
+        """A dimension: `n_layer`, `n_embd`, `n_head`, `n_head_kv`, `n_ctx_train`, `n_params` or `size`
+        (bytes)."""
+        return int(getattr(llama_cpp, f"llama_model_{what}")(self.handle))
+
+    # Vocabulary.
+
+    def tokenize(self, data: bytes, *, special: bool, add_bos: bool) -> list[int]:
+        """Token ids of UTF-8 text; `special`: read control tokens' names as control tokens."""
+        capacity = len(data) + 2
+        buffer = (ctypes.c_int32 * capacity)()
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, capacity, add_bos, special)
+        if count < 0:
+            buffer = (ctypes.c_int32 * -count)()
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, -count, add_bos, special)
+        return buffer[:count]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for in an answer; empty for control tokens."""
+        piece = self._pieces[token]
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token, special=False)
+        return piece
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        read = functools.partial(self._read_piece, special=True) if special else self.piece
+        return b"".join(read(token) for token in tokens).decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        return token in self.end_tokens
+
+    @functools.cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens with which the model ends an answer."""
+        is_eog = llama_cpp.llama_vocab_is_eog
+        return frozenset(token for token in range(self.num_vocab) if is_eog(self._vocab, token))
+
+    @functools.cached_property
+    def control_tokens(self) -> dict[str, tuple[int, int]]:
+        """Control tokens' names -> (id, attributes)."""
+        mask = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        get = llama_cpp.llama_vocab_get_attr
+        found: dict[str, tuple[int, int]] = {}
+        for token in range(self.num_vocab):
+            attributes = get(self._vocab, token)
+            if attributes & mask and (name := self.token_text(token)):
+                found[name] = (token, attributes)
+        return found
+
+    @functools.cached_property
+    def longest_piece(self) -> int:
+        """Bytes of the longest token: text longer than this times n tokens has more than n tokens."""
+        return max(len(self.piece(token)) for token in range(self.num_vocab))
+
+    def token_text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        return (llama_cpp.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
+
+    def named_tokens(self) -> dict[str, str]:
+        """The variables bos_token, eos_token, … that chat templates may use."""
+        names = {"bos_token": "bos", "eos_token": "eos", "pad_token": "pad", "sep_token": "sep"}
+        return {
+            name: text
+            for name, short in names.items()
+            if (text := self.token_text(getattr(llama_cpp, f"llama_vocab_{short}")(self._vocab)))
+        }
+
+    @property
+    def vocab(self) -> Any:
+        return self._vocab
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        buffer = ctypes.create_string_buffer(64)
+        size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 64, 0, special)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -size, 0, special)
+        return buffer.raw[:size]

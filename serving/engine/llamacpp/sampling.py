@@ -1,0 +1,183 @@
+"""Sampling in native code: one chain of llama.cpp samplers per request."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from serving.engine.errors import RequestError
+from serving.engine.llamacpp.model import LlamaModel
+from serving.engine.types import Request, Sampling, TokenLogprob
+
+PENALTY_TOKENS = 64
+"""How far back the repetition penalties look, in tokens; llama.cpp's default."""
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+
+
+class LlamaSampler:
+    """A request's chain and, where it asks for one, its grammar."""
+
+    def __init__(self, model: LlamaModel, request: Request) -> None:
+        sampling = request.sampling
+        self._num_vocab = model.num_vocab
+        self._top_logprobs = sampling.top_logprobs
+        self._candidates: npt.NDArray[Any] | None = None
+        self._grammar = _open_grammar(model, sampling)
+        self._chain: Any = _open_chain(model, sampling)
+        if _penalises(sampling):
+            for token in request.prompt[-PENALTY_TOKENS:]:
+                llama_cpp.llama_sampler_accept(self._chain, token)
+
+    def close(self) -> None:
+        """Free the native state; further calls do nothing."""
+        for sampler in (self._chain, self._grammar):
+            if sampler is not None:
+                llama_cpp.llama_sampler_free(sampler)
+        self._chain = self._grammar = None
+
+    def sample(self, context: Any, row: int) -> tuple[int, TokenLogprob | None]:
+        """The token after row `row` of the context's latest batch."""
+        if self._grammar is None:
+            token = int(llama_cpp.llama_sampler_sample(self._chain, context, row))
+        else:
+            token = self._sample_with_grammar(context, row)
+        if self._top_logprobs is None:
+            return token, None
+        return token, _logprob(self._logits(context, row), token, self._top_logprobs)
+
+    def _logits(self, context: Any, row: int) -> npt.NDArray[np.float32]:
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, row), (self._num_vocab,))
+
+    def _sample_with_grammar(self, context: Any, row: int) -> int:
+        """Sample freely and keep what the grammar allows: to check one token costs less than to check them
+        all."""
+        logits = self._logits(context, row)
+        token = self._choose(logits, constrained=False)
+        if not self._allows(token):
+            token = self._choose(logits, constrained=True)
+        llama_cpp.llama_sampler_accept(self._grammar, token)
+        llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _choose(self, logits: npt.NDArray[np.float32], *, constrained: bool) -> int:
+        if self._candidates is None:
+            self._candidates = np.zeros(self._num_vocab, _CANDIDATE)
+        self._candidates["id"] = np.arange(self._num_vocab, dtype=np.int32)
+        self._candidates["logit"] = logits
+        array = _as_array(self._candidates)
+        if constrained:
+            llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+            if not np.isfinite(self._candidates["logit"]).any():
+                raise ValueError("the grammar allows no further token")
+        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
+    def _allows(self, token: int) -> bool:
+        one = np.array([(token, 1.0, 0.0)], _CANDIDATE)
+        array = _as_array(one)
+        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        return math.isfinite(one["logit"][0])
+
+
+def check_sampling(sampling: Sampling, num_vocab: int) -> None:
+    """Raises RequestError `bad_sampling` for values outside their range, naming the field."""
+    ranges = {
+        "temperature": (0.0, 100.0), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0), "repeat_penalty": (0.01, 100.0),
+        "presence_penalty": (-100.0, 100.0), "frequency_penalty": (-100.0, 100.0), "top_k": (0, 2**31 - 1),
+        "max_tokens": (1, 2**31 - 1), "seed": (0, 2**32 - 1), "top_logprobs": (0, num_vocab),
+    }  # fmt: skip
+    for name, (low, high) in ranges.items():
+        value = getattr(sampling, name)
+        if value is not None and not low <= value <= high:
+            raise RequestError("bad_sampling", f"{name} must be between {low} and {high}, not {value}")
+    if any(not stop for stop in sampling.stop):
+        raise RequestError("bad_sampling", "a stop string must not be empty")
+    for token, bias in sampling.logit_bias.items():
+        if not 0 <= token < num_vocab or math.isnan(bias):
+            raise RequestError(
+                "bad_sampling", f"logit_bias: token {token} or its bias {bias} is out of range"
+            )
+    if sampling.grammar is not None and sampling.json_schema is not None:
+        raise RequestError("bad_sampling", "grammar and json_schema exclude each other")
+
+
+def grammar_of_schema(schema: str) -> str:
+    """A JSON schema as GBNF. Raises RequestError `bad_json_schema`."""
+    from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+    try:
+        if not isinstance(json.loads(schema), dict):
+            raise ValueError("it must be an object")
+        return str(json_schema_to_gbnf(schema))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AssertionError) as error:
+        raise RequestError(
+            "bad_json_schema", f"json_schema: {type(error).__name__}: {error}"[:300]
+        ) from error
+
+
+def _open_grammar(model: LlamaModel, sampling: Sampling) -> Any:
+    grammar = sampling.grammar
+    if sampling.json_schema is not None:
+        grammar = grammar_of_schema(sampling.json_schema)
+    if grammar is None:
+        return None
+    if "\0" in grammar:
+        raise RequestError("bad_grammar", "the grammar contains a NUL character")
+    try:
+        sampler = llama_cpp.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
+    except UnicodeEncodeError as error:
+        raise RequestError("bad_grammar", "the grammar is not valid Unicode") from error
+    if not sampler:
+        raise RequestError("bad_grammar", "the grammar does not compile, or has no `root` rule")
+    return sampler
+
+
+def _penalises(sampling: Sampling) -> bool:
+    return (sampling.repeat_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
+
+
+def _open_chain(model: LlamaModel, sampling: Sampling) -> Any:
+    """The samplers in llama.cpp's usual order; those that would change nothing are left out."""
+    chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+    add = llama_cpp.llama_sampler_chain_add
+    if sampling.logit_bias:
+        biases = (llama_cpp.llama_logit_bias * len(sampling.logit_bias))(*sampling.logit_bias.items())
+        add(chain, llama_cpp.llama_sampler_init_logit_bias(model.num_vocab, len(biases), biases))
+    if _penalises(sampling):
+        penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
+        add(chain, llama_cpp.llama_sampler_init_penalties(PENALTY_TOKENS, *penalties))
+    if sampling.temperature == 0.0:
+        add(chain, llama_cpp.llama_sampler_init_greedy())
+        return chain
+    if sampling.top_k > 0:
+        add(chain, llama_cpp.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.top_p < 1.0:
+        add(chain, llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1))
+    if sampling.min_p > 0.0:
+        add(chain, llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1))
+    add(chain, llama_cpp.llama_sampler_init_temp(sampling.temperature))
+    add(chain, llama_cpp.llama_sampler_init_dist(sampling.seed))
+    return chain
+
+
+def _as_array(candidates: npt.NDArray[Any]) -> Any:
+    data = candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
+    return llama_cpp.llama_token_data_array(data=data, size=len(candidates), selected=-1, sorted=False)
+
+
+def _logprob(logits: npt.NDArray[np.float32], token: int, num_top: int) -> TokenLogprob:
+    peak = float(logits.max())
+    log_total = peak + math.log(float(np.exp(logits - peak).sum()))
+    top: dict[int, float] = {}
+    if num_top > 0:
+        likeliest = np.argpartition(logits, -num_top)[-num_top:]
+        for index in likeliest[np.argsort(-logits[likeliest], kind="stable")]:
+            top[int(index)] = float(logits[index]) - log_total
+    return TokenLogprob(token, float(logits[token]) - log_total, top)

@@ -1,0 +1,1 @@
+"""The endpoint's HTTP side: gate, routes, streams. No Ray here."""

@@ -1,0 +1,223 @@
+"""A request's way: limits, checks, admission, answer; whole or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from serving.admission import Admission, RateLimit, Refused
+from serving.calls import Backend, Call, Event, Failed, Started
+from serving.http.errors import ApiError
+from serving.http.event_stream import DONE, EventStream, disconnected, event
+from serving.http.metrics import HttpMetrics
+from serving.http.strict_json import parse_object
+from serving.keys import ApiKey
+from serving.protocol import ChatRequest, CompletionRequest, chat_call, completion_call, parse
+from serving.replies import Reply, Route
+from serving.settings import ServingSettings
+
+log = logging.getLogger("serving.requests")
+
+_GRACE_S = 5.0
+"""How long after the deadline the engine's own end of the request is waited for."""
+
+
+@dataclass
+class _Visit:
+    """One request from arrival to its log line."""
+
+    id: str
+    route: Route
+    caller: str
+    began_s: float
+    leave: ExitStack = field(default_factory=ExitStack)
+    reply: Reply | None = None
+    first_s: float | None = None
+
+
+class Endpoint:
+    """The two routes that generate. One per process, on one event loop."""
+
+    def __init__(self, backend: Backend, settings: ServingSettings, *, capacity: int) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._rates = RateLimit()
+        self.admission = Admission(capacity)
+        self.metrics = HttpMetrics()
+
+    async def chat(self, request: Request) -> Response:
+        return await self._handle(request, "chat")
+
+    async def completion(self, request: Request) -> Response:
+        return await self._handle(request, "completion")
+
+    async def _handle(self, request: Request, route: Route) -> Response:
+        key: ApiKey | None = request.scope.get("serving.key")
+        visit = _Visit(_new_id(route), route, key.name if key else "local", time.monotonic())
+        try:
+            self._rates.take(visit.caller, _rate(key, self._settings))
+            call, with_usage = await self._read(request, visit)
+            visit.leave.enter_context(self.admission.enter(_num_answers(call)))
+            return await self._answer(request, visit, call, with_usage)
+        except Refused as refused:
+            seconds = str(max(1, round(refused.retry_after_s)))
+            error = ApiError(429, str(refused), code="rate_limit_exceeded", headers={"retry-after": seconds})
+            self._finish(visit, error.status)
+            raise error from refused
+        except ApiError as error:
+            self._finish(visit, error.status)
+            raise
+        except BaseException:
+            self._finish(visit, 500)
+            raise
+
+    async def _read(self, request: Request, visit: _Visit) -> tuple[Call, bool]:
+        try:
+            data = await request.body()
+        except ClientDisconnect as error:
+            raise ApiError(400, "the request's body is incomplete", code="incomplete_body") from error
+        body = parse_object(data)
+        limits, deadline_s = self._settings.limits, self._settings.request_timeout_s
+        asked: ChatRequest | CompletionRequest
+        if visit.route == "chat":
+            asked = parse(ChatRequest, body)
+            call = chat_call(asked, limits, call_id=visit.id, deadline_s=deadline_s)
+        else:
+            asked = parse(CompletionRequest, body)
+            call = completion_call(asked, limits, call_id=visit.id, deadline_s=deadline_s)
+        if asked.stream_options is not None and not call.stream:
+            raise ApiError(
+                400, "stream_options needs stream: true", param="stream_options", code="invalid_value"
+            )
+        return call, bool(asked.stream_options and asked.stream_options.include_usage)
+
+    async def _answer(self, request: Request, visit: _Visit, call: Call, with_usage: bool) -> Response:
+        visit.reply = reply = Reply(visit.route, call)
+        bundles = self._bundles(call)
+        first = asyncio.ensure_future(anext(bundles))
+        gone = asyncio.ensure_future(disconnected(request.receive))
+        try:
+            await asyncio.wait({first, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not first.done():
+                self.metrics.disconnects += 1
+                raise ApiError(499, "the client has gone", code="disconnected")
+            events = first.result()
+            visit.first_s = time.monotonic() - visit.began_s
+            self._see(reply, events)
+        except BaseException:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await bundles.aclose()
+            raise
+        finally:
+            gone.cancel()
+        headers = {"x-request-id": call.id, "x-model-sha256": reply.sha256}
+        if call.stream:
+            return self._stream(visit, reply, events, bundles, with_usage, headers)
+        await bundles.aclose()
+        self._finish(visit, 200)
+        return JSONResponse(reply.whole(events), headers=headers)
+
+    async def _bundles(self, call: Call) -> AsyncGenerator[list[Event], None]:
+        """The backend's events, under the server's own deadline. Raises ApiError."""
+        bundles = self._backend.generate(call)
+        until_s = asyncio.get_running_loop().time() + call.deadline_s + _GRACE_S
+        try:
+            while True:
+                async with asyncio.timeout_at(until_s):
+                    events = await anext(bundles, None)
+                if events is None:
+                    return
+                yield events
+        except TimeoutError as error:
+            raise ApiError(504, "the request took longer than the server allows", code="timeout") from error
+        finally:
+            await bundles.aclose()
+
+    def _see(self, reply: Reply, events: list[Event]) -> None:
+        for each in events:
+            if isinstance(each, Failed):
+                headers = {"retry-after": "1"} if each.status in (429, 503) else {}
+                raise ApiError(each.status, each.message, code=each.code, param=each.param, headers=headers)
+            reply.see(each)
+
+    # Streams.
+
+    def _stream(
+        self,
+        visit: _Visit,
+        reply: Reply,
+        events: list[Event],
+        bundles: AsyncGenerator[list[Event], None],
+        with_usage: bool,
+        headers: dict[str, str],
+    ) -> Response:
+        status = 200
+
+        async def parts() -> AsyncGenerator[bytes, None]:
+            nonlocal status
+            try:
+                yield b"".join(map(event, reply.first_chunks())) + _chunks(reply, events)
+                async for more in bundles:
+                    self._see(reply, more)
+                    yield _chunks(reply, more)
+                yield (event(reply.usage_chunk()) if with_usage else b"") + DONE
+            except ApiError as error:  # the status line has gone: the error is the last event, without [DONE]
+                status = error.status
+                yield event(error.body)
+
+        async def on_end(gone: bool) -> None:
+            await bundles.aclose()
+            self.metrics.disconnects += gone
+            self._finish(visit, 499 if gone else status)
+
+        return EventStream(parts(), headers=headers, on_end=on_end)
+
+    def _finish(self, visit: _Visit, status: int) -> None:
+        """Give the place back, count, and log; what was said is not logged."""
+        visit.leave.close()
+        seconds = time.monotonic() - visit.began_s
+        self.metrics.requests[visit.route, status] += 1
+        self.metrics.duration.add(seconds)
+        if visit.first_s is not None:
+            self.metrics.first_token.add(visit.first_s)
+        reply = visit.reply
+        line = {
+            "id": visit.id,
+            "route": visit.route,
+            "caller": visit.caller,
+            "status": status,
+            "model": reply.model if reply else "",
+            "model_sha256": reply.sha256 if reply else "",
+            "prompt_tokens": reply.num_prompt_tokens if reply else 0,
+            "answer_tokens": reply.num_answer_tokens if reply else 0,
+            "first_event_s": None if visit.first_s is None else round(visit.first_s, 4),
+            "seconds": round(seconds, 4),
+        }
+        log.info("%s", json.dumps(line))
+
+
+def _chunks(reply: Reply, events: list[Event]) -> bytes:
+    """The events of one message to the client."""
+    return b"".join(event(reply.chunk(each)) for each in events if not isinstance(each, Started | Failed))
+
+
+def _new_id(route: Route) -> str:
+    return f"{'chatcmpl' if route == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
+
+
+def _rate(key: ApiKey | None, settings: ServingSettings) -> int | None:
+    return key.requests_per_minute if key and key.requests_per_minute else settings.requests_per_minute
+
+
+def _num_answers(call: Call) -> int:
+    return call.num_choices * max(1, len(call.prompts))

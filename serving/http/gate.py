@@ -1,0 +1,213 @@
+"""What every request passes before anything else looks at it. Pure ASGI: it runs around the application and, through
+`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serving.http.gate:proxy_middlewares`, in Serve's proxies.
+
+Checks the key, drops headers by which a client could lift Serve's limits, bounds header and body, cuts off clients
+that do not read, and puts plain-text errors (Serve's own) into OpenAI's form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from serving.http.errors import ApiError, for_status
+from serving.keys import ApiKey, KeyRing, KeysError
+from serving.settings import GateSettings
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN_PATHS = frozenset({"/health", "/-/healthz"})
+"""Answered without a key: for load balancers and probes."""
+
+_LIFTING = frozenset(
+    {
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"serve_multiplexed_model_id",
+        b"serve-multiplexed-model-id",
+    }
+)
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+
+
+def proxy_middlewares() -> list[Any]:
+    """For Serve's proxies."""
+    from starlette.middleware import Middleware
+
+    return [Middleware(Gate, settings=GateSettings.from_env())]
+
+
+class Gate:
+    """ASGI middleware."""
+
+    def __init__(self, app: App, settings: GateSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._keys = _open_keys(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            inner = self._admit(scope)
+        except ApiError as error:
+            await _answer(send, error)
+            return
+        exchange = _Exchange(receive, send, self._settings)
+        await self._app(inner, exchange.receive, exchange.send)
+
+    def _admit(self, scope: Scope) -> Scope:
+        """The scope as the application sees it. Raises ApiError."""
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        if sum(len(name) + len(value) for name, value in headers) > self._settings.max_header_bytes:
+            raise ApiError(431, "the request's headers are too long", code="headers_too_long")
+        inner = {**scope, "headers": [pair for pair in headers if pair[0].lower() not in _LIFTING]}
+        if scope["path"] not in OPEN_PATHS:
+            inner["serving.key"] = self._authenticate(scope, dict(headers))
+        _check_length(dict(headers), self._settings.max_body_bytes)
+        return inner
+
+    def _authenticate(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey | None:
+        if self._settings.api_keys_file is None:
+            _require_local(scope, headers)
+            return None
+        key = _key_of(headers.get(b"authorization", b"").decode("latin-1"))
+        found = self._keys.find(key) if self._keys is not None and key is not None else None
+        if found is None:
+            # A browser asks for the chat page's key by itself if the page is protected by Basic.
+            scheme = "Basic realm=serving" if scope["path"] == "/" else "Bearer"
+            raise ApiError(
+                401,
+                "a valid API key is required",
+                code="invalid_api_key",
+                headers={"www-authenticate": scheme},
+            )
+        return found
+
+
+class _Exchange:
+    """One request's messages, on their way through the gate."""
+
+    def __init__(self, receive: Receive, send: Send, settings: GateSettings) -> None:
+        self._receive, self._send, self._settings = receive, send, settings
+        self._num_bytes = 0
+        self._over = False
+        self._replaced = False
+
+    async def receive(self) -> Message:
+        if self._over:
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        self._num_bytes += len(message.get("body", b""))
+        if self._num_bytes <= self._settings.max_body_bytes:
+            return message
+        self._over = True
+        await _answer(self._send, _too_long(self._settings.max_body_bytes))
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self._over:
+            return
+        if message["type"] == "http.response.start" and _is_bare_error(message):
+            self._replaced = True
+            await _answer(self._send, for_status(int(message["status"]), _kept_headers(message)))
+        elif not self._replaced:
+            await asyncio.wait_for(self._send(message), self._settings.write_timeout_s)
+
+
+def _open_keys(settings: GateSettings) -> KeyRing | None:
+    if settings.api_keys_file is None:
+        return None
+    try:
+        return KeyRing(Path(settings.api_keys_file))
+    except KeysError as error:
+        log.error("no request is answered: %s", error)
+        return None
+
+
+def _require_local(scope: Scope, headers: dict[bytes, bytes]) -> None:
+    """Without keys only this machine's programs are answered, and no web page that a browser here shows."""
+    client = scope.get("client")
+    host = headers.get(b"host", b"localhost").decode("latin-1").lower()
+    name = host if host.endswith("]") or host == "::1" else host.rsplit(":", 1)[0]
+    if client is None or not _is_loopback(client[0]) or name not in _LOCAL_NAMES:
+        message = "without API keys only clients on this machine are answered: set SERVING_API_KEYS_FILE"
+        raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return bool((mapped or parsed).is_loopback)
+
+
+def _key_of(authorization: str) -> str | None:
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+    return None
+
+
+def _check_length(headers: dict[bytes, bytes], max_bytes: int) -> None:
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit():
+        raise ApiError(400, "content-length is not a number", code="bad_header")
+    if len(length) > 18 or int(length) > max_bytes:
+        raise _too_long(max_bytes)
+
+
+def _too_long(max_bytes: int) -> ApiError:
+    return ApiError(413, f"the request's body is longer than {max_bytes} bytes", code="body_too_long")
+
+
+def _is_bare_error(message: Message) -> bool:
+    if int(message["status"]) < 400:
+        return False
+    kinds = [value for name, value in message.get("headers", ()) if name.lower() == b"content-type"]
+    return not any(kind.startswith(b"application/json") for kind in kinds)
+
+
+def _kept_headers(message: Message) -> dict[str, str]:
+    kept = {b"retry-after", b"allow"}
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in message.get("headers", ())
+        if name.lower() in kept
+    }
+
+
+async def _answer(send: Send, error: ApiError) -> None:
+    body = error.to_bytes()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",  # what is left of the request's body is not read
+        **error.headers,
+    }
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,269 @@
+"""Which model is served: the champion, the ones before it, and the base they were tuned from.
+
+    registry/
+      champion.json                 the decision; written last, whole or not at all
+      models/<sha256>/model.gguf    every model that a decision names, a copy of its own
+
+Paths in champion.json are relative to the registry where they lie inside it, so that the folder can be moved.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from serving.files import LockTimeout, copy_hashed, locked, sha256_of, sync_folder, write_whole
+
+log = logging.getLogger(__name__)
+
+MAX_PREVIOUS = 16
+"""How many earlier champions stay in the registry, for rollback and by name."""
+
+_FILE = "champion.json"
+_MAX_FILE_BYTES = 1 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class RegistryError(Exception):
+    """The registry cannot do what was asked; one line naming the file and the reason."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that a champion was tuned from."""
+
+    model: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Champion:
+    """One decision: this model is served, because this run's report says so."""
+
+    model: Path
+    sha256: str
+    run: str
+    decided_at: str
+    """ISO 8601, UTC."""
+    report: Path
+    base: BaseModel | None = None
+    previous: Champion | None = None
+
+
+class Registry:
+    """A folder with one champion. Any number of readers, one writer at a time."""
+
+    def __init__(self, root: Path, *, lock_timeout_s: float = 60.0) -> None:
+        self.root = root
+        self._lock_timeout_s = lock_timeout_s
+
+    @property
+    def file(self) -> Path:
+        """champion.json: whoever watches this file sees every change."""
+        return self.root / _FILE
+
+    def champion(self) -> Champion | None:
+        """The model to serve; None before the first decision. Raises RegistryError on a file that is none."""
+        try:
+            data = self.file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RegistryError(f"{self.file}: cannot be read: {error.strerror}") from error
+        return _parse(data, self.root, self.file)
+
+    def history(self) -> list[Champion]:
+        """The champion and the ones before it, newest first."""
+        return list(_chain(self.champion()))
+
+    def promote(
+        self,
+        model_path: Path,
+        *,
+        sha256: str,
+        run: str,
+        report: Path,
+        decided_at: str | None = None,
+        base: BaseModel | None = None,
+    ) -> Champion:
+        """Copy the model into the registry and make it the champion.
+
+        Raises RegistryError if the file's bytes are not those of `sha256`, or nothing could be written; the
+        old champion then is what it was.
+        """
+        with self._writing():
+            old = self.champion()
+            champion = Champion(
+                model=self._keep(model_path, sha256),
+                sha256=sha256,
+                run=run,
+                decided_at=decided_at or datetime.now(UTC).isoformat(timespec="seconds"),
+                report=report.resolve(),
+                base=base and BaseModel(self._keep(base.model, base.sha256), base.sha256),
+                previous=old.previous if old is not None and old.sha256 == sha256 else old,
+            )
+            self._publish(_shorten(champion, MAX_PREVIOUS))
+        log.info("champion is %s of run %s", sha256[:12], run)
+        return champion
+
+    def rollback(self) -> Champion:
+        """Make the previous champion the champion again. Raises RegistryError if there is no sound one."""
+        with self._writing():
+            current = self.champion()
+            if current is None or current.previous is None:
+                raise RegistryError(f"{self.file}: there is no previous champion to go back to")
+            _verify(current.previous.model, current.previous.sha256)
+            self._publish(current.previous)
+        log.info("rolled back from %s to %s", current.sha256[:12], current.previous.sha256[:12])
+        return current.previous
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with locked(self.root / ".lock", self._lock_timeout_s):
+                yield
+        except LockTimeout as error:
+            raise RegistryError(str(error)) from error
+        except OSError as error:
+            raise RegistryError(f"{error.filename or self.root}: {error.strerror or error}") from error
+
+    def _publish(self, champion: Champion) -> None:
+        data = json.dumps(_to_json(champion, self.root), indent=2, ensure_ascii=False) + "\n"
+        write_whole(self.file, data.encode())
+        self._prune(champion)
+
+    def _prune(self, champion: Champion) -> None:
+        """Delete the oldest models that no decision names; a replica that has one open keeps its bytes."""
+        named = {name for each in _chain(champion) for name in (each.sha256, each.base and each.base.sha256)}
+        kept = sorted((self.root / "models").glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for folder in [path for path in kept if path.name not in named][MAX_PREVIOUS:]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _keep(self, source: Path, sha256: str) -> Path:
+        """A copy under models/<sha256>, verified; a later change of `source` does not reach it."""
+        if not _SHA256.fullmatch(sha256):
+            raise RegistryError(f"sha256 must be 64 lowercase hex digits, not {sha256[:80]!r}")
+        if not source.is_file():
+            raise RegistryError(f"{source}: no such model file")
+        folder = self.root / "models" / sha256
+        model = folder / "model.gguf"
+        if model.is_file() and sha256_of(model) == sha256:
+            return model.resolve()
+        folder.parent.mkdir(exist_ok=True)
+        self._copy(source, folder, sha256)
+        return model.resolve()
+
+    def _copy(self, source: Path, folder: Path, sha256: str) -> None:
+        for stale in folder.parent.glob(".*.tmp"):  # of a writer that died; the lock is ours
+            shutil.rmtree(stale, ignore_errors=True)
+        beside = folder.parent / f".{sha256}.tmp"
+        beside.mkdir()
+        try:
+            written = copy_hashed(source, beside / "model.gguf")
+            if written != sha256:
+                raise RegistryError(f"{source}: sha256 is {written[:12]}…, expected {sha256[:12]}…")
+            if folder.exists():  # a damaged copy; replicas that have it open keep their own inode
+                shutil.rmtree(folder)
+            os.replace(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        sync_folder(folder.parent)
+
+
+def _chain(champion: Champion | None) -> Iterator[Champion]:
+    while champion is not None:
+        yield champion
+        champion = champion.previous
+
+
+def _shorten(champion: Champion, num_previous: int) -> Champion:
+    """The champion with at most `num_previous` before it."""
+    if champion.previous is None:
+        return champion
+    return replace(champion, previous=_shorten(champion.previous, num_previous - 1) if num_previous else None)
+
+
+def _verify(model: Path, sha256: str) -> None:
+    if not model.is_file():
+        raise RegistryError(f"{model}: the model file is missing")
+    if (found := sha256_of(model)) != sha256:
+        raise RegistryError(f"{model}: sha256 is {found[:12]}…, expected {sha256[:12]}…")
+
+
+# champion.json.
+
+
+def _to_json(champion: Champion, root: Path) -> dict[str, Any]:
+    base, previous = champion.base, champion.previous
+    return {
+        "model": _relative(champion.model, root),
+        "sha256": champion.sha256,
+        "run": champion.run,
+        "decided_at": champion.decided_at,
+        "report": _relative(champion.report, root),
+        "base": None if base is None else {"model": _relative(base.model, root), "sha256": base.sha256},
+        "previous": None if previous is None else _to_json(previous, root),
+    }
+
+
+def _relative(path: Path, root: Path) -> str:
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return str(path)
+
+
+def _parse(data: bytes, root: Path, file: Path) -> Champion:
+    try:
+        if len(data) > _MAX_FILE_BYTES:
+            raise ValueError("too large")
+        return _from_json(json.loads(data), root)
+    except RecursionError as error:
+        raise RegistryError(f"{file}: not a champion file: nested too deeply") from error
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise RegistryError(f"{file}: not a champion file: {error}") from error
+
+
+def _from_json(row: object, root: Path) -> Champion:
+    if not isinstance(row, dict):
+        raise ValueError("an object is expected")
+    base, previous = row.get("base"), row.get("previous")
+    return Champion(
+        model=root.resolve() / _text(row, "model"),
+        sha256=_digest(row),
+        run=_text(row, "run"),
+        decided_at=_text(row, "decided_at"),
+        report=root.resolve() / _text(row, "report"),
+        base=None if base is None else _base_from_json(base, root),
+        previous=None if previous is None else _from_json(previous, root),
+    )
+
+
+def _base_from_json(row: object, root: Path) -> BaseModel:
+    if not isinstance(row, dict):
+        raise ValueError("'base' must be an object")
+    return BaseModel(root.resolve() / _text(row, "model"), _digest(row))
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"'{key}' must be a text")
+    return value
+
+
+def _digest(row: dict[str, Any]) -> str:
+    value = _text(row, "sha256")
+    if not _SHA256.fullmatch(value):
+        raise ValueError("'sha256' must be 64 lowercase hex digits")
+    return value

@@ -1,0 +1,158 @@
+"""OpenAI's replies, out of events. Built as plain dicts: they are written once per token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from serving.calls import Alternative, Call, ChosenToken, Ended, Event, ModelCard, Started, Text
+
+Route = Literal["chat", "completion"]
+
+
+@dataclass
+class Reply:
+    """What is known of a call's answer so far, and how each part of it is written."""
+
+    route: Route
+    call: Call
+    created: int = field(default_factory=lambda: int(time.time()))
+    model: str = ""
+    sha256: str = ""
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_answer_tokens: int = 0
+
+    def see(self, event: Event) -> None:
+        """Keep what the usage and the head are made of."""
+        if isinstance(event, Started):
+            self.model, self.sha256, self.num_prompt_tokens = event
+        elif isinstance(event, Ended):
+            self.num_answer_tokens += event.num_answer_tokens
+            self.num_cached_tokens += (
+                event.num_cached_tokens if event.choice % self.call.num_choices == 0 else 0
+            )
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.num_prompt_tokens,
+            "completion_tokens": self.num_answer_tokens,
+            "total_tokens": self.num_prompt_tokens + self.num_answer_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.num_cached_tokens},
+        }
+
+    def whole(self, events: Iterable[Event]) -> dict[str, Any]:
+        """The reply to a request that did not stream."""
+        texts: dict[int, Text] = {}
+        choices = []
+        for event in events:
+            if isinstance(event, Text):
+                texts[event.choice] = event
+            elif isinstance(event, Ended):
+                choices.append(self._choice(texts[event.choice], event))
+        kind = "chat.completion" if self.route == "chat" else "text_completion"
+        return {**self._head(kind), "choices": choices, "usage": self.usage}
+
+    def first_chunks(self) -> list[dict[str, Any]]:
+        """Chat streams begin with a role for every choice."""
+        if self.route == "completion":
+            return []
+        return [
+            self._chunk(choice, {"role": "assistant", "content": ""}, None, None)
+            for choice in range(self.call.num_choices)
+        ]
+
+    def chunk(self, event: Text | Ended) -> dict[str, Any]:
+        """One part of a stream."""
+        if isinstance(event, Ended):
+            return self._chunk(event.choice, {}, None, event.finish_reason)
+        return self._chunk(event.choice, {"content": event.text}, event.tokens, None)
+
+    def usage_chunk(self) -> dict[str, Any]:
+        return {**self._head(self._chunk_kind), "choices": [], "usage": self.usage}
+
+    @property
+    def _chunk_kind(self) -> str:
+        return "chat.completion.chunk" if self.route == "chat" else "text_completion"
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.call.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": fingerprint(self.sha256),
+        }
+
+    def _choice(self, text: Text, ended: Ended) -> dict[str, Any]:
+        common = {"index": ended.choice, "finish_reason": ended.finish_reason}
+        if self.route == "completion":
+            return {**common, "text": text.text, "logprobs": _completion_logprobs(text.tokens)}
+        message = {"role": "assistant", "content": text.text, "refusal": None}
+        return {**common, "message": message, "logprobs": _chat_logprobs(text.tokens)}
+
+    def _chunk(
+        self, choice: int, delta: dict[str, str], tokens: tuple[ChosenToken, ...] | None, reason: str | None
+    ) -> dict[str, Any]:
+        common = {"index": choice, "finish_reason": reason}
+        if self.route == "completion":
+            one = {**common, "text": delta.get("content", ""), "logprobs": _completion_logprobs(tokens)}
+        else:
+            one = {**common, "delta": delta, "logprobs": _chat_logprobs(tokens)}
+        return {**self._head(self._chunk_kind), "choices": [one]}
+
+
+def fingerprint(sha256: str) -> str:
+    """Names the model that wrote a reply."""
+    return f"sha256:{sha256}"
+
+
+def model_list(cards: Iterable[ModelCard]) -> dict[str, Any]:
+    return {"object": "list", "data": [model_object(card) for card in cards]}
+
+
+def model_object(card: ModelCard) -> dict[str, Any]:
+    """OpenAI's model object, with the run and the hash beside it."""
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": card.created,
+        "owned_by": card.run,
+        "run": card.run,
+        "sha256": card.sha256,
+    }
+
+
+def _chat_logprobs(tokens: tuple[ChosenToken, ...] | None) -> dict[str, Any] | None:
+    if tokens is None:
+        return None
+    content = [
+        {**_entry(each.token), "top_logprobs": [_entry(other) for other in each.top]} for each in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _entry(token: Alternative) -> dict[str, Any]:
+    return {
+        "token": token.text,
+        "logprob": token.logprob,
+        "bytes": None if token.data is None else list(token.data),
+    }
+
+
+def _completion_logprobs(tokens: tuple[ChosenToken, ...] | None) -> dict[str, Any] | None:
+    if tokens is None:
+        return None
+    offsets, length = [], 0
+    for each in tokens:
+        offsets.append(length)
+        length += len(each.token.text)
+    return {
+        "tokens": [each.token.text for each in tokens],
+        "token_logprobs": [each.token.logprob for each in tokens],
+        "top_logprobs": [{other.text: other.logprob for other in each.top} for each in tokens],
+        "text_offset": offsets,
+    }

@@ -1,0 +1,96 @@
+"""How the endpoint is run: typed, frozen; a misspelt key is refused by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from serving.engine.settings import EngineSettings
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class RequestLimits(BaseModel):
+    """What one request may ask for; more is refused with 400."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_answer_tokens: Count | None = None
+    """Tokens of one answer; None: what the context holds."""
+    max_choices: Count = 8
+    """Answers to one request: `n` times the number of prompts."""
+    max_stops: Count = 16
+    """Stop strings."""
+    max_stop_characters: Count = 256
+    max_logit_biases: Count = 512
+    max_top_logprobs: Annotated[int, Field(ge=0, le=20)] = 20
+    max_messages: Count = 1024
+    max_schema_bytes: Count = 16384
+    """Length of a JSON schema as JSON text."""
+    max_schema_depth: Count = 16
+
+
+class ServingSettings(BaseModel):
+    """The endpoint. Every field has a default that works on one machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    registry: str = Field(default_factory=lambda: os.environ.get("SERVING_REGISTRY", "registry"))
+    """Folder with champion.json; default: SERVING_REGISTRY, else ./registry."""
+    engine: EngineSettings | None = None
+    """Each replica's engine; None: all cores of this machine."""
+    replicas: Count = 1
+    """Engine replicas, or the fewest of them where `max_replicas` is higher."""
+    max_replicas: Count | None = None
+    """The most replicas that load may start; None: no autoscaling."""
+    ingress_replicas: Count = 1
+    """Processes that speak HTTP, check requests and stream."""
+    max_queued: Annotated[int, Field(ge=0)] = 64
+    """Answers that may wait for a slot, per engine replica; more are refused with 429."""
+    request_timeout_s: Seconds = 300.0
+    """After this a request is ended by the server, whatever its client asks for."""
+    watch_s: Seconds = 1.0
+    """How often a replica looks at champion.json."""
+    max_loaded_models: Annotated[int, Field(ge=2)] = 2
+    """Models that a replica holds in memory: the champion and those that were last asked for by name."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages of these origins may call the endpoint."""
+    requests_per_minute: Count | None = None
+    """Most requests of one API key in a minute; a key's own limit in the key file goes first."""
+    limits: RequestLimits = RequestLimits()
+
+    @model_validator(mode="after")
+    def _replicas_in_order(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"max_replicas ({self.max_replicas}) must not be below replicas ({self.replicas})"
+            )
+        return self
+
+    @property
+    def registry_path(self) -> Path:
+        return Path(self.registry).expanduser().resolve()
+
+
+class GateSettings(BaseModel):
+    """What is checked before a request reaches the application; also in Serve's proxies, hence from the environment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    api_keys_file: str | None = None
+    """SERVING_API_KEYS_FILE: hashed keys, see `serving.keys`; None: only clients on this machine are answered."""
+    max_body_bytes: Count = 1 << 20
+    """SERVING_MAX_BODY_BYTES: a longer request body is refused with 413."""
+    max_header_bytes: Count = 32 << 10
+    write_timeout_s: Seconds = 30.0
+    """SERVING_WRITE_TIMEOUT_S: a client that reads nothing for so long is cut off."""
+
+    @classmethod
+    def from_env(cls) -> Self:
+        names = {"api_keys_file", "max_body_bytes", "write_timeout_s"}
+        found = {name: os.environ.get(f"SERVING_{name.upper()}") for name in names}
+        return cls.model_validate({name: value for name, value in found.items() if value})

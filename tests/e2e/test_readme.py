@@ -1,0 +1,174 @@
+"""The README's commands, word for word but for the config's size."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.e2e.conftest import ROOT, Run
+
+Done = subprocess.CompletedProcess[str]
+
+
+def test_make_run_ends_with_a_decision_a_report_and_the_serve_command(finished: Done, project: Path) -> None:
+    assert re.search(r"^decision +(promote|keep_base|inconclusive): ", finished.stdout, re.M)
+    assert "serve run serving.app:app" in finished.stdout
+    report = json.loads((project / "runs/smoke/report/report.json").read_bytes())
+    assert report["num_prompts"] == 24
+    assert set(report["models"]) == {"base", "candidate"}
+    assert report["program_checks"]["overall"]["n"] == 24
+    for name in ("report.md", "report.html"):
+        assert (project / "runs/smoke/report" / name).stat().st_size > 1000
+    champion = json.loads((project / "registry/champion.json").read_bytes())
+    assert champion["run"] == "smoke"
+    assert champion["sha256"] in {model["sha256"] for model in report["models"].values()}
+
+
+def test_a_second_make_run_redoes_nothing(finished: Done, run: Run, project: Path) -> None:
+    before = (project / "runs/smoke/state.json").read_bytes()
+    done = run(f"make run VENV={os.environ.get('VIRTUAL_ENV', ROOT / '.venv')} CONFIG=configs/smoke.yaml")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("done before, nothing to do") == 7
+    assert "starts" not in done.stderr
+    assert (project / "runs/smoke/state.json").read_bytes() == before
+
+
+def test_a_changed_config_is_refused_under_the_same_name(finished: Done, run: Run, project: Path) -> None:
+    text = (project / "configs/smoke.yaml").read_text()
+    (project / "changed.yaml").write_text(text.replace("num_steps: 6", "num_steps: 7"))
+    done = run("python -m ray_jobs.pipeline changed.yaml")
+    assert done.returncode == 2
+    assert "training.num_steps (was 6, is 7)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_check_prints_the_plan_of_every_config(config: str, run: Run) -> None:
+    if config == "serve.yaml":
+        pytest.skip("not a run")
+    done = run(f"python -m ray_jobs.pipeline configs/{config} --check", timeout_s=30)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^tune +\d+ trials of ", done.stdout, re.M)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("num_steps: 6", "num_stepz: 6"), "training.num_stepz: unknown field; did you mean 'num_steps'?"),
+        (('"bundled:prompts"', "absent.jsonl"), "absent.jsonl"),
+        (("base: bundled:smollm2-135m-instruct", "base: absent-folder"), "absent-folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    change: tuple[str, str], says: str, run: Run, project: Path
+) -> None:
+    text = (project / "configs/smoke.yaml").read_text().replace("name: smoke", "name: bad")
+    assert change[0] in text
+    (project / "bad.yaml").write_text(text.replace(*change))
+    done = run("python -m ray_jobs.pipeline bad.yaml", timeout_s=60)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(errors) == 1
+    assert says in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def process(
+    line: str, project: Path, environment: dict[str, str], **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in a process group of its own, ended with all that it started."""
+    with (project / "process.log").open("wb") as log:
+        started = subprocess.Popen(
+            ["bash", "-c", f"exec {line}"],
+            cwd=project,
+            env={**environment, **variables},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield started
+        finally:
+            os.killpg(started.pid, signal.SIGINT)
+            try:
+                started.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(started.pid, signal.SIGKILL)
+
+
+def wait_until_ready(url: str, started: subprocess.Popen[bytes], log: Path, deadline_s: float = 180) -> None:
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        assert started.poll() is None, log.read_text()[-4000:]
+        try:
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError(f"not ready within {deadline_s} s: {log.read_text()[-4000:]}")
+
+
+def test_the_endpoint_serves_the_champion_to_the_openai_client(
+    finished: Done, project: Path, environment: dict[str, str]
+) -> None:
+    champion = json.loads((project / "registry/champion.json").read_bytes())
+    line = "serve run serving.app:app"
+    with process(line, project, environment, SERVING_REGISTRY="registry") as started:
+        wait_until_ready("http://127.0.0.1:8000", started, project / "process.log")
+        client = openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
+        messages = [{"role": "user", "content": "Write in upper case: green tea"}]
+        assert champion["sha256"][:12] in json.dumps([model.to_dict() for model in client.models.list()])
+        plain = client.chat.completions.create(
+            model="champion", messages=messages, max_tokens=16, temperature=0
+        )
+        stream = client.chat.completions.create(
+            model="champion", messages=messages, max_tokens=16, temperature=0, stream=True
+        )
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+        assert plain.choices[0].message.content == text
+        assert plain.usage is not None
+        assert plain.usage.prompt_tokens > 10
+
+
+def test_without_a_champion_serve_says_how_to_get_one(project: Path, run: Run) -> None:
+    done = run("timeout 120 serve run serving.app:app", SERVING_REGISTRY="no-such-registry")
+    assert done.returncode != 0
+    assert "make run" in done.stdout + done.stderr
+
+
+def test_every_stage_runs_as_a_submitted_job(finished: Done, project: Path, run: Run) -> None:
+    """The stages are whole, so each job finds nothing to do: what is tested is the way in."""
+    port = free_port()
+    head = run(
+        f"ray start --head --num-cpus=2 --port={port} --dashboard-port={port + 1} --disable-usage-stats"
+    )
+    assert head.returncode == 0, head.stderr
+    try:
+        for stage in ("tune", "export", "generate", "judge", "verdict", "promote"):
+            done = run(
+                f"ray job submit --working-dir . -- python -m ray_jobs.{stage} configs/smoke.yaml"
+                f" --set storage={project}/runs --set registry={project}/registry",
+                RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{port + 1}",
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        run("ray stop --force")

@@ -1,0 +1,107 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ray_jobs.config import load_config, parse_config
+from ray_jobs.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+RUN_CONFIGS = sorted(path for path in CONFIGS.glob("*.yaml") if path.name != "serve.yaml")
+
+
+@pytest.fixture
+def smoke() -> dict[str, Any]:
+    data = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
+    assert isinstance(data, dict)
+    return data
+
+
+def put(data: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(data)
+    *parents, leaf = dotted.split(".")
+    target = changed
+    for parent in parents:
+        target = target.setdefault(parent, {})
+    target[leaf] = value
+    return changed
+
+
+@pytest.mark.parametrize("path", RUN_CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_sound_and_named_after_its_file(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    assert config.engine.settings.backend == "llama_cpp"
+
+
+def test_the_configs_of_the_design_are_there() -> None:
+    names = {path.stem for path in RUN_CONFIGS}
+    assert {"smoke", "local", "llama-3.2-1b", "llama-3.2-3b", "phi-3.5-mini", "mistral-small"} <= names
+
+
+def test_the_reference_config_leaves_toxic_pairs_out_and_names_the_reference_judge() -> None:
+    config = load_config(CONFIGS / "llama-3.2-1b.yaml")
+    assert "toxic-dpo-v0.2" in config.data.preferences.exclude_sources
+    assert config.data.preferences.source == "mlabonne/orpo-dpo-mix-40k"
+    assert config.data.prompts.source == "mlabonne/FineTome-100k"
+    assert config.judge.model.startswith("flowaicom/Flow-Judge-v0.1-GGUF")
+    assert config.workers.gpus_per_worker > 0
+
+
+def test_numbers_of_trials_are_those_that_the_readme_promises() -> None:
+    assert load_config(CONFIGS / "local.yaml").search.num_trials >= 4
+    assert load_config(CONFIGS / "smoke.yaml").search.num_trials >= 2
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "says"),
+    [
+        (
+            "training.learning_rat",
+            1e-4,
+            "training.learning_rat: unknown field; did you mean 'learning_rate'?",
+        ),
+        ("trainin", {}, "trainin: unknown field; did you mean 'training'?"),
+        ("training.num_steps", "many", "training.num_steps: Input should be a valid integer"),
+        ("training.num_steps", 0, "training.num_steps: Input should be greater than or equal to 1"),
+        ("training.learning_rate", float("nan"), "training.learning_rate: Input should be a finite number"),
+        ("training.lora.rnk", 4, "training.lora.rnk: unknown field; did you mean 'rank'?"),
+        ("name", "../escape", "name: may hold letters"),
+        ("name", "/abs", "name: may hold letters"),
+        ("name", "..", "name: may hold letters"),
+        ("seed", -1, "seed: Input should be greater than or equal to 0"),
+        ("seed", True, "seed: Input should be a valid integer"),
+        ("search.space.beta", {"uniform": [0.3, 0.1]}, "search.space.beta: the lower bound"),
+        ("search.space.betta", {"choice": [0.1]}, "search: space.betta: cannot be searched"),
+        ("judge.metrics", ["NO_SUCH"], "NO_SUCH"),
+        (
+            "generation.max_answer_tokens",
+            512,
+            "generation.max_answer_tokens leaves 0 of engine.settings.context_tokens",
+        ),
+        ("model", None, "model: Input should be"),
+    ],
+)
+def test_a_wrong_field_is_named_in_one_line(
+    smoke: dict[str, Any], dotted: str, value: Any, says: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(put(smoke, dotted, value), "run.yaml")
+    assert str(caught.value).startswith("run.yaml: ")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_wrong_fields_are_reported_together(smoke: dict[str, Any]) -> None:
+    wrong = put(put(smoke, "training.num_steps", 0), "seed", "one")
+    with pytest.raises(ConfigError) as caught:
+        parse_config(wrong, "run.yaml")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("data", [None, [], "text", 3])
+def test_a_config_that_is_no_mapping_is_refused(data: Any) -> None:
+    with pytest.raises(ConfigError, match="must hold a mapping"):
+        parse_config(data, "run.yaml")

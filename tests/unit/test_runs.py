@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.errors import ConfigError, RunBusy, RunConflict
+from ray_jobs.locks import owned
+from ray_jobs.runs import StageState, dump_json, file_sha256, json_sha256, open_run, write_whole
+
+
+def state(status: str = "done", outputs: dict[str, str] | None = None) -> StageState:
+    return StageState(status, "i", {"a": "1"}, outputs or {}, "2026-01-01T00:00:00+00:00", None, 1.5)
+
+
+def test_write_whole_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "file.json"
+    write_whole(path, b"one")
+    write_whole(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [item.name for item in path.parent.iterdir()] == ["file.json"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.json"
+    write_whole(path, b"old")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_hash_ignores_key_order_and_refuses_nan() -> None:
+    assert json_sha256({"a": 1, "b": [2]}) == json_sha256({"b": [2], "a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        dump_json({"x": float("nan")})
+
+
+def test_states_are_kept_and_dropped(tmp_path: Path) -> None:
+    run = open_run(str(tmp_path), "r")
+    run.set_state("tune", state("running"))
+    run.set_state("export", state())
+    run.set_state("tune", state("done"))
+    assert {name: item.status for name, item in run.states().items()} == {"tune": "done", "export": "done"}
+    run.drop_state("tune")
+    assert list(run.states()) == ["export"]
+
+
+def test_outputs_are_whole_only_with_their_hashes(tmp_path: Path) -> None:
+    run = open_run(str(tmp_path), "r")
+    path = run.write("a/b.txt", b"text")
+    kept = state(outputs={"a/b.txt": file_sha256(path)})
+    assert run.outputs_whole(kept)
+    path.write_bytes(b"texT")
+    assert not run.outputs_whole(kept)
+    path.unlink()
+    assert not run.outputs_whole(kept)
+
+
+def test_a_damaged_state_file_is_named(tmp_path: Path) -> None:
+    run = open_run(str(tmp_path), "r")
+    run.path("state.json").write_text('{"tune": ')
+    with pytest.raises(RunConflict, match=r"state\.json: is damaged"):
+        run.states()
+
+
+def test_a_run_folder_that_leads_out_of_storage_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "r").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="leads out of"):
+        open_run(str(tmp_path / "runs"), "r")
+
+
+def test_storage_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(ConfigError, match="storage"):
+        open_run(str(tmp_path / "runs"), "r")
+
+
+def test_a_run_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    with owned(tmp_path):
+        holder = json.loads((tmp_path / ".lock").read_text())
+        with pytest.raises(RunBusy, match=f'"pid": {holder["pid"]}'), owned(tmp_path):
+            pass
+    with owned(tmp_path):
+        pass
