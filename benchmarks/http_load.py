@@ -1,14 +1,17 @@
-"""A small HTTP load generator: streaming chat requests over plain sockets, so that it takes little of the machine."""
+"""A small HTTP load generator: streaming chat requests over plain sockets, to take little of the machine."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+_CONTENT = re.compile(rb'"content": ?"[^"]')
 
 
 @dataclass
@@ -43,7 +46,8 @@ async def stream_chat(url: str, body: dict[str, Any], *, stop_after: int | None 
 async def _read(reader: asyncio.StreamReader, began_s: float, stop_after: int | None) -> Sample:
     status = int((await reader.readline()).split()[1])
     sample = Sample(status, None, 0.0, 0, False)
-    last_s, num_events = began_s, 0
+    last_s, num_events, num_chunks = began_s, 0, 0
+    usage_tokens: int | None = None
     while line := await reader.readline():
         if not line.startswith(b"data: ") and b'"error"' not in line:
             continue
@@ -53,8 +57,9 @@ async def _read(reader: asyncio.StreamReader, began_s: float, stop_after: int | 
         elif b'"error"' in line:
             sample.error = line.decode("utf-8", "replace")[:300]
         elif b'"usage":{' in line or b'"usage": {' in line:
-            sample.num_tokens = json.loads(line[6:])["usage"]["completion_tokens"]
-        elif b'"content":"' in line and b'"content":""' not in line:
+            usage_tokens = json.loads(line[6:])["usage"]["completion_tokens"]
+        elif _CONTENT.search(line):
+            num_chunks += 1
             sample.first_token_s = sample.first_token_s or now_s - began_s
             sample.largest_gap_s = max(sample.largest_gap_s, now_s - last_s)
             last_s = now_s
@@ -64,11 +69,15 @@ async def _read(reader: asyncio.StreamReader, began_s: float, stop_after: int | 
         if stop_after is not None and num_events >= stop_after:
             break
     sample.seconds = time.perf_counter() - began_s
+    # A server that sends no usage sends a chunk a token.
+    sample.num_tokens = num_chunks if usage_tokens is None else usage_tokens
     return sample
 
 
-async def closed_loop(url: str, bodies: Sequence[dict[str, Any]], *, num_clients: int) -> tuple[list[Sample], float]:
-    """Every client sends its next request when the last is answered. Returns the samples and the seconds it took."""
+async def closed_loop(
+    url: str, bodies: Sequence[dict[str, Any]], *, num_clients: int
+) -> tuple[list[Sample], float]:
+    """Every client sends its next request when the last is answered. Returns samples and total seconds."""
     waiting = list(reversed(bodies))
     samples: list[Sample] = []
 

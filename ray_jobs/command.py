@@ -37,7 +37,7 @@ def main(stage: str | None = None, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return end("stopped; the same command goes on from here", 130)
     except Exception as error:
-        return end_by_engine(error)
+        return end_by_library(error)
     return 0
 
 
@@ -47,13 +47,20 @@ def end(message: str, code: int) -> int:
     return code
 
 
-def end_by_engine(error: Exception) -> int:
-    """Exit code of a model that the engine refuses; anything else is a bug and keeps its traceback."""
+def end_by_library(error: Exception) -> int:
+    """The exit code of what the engine refuses or of what failed on the cluster, said in one line.
+
+    Anything else is a bug and keeps its traceback.
+    """
     from serving.engine.errors import EngineError
 
     if isinstance(error, EngineError):
         return end(str(error), 2)
-    raise error
+    if type(error).__module__.partition(".")[0] != "ray":
+        raise error
+    log.debug("failed on the cluster", exc_info=error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return end(lines[-1] if lines else type(error).__name__, 1)
 
 
 def parser(stage: str | None) -> argparse.ArgumentParser:

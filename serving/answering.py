@@ -12,10 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from serving.calls import (
-    Alternative,
     Call,
-    ChosenToken,
-    Ended,
     Event,
     Failed,
     Health,
@@ -23,16 +20,16 @@ from serving.calls import (
     Started,
     Text,
 )
+from serving.canary import Canary
 from serving.engine import (
     Engine,
     EngineError,
     ModelMismatch,
     Request,
     RequestError,
-    Result,
     Stream,
-    TokenLogprob,
 )
+from serving.events import chosen, ending, merged, refusal
 from serving.host import LoadedModel, ModelHost, NotReady
 from serving.names import UnknownModel, cards
 from serving.registry import Registry, RegistryError
@@ -51,11 +48,17 @@ class HostBackend:
         self._host = host
         self._registry = registry
         self._num_calls = 0
+        self._canary: Canary | None = None
+        self.failure: str | None = None
+        """Why this replica has to be replaced."""
         self._submitters = ThreadPoolExecutor(4, "submit")
         self._loader = ThreadPoolExecutor(1, "load")  # of its own: a model that loads holds up no other call
 
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
         self._num_calls += 1
+        canary = self._canary
+        if canary is not None and canary.takes(call):
+            call = replace(call, model=canary.model)
         try:
             async with contextlib.aclosing(self._answer(call)) as bundles:
                 async for events in bundles:
@@ -63,21 +66,35 @@ class HostBackend:
         except UnknownModel:
             yield [Failed(404, "there is no such model: see /v1/models", "model_not_found", "model")]
         except RequestError as error:
-            yield [_refusal(error)]
+            yield [refusal(error)]
         except (NotReady, ModelMismatch, RegistryError, EngineError) as error:
             log.error("call %s: %s", call.id, error)
             yield [Failed(503, "no model is ready to answer: try again later", "unavailable")]
         finally:
             self._num_calls -= 1
 
+    async def set_canary(self, canary: Canary | None) -> None:
+        """Load the canary's model, then give it its share; one that cannot be served gets none."""
+        self._canary = None
+        if canary is None or canary.share == 0:
+            return
+        try:
+            self._host.leave(await self._enter(canary.model))
+        except (UnknownModel, NotReady, RegistryError, EngineError) as error:
+            log.error("no canary: %s: %s", canary.model, error)
+            return
+        self._canary = canary
+
     async def models(self) -> list[ModelCard]:
         return await asyncio.to_thread(cards, self._registry)
 
     async def health(self) -> Health:
+        """Probes have no key: why something failed is in the log, not here."""
         champion = self._host.champion
         if champion is None:
-            return Health(False, None, self._host.last_error or "no model is loaded yet")
-        return Health(True, champion.sha256, self._host.last_error or "ok")
+            return Health(False, None, "there is no champion that can be served yet")
+        behind = "the newest champion is not fit to serve: see the log" if self._host.last_error else "ok"
+        return Health(self.failure is None, champion.sha256, self.failure or behind)
 
     async def metrics(self) -> str:
         parts = []
@@ -95,8 +112,7 @@ class HostBackend:
     async def _answer(self, call: Call) -> AsyncGenerator[list[Event], None]:
         model = await self._enter(call.model)
         try:
-            submit = functools.partial(_submit, model.engine, call)
-            streams = await _finish_in(self._submitters, submit, undo=_cancel)
+            streams = await self._submit(model, call)
             try:
                 async for events in self._events(call, model, streams):
                     yield events
@@ -104,6 +120,17 @@ class HostBackend:
                 _cancel(streams)
         finally:
             self._host.leave(model)
+
+    async def _submit(self, model: LoadedModel, call: Call) -> list[Stream]:
+        try:
+            submit = functools.partial(_submit, model.engine, call)
+            return await _finish_in(self._submitters, submit, undo=_cancel)
+        except (RequestError, ModelMismatch):
+            raise
+        except EngineError:
+            if model is self._host.champion:
+                self.failure = "the engine has failed"
+            raise
 
     async def _enter(self, name: str | None) -> LoadedModel:
         if self._host.ready(name):
@@ -123,11 +150,11 @@ class HostBackend:
                 yield events
             return
         for choice, stream in enumerate(streams):
-            events += _ending(choice, model.engine, await stream.result_async(), with_text=True)
+            events += ending(choice, model.engine, await stream.result_async(), with_text=True)
         yield events
 
     async def _bundled(self, engine: Engine, streams: list[Stream]) -> AsyncIterator[list[Event]]:
-        """The first tokens at once, later ones together: every message to a client costs more than a token does,
+        """The first tokens at once, later ones together: a message to a client costs more than a token,
         so the busier the replica, the more a message carries."""
         events: list[Event] = []
         arrived = asyncio.Event()
@@ -139,7 +166,7 @@ class HostBackend:
             while not all(pump.done() for pump in pumps) or events:
                 await arrived.wait()
                 arrived.clear()
-                bundle = events.copy()
+                bundle = merged(events)
                 events.clear()
                 yield bundle
                 await asyncio.wait(pumps, timeout=min(_MAX_BUNDLE_S, _BUNDLE_S_PER_CALL * self._num_calls))
@@ -152,9 +179,9 @@ async def _pump(
     choice: int, engine: Engine, stream: Stream, events: list[Event], arrived: asyncio.Event
 ) -> None:
     async for delta in stream:
-        events.append(Text(choice, delta.text, _chosen(engine, delta.logprobs)))
+        events.append(Text(choice, delta.text, chosen(engine, delta.logprobs)))
         arrived.set()
-    events += _ending(choice, engine, await stream.result_async(), with_text=False)
+    events += ending(choice, engine, await stream.result_async(), with_text=False)
     arrived.set()
 
 
@@ -204,49 +231,3 @@ def _request(engine: Engine, call: Call, prompt: tuple[int, ...], index: int) ->
 def _cancel(streams: list[Stream]) -> None:
     for stream in streams:
         stream.cancel()
-
-
-def _ending(choice: int, engine: Engine, result: Result, *, with_text: bool) -> list[Event]:
-    if result.finish_reason == "error":
-        log.error("request %s: %s", result.id, result.error)
-        return [Failed(500, "the model failed on this request", result.error_code or "engine_failed")]
-    if result.finish_reason == "timeout":
-        return [Failed(504, "the request took longer than the server allows", "timeout")]
-    if result.finish_reason == "cancelled":
-        return [Failed(503, "the replica is shutting down: try again", "unavailable")]
-    ended = Ended(choice, result.finish_reason, result.num_answer_tokens, result.num_cached_tokens)
-    return [Text(choice, result.text, _chosen(engine, result.logprobs)), ended] if with_text else [ended]
-
-
-def _refusal(error: RequestError) -> Failed:
-    if error.code == "queue_full":
-        return Failed(429, "too many requests are waiting: try again later", "overloaded")
-    return Failed(400, str(error), error.code, _PARAMS.get(error.code))
-
-
-_PARAMS = {
-    "context_length_exceeded": "messages",
-    "empty_prompt": "prompt",
-    "bad_token": "prompt",
-    "bad_messages": "messages",
-    "invalid_text": "messages",
-    "bad_json_schema": "response_format",
-    "bad_grammar": "response_format",
-}
-
-
-def _chosen(engine: Engine, logprobs: tuple[TokenLogprob, ...] | None) -> tuple[ChosenToken, ...] | None:
-    if logprobs is None:
-        return None
-    return tuple(
-        ChosenToken(
-            _alternative(engine, each.token_id, each.logprob),
-            tuple(_alternative(engine, token, logprob) for token, logprob in each.top.items()),
-        )
-        for each in logprobs
-    )
-
-
-def _alternative(engine: Engine, token: int, logprob: float) -> Alternative:
-    text = engine.tokenizer.detokenize([token], special=True)
-    return Alternative(text, None if "\ufffd" in text else text.encode(), logprob)

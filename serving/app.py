@@ -14,11 +14,10 @@ from ray import serve
 from serving.registry import Registry, RegistryError
 from serving.settings import GateSettings, ServingSettings
 
-# Serve reads these when a cluster starts; `serve run` on a fresh machine starts one after importing this module.
-# On a cluster that runs already, set them for `ray start` (see docs/serving.md).
+# Serve reads these when a cluster starts; `serve run` starts one after it has imported this module.
+# For a cluster that runs already, set them for `ray start`.
 _CLUSTER_DEFAULTS = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
 }
 
 

@@ -11,7 +11,7 @@ from serving.engine.types import FinishReason, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, checked. Either `messages` or `prompts` is set; every prompt is answered `num_choices` times."""
+    """One request, checked. Has `messages` or `prompts`; each is answered `num_choices` times."""
 
     id: str
     model: str | None
@@ -24,6 +24,8 @@ class Call:
     prompts: tuple[str | tuple[int, ...], ...] = ()
     num_choices: int = 1
     stream: bool = False
+    user: str = ""
+    """Who asks, as the client says; for stickiness alone."""
     deadline_s: float = 300.0
 
 
@@ -103,7 +105,7 @@ class Backend(Protocol):
     """What answers calls: an engine host in this process, or Serve replicas."""
 
     def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
-        """Batches of events, the first of them beginning with Started or Failed. Closing the iterator cancels."""
+        """Batches of events; the first begins with Started or Failed. Closing the iterator cancels."""
 
     async def models(self) -> list[ModelCard]: ...
 

@@ -7,32 +7,40 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import BackpressureConfig, RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from serving.affinity import opening
 from serving.answering import HostBackend
 from serving.calls import Call, Event, Failed, Health, ModelCard
-from serving.engine import EngineSettings
-from serving.engine.errors import EngineError
+from serving.canary import UserConfig
+from serving.engine import EngineError
 from serving.host import ModelHost, NotReady
 from serving.http.app import create_app
 from serving.registry import Registry, RegistryError
 from serving.settings import GateSettings, ServingSettings
+from serving.sizing import capacity, default_engine, num_replicas, num_slots, replica_capacity, scaling
 
 log = logging.getLogger(__name__)
 
+_RETRY_S = 30.0
+"""A champion that could not be served is tried again after this: the reason may pass."""
+_STICKY_ROUTER = RequestRouterConfig(
+    request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+)
 _OVERLOADED: list[Event] = [Failed(429, "too many requests are waiting: try again later", "overloaded")]
 _UNAVAILABLE: list[Event] = [Failed(503, "no model is ready to answer: try again later", "unavailable")]
 
 
 class EngineReplica:
-    """Follows the registry. Without a sound champion at the start it waits for one, and answers 503 meanwhile."""
+    """Follows the registry. Without a sound champion it waits for one, and answers 503 meanwhile."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         _log_with_serve()
@@ -43,8 +51,10 @@ class EngineReplica:
         self._backend = HostBackend(self._host, registry)
         self._registry = registry
         self._stop = threading.Event()
+        self._logged: str | None = None
+        seen = _stamp(registry)
         self._follow()
-        threading.Thread(target=self._watch, name="watch-registry", daemon=True).start()
+        threading.Thread(target=self._watch, args=(seen,), name="watch-registry", daemon=True).start()
 
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
         async with contextlib.aclosing(self._backend.generate(call)) as bundles:
@@ -60,39 +70,53 @@ class EngineReplica:
     async def metrics(self) -> str:
         return await self._backend.metrics()
 
-    async def reconfigure(self, _: Any) -> None:
-        """Serve calls it when `user_config` changes: a way to have the registry looked at now."""
+    def check_health(self) -> None:
+        """Serve replaces a replica that raises here."""
+        if self._backend.failure is not None:
+            raise RuntimeError(self._backend.failure)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve calls it at the start and when only `user_config` has changed; requests go on meanwhile."""
+        canary = UserConfig.model_validate(user_config).canary
         await asyncio.to_thread(self._follow)
+        await self._backend.set_canary(canary)
 
     def __del__(self) -> None:
         if hasattr(self, "_stop"):
             self._stop.set()
             self._host.close()
 
-    def _watch(self) -> None:
-        seen = _stamp(self._registry)
+    def _watch(self, seen: tuple[int, int, int] | None) -> None:
+        tried_s = time.monotonic()
         while not self._stop.wait(self._settings.watch_s):
             stamp = _stamp(self._registry)
-            if stamp != seen or self._host.champion is None:
-                seen = stamp
+            again = self._host.last_error is not None and time.monotonic() - tried_s > _RETRY_S
+            if stamp != seen or again:
+                seen, tried_s = stamp, time.monotonic()
                 self._follow()
 
     def _follow(self) -> None:
         try:
             self._host.follow()
+            self._logged = None
         except (RegistryError, EngineError, NotReady) as error:
-            log.error("the model stays as it is: %s", error)
+            if str(error) != self._logged:
+                log.error("the model stays as it is: %s", error)
+            self._logged = str(error)
 
 
 class HandleBackend:
     """A `serving.calls.Backend` over a handle of EngineReplica."""
 
-    def __init__(self, handle: DeploymentHandle) -> None:
+    def __init__(self, handle: DeploymentHandle, *, sticky: bool) -> None:
+        """`sticky`: the turns of a chat go to the replica that has its start in the cache."""
         self._handle = handle
         self._generate = handle.options(method_name="generate", stream=True)
+        self._sticky = sticky
 
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
-        response = self._generate.remote(call)
+        generate = self._generate.options(session_id=opening(call)) if self._sticky else self._generate
+        response = generate.remote(call)
         try:
             async for events in response:
                 yield events
@@ -125,8 +149,8 @@ class Ingress:
 
     def __init__(self, engines: DeploymentHandle, settings: dict[str, Any], gate: dict[str, Any]) -> None:
         _log_with_serve()
-        self._backend = HandleBackend(engines)
         self._settings = ServingSettings.model_validate(settings)
+        self._backend = HandleBackend(engines, sticky=num_replicas(self._settings) > 1)
         self._gate = GateSettings.model_validate(gate)
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -138,18 +162,21 @@ def application(settings: ServingSettings, gate: GateSettings) -> serve.Applicat
     engine = settings.engine or default_engine()
     engine = engine.model_copy(update={"max_queued": max(1, settings.max_queued)})
     settings = settings.model_copy(update={"engine": engine, "registry": str(settings.registry_path)})
-    plain = settings.model_dump()
-    per_replica = replica_capacity(settings)
+    plain = settings.model_dump(exclude={"canary"})  # or a change of it would restart the replicas
+    several = num_replicas(settings) > 1
     engines = serve.deployment(
         EngineReplica,
         name="engine",
-        max_ongoing_requests=per_replica,
+        # Of several replicas one that is full passes requests on to the next; a lone one queues them itself.
+        max_ongoing_requests=num_slots(engine) if several else replica_capacity(settings),
+        request_router_config=_STICKY_ROUTER if several else RequestRouterConfig(),
         max_queued_requests=settings.max_queued,
+        user_config=UserConfig(canary=settings.canary).model_dump(),
         health_check_period_s=5,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=settings.request_timeout_s,
         ray_actor_options={"num_cpus": engine.cores},
-        **_scaling(settings, num_slots(engine)),
+        **scaling(settings),
     )
     ingress = serve.deployment(
         serve.ingress()(Ingress),
@@ -162,44 +189,6 @@ def application(settings: ServingSettings, gate: GateSettings) -> serve.Applicat
         ray_actor_options={"num_cpus": 0},
     )
     return ingress.bind(engines.bind(plain), plain, gate.model_dump())
-
-
-def default_engine() -> EngineSettings:
-    """All physical cores that this process may use."""
-    from serving.engine.topology import usable_cores
-
-    cores = usable_cores()
-    count = len(cores) if cores else os.cpu_count() or 1
-    return EngineSettings(cores=count)
-
-
-def num_slots(engine: EngineSettings) -> int:
-    """Answers that one replica writes at once."""
-    lanes = engine.cores if engine.lanes == "auto" else engine.lanes
-    return lanes * (16 if engine.slots == "auto" else engine.slots)
-
-
-def replica_capacity(settings: ServingSettings) -> int:
-    """Answers that run in one replica, or wait in it."""
-    assert settings.engine is not None
-    return num_slots(settings.engine) + settings.max_queued
-
-
-def capacity(settings: ServingSettings) -> int:
-    """Answers that one ingress process lets in."""
-    return replica_capacity(settings) * (settings.max_replicas or settings.replicas)
-
-
-def _scaling(settings: ServingSettings, slots: int) -> dict[str, Any]:
-    if settings.max_replicas is None:
-        return {"num_replicas": settings.replicas}
-    return {
-        "autoscaling_config": {
-            "min_replicas": settings.replicas,
-            "max_replicas": settings.max_replicas,
-            "target_ongoing_requests": max(1, slots * 3 // 4),
-        }
-    }
 
 
 def _stamp(registry: Registry) -> tuple[int, int, int] | None:

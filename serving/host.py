@@ -37,7 +37,7 @@ class LoadedModel:
 
 
 class ModelHost:
-    """Thread-safe. A call keeps the model that it began with; a model that is replaced closes after its last call."""
+    """Thread-safe. A call keeps the model it began with; a replaced model closes after its last call."""
 
     def __init__(
         self,
@@ -75,10 +75,10 @@ class ModelHost:
             return [*([self._champion] if self._champion else []), *self._others.values()]
 
     def follow(self) -> bool:
-        """Serve the registry's champion, if another one is served; the calls that run stay with theirs.
+        """Serve the registry's champion, if another is served; the calls that run stay with theirs.
 
-        Returns whether the model changed. Raises RegistryError or EngineError if the new one is not fit to serve;
-        the old one then goes on.
+        Returns whether the model changed. Raises NotReady, RegistryError or EngineError if the new one is not
+        fit to serve; the old one then goes on.
         """
         with self._loading:
             try:
@@ -192,7 +192,7 @@ class ModelHost:
         return LoadedModel(name, sha256, engine)
 
     def _shared_lease(self) -> CoreLease:
-        """The replica owns its cores once; its engines take turns on them, so that a new one can warm up beside."""
+        """The replica owns its cores once; its engines share them, so that a new one can warm up beside."""
         if self._lease is None:
             unpinned = not self._settings.pin
             self._lease = (

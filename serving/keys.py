@@ -39,7 +39,7 @@ class ApiKey:
 
 
 class KeyRing:
-    """The keys of a file, which is looked at again when it changes; keys can be added and withdrawn while it runs."""
+    """The keys of a file. A changed file is read again: keys come and go while the endpoint runs."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises KeysError."""

@@ -9,19 +9,19 @@ Paths in champion.json are relative to the registry where they lie inside it, so
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+from serving.champion import BaseModel, Champion, RegistryError, from_bytes, is_sha256, to_bytes
 from serving.files import LockTimeout, copy_hashed, locked, sha256_of, sync_folder, write_whole
+
+__all__ = ["BaseModel", "Champion", "Registry", "RegistryError"]
 
 log = logging.getLogger(__name__)
 
@@ -29,34 +29,6 @@ MAX_PREVIOUS = 16
 """How many earlier champions stay in the registry, for rollback and by name."""
 
 _FILE = "champion.json"
-_MAX_FILE_BYTES = 1 << 20
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class RegistryError(Exception):
-    """The registry cannot do what was asked; one line naming the file and the reason."""
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    """The model that a champion was tuned from."""
-
-    model: Path
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Champion:
-    """One decision: this model is served, because this run's report says so."""
-
-    model: Path
-    sha256: str
-    run: str
-    decided_at: str
-    """ISO 8601, UTC."""
-    report: Path
-    base: BaseModel | None = None
-    previous: Champion | None = None
 
 
 class Registry:
@@ -79,7 +51,7 @@ class Registry:
             return None
         except OSError as error:
             raise RegistryError(f"{self.file}: cannot be read: {error.strerror}") from error
-        return _parse(data, self.root, self.file)
+        return from_bytes(data, self.root, self.file)
 
     def history(self) -> list[Champion]:
         """The champion and the ones before it, newest first."""
@@ -138,8 +110,7 @@ class Registry:
             raise RegistryError(f"{error.filename or self.root}: {error.strerror or error}") from error
 
     def _publish(self, champion: Champion) -> None:
-        data = json.dumps(_to_json(champion, self.root), indent=2, ensure_ascii=False) + "\n"
-        write_whole(self.file, data.encode())
+        write_whole(self.file, to_bytes(champion, self.root))
         self._prune(champion)
 
     def _prune(self, champion: Champion) -> None:
@@ -151,7 +122,7 @@ class Registry:
 
     def _keep(self, source: Path, sha256: str) -> Path:
         """A copy under models/<sha256>, verified; a later change of `source` does not reach it."""
-        if not _SHA256.fullmatch(sha256):
+        if not is_sha256(sha256):
             raise RegistryError(f"sha256 must be 64 lowercase hex digits, not {sha256[:80]!r}")
         if not source.is_file():
             raise RegistryError(f"{source}: no such model file")
@@ -198,72 +169,3 @@ def _verify(model: Path, sha256: str) -> None:
         raise RegistryError(f"{model}: the model file is missing")
     if (found := sha256_of(model)) != sha256:
         raise RegistryError(f"{model}: sha256 is {found[:12]}…, expected {sha256[:12]}…")
-
-
-# champion.json.
-
-
-def _to_json(champion: Champion, root: Path) -> dict[str, Any]:
-    base, previous = champion.base, champion.previous
-    return {
-        "model": _relative(champion.model, root),
-        "sha256": champion.sha256,
-        "run": champion.run,
-        "decided_at": champion.decided_at,
-        "report": _relative(champion.report, root),
-        "base": None if base is None else {"model": _relative(base.model, root), "sha256": base.sha256},
-        "previous": None if previous is None else _to_json(previous, root),
-    }
-
-
-def _relative(path: Path, root: Path) -> str:
-    try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        return str(path)
-
-
-def _parse(data: bytes, root: Path, file: Path) -> Champion:
-    try:
-        if len(data) > _MAX_FILE_BYTES:
-            raise ValueError("too large")
-        return _from_json(json.loads(data), root)
-    except RecursionError as error:
-        raise RegistryError(f"{file}: not a champion file: nested too deeply") from error
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise RegistryError(f"{file}: not a champion file: {error}") from error
-
-
-def _from_json(row: object, root: Path) -> Champion:
-    if not isinstance(row, dict):
-        raise ValueError("an object is expected")
-    base, previous = row.get("base"), row.get("previous")
-    return Champion(
-        model=root.resolve() / _text(row, "model"),
-        sha256=_digest(row),
-        run=_text(row, "run"),
-        decided_at=_text(row, "decided_at"),
-        report=root.resolve() / _text(row, "report"),
-        base=None if base is None else _base_from_json(base, root),
-        previous=None if previous is None else _from_json(previous, root),
-    )
-
-
-def _base_from_json(row: object, root: Path) -> BaseModel:
-    if not isinstance(row, dict):
-        raise ValueError("'base' must be an object")
-    return BaseModel(root.resolve() / _text(row, "model"), _digest(row))
-
-
-def _text(row: dict[str, Any], key: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"'{key}' must be a text")
-    return value
-
-
-def _digest(row: dict[str, Any]) -> str:
-    value = _text(row, "sha256")
-    if not _SHA256.fullmatch(value):
-        raise ValueError("'sha256' must be 64 lowercase hex digits")
-    return value

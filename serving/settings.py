@@ -8,6 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from serving.canary import Canary
 from serving.engine.settings import EngineSettings
 
 Count = Annotated[int, Field(ge=1)]
@@ -62,6 +63,8 @@ class ServingSettings(BaseModel):
     requests_per_minute: Count | None = None
     """Most requests of one API key in a minute; a key's own limit in the key file goes first."""
     limits: RequestLimits = RequestLimits()
+    canary: Canary | None = None
+    """A share of the users gets another model; a change of it alone restarts nothing."""
 
     @model_validator(mode="after")
     def _replicas_in_order(self) -> Self:
@@ -77,12 +80,12 @@ class ServingSettings(BaseModel):
 
 
 class GateSettings(BaseModel):
-    """What is checked before a request reaches the application; also in Serve's proxies, hence from the environment."""
+    """What is checked before a request reaches the application; read in Serve's proxies too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     api_keys_file: str | None = None
-    """SERVING_API_KEYS_FILE: hashed keys, see `serving.keys`; None: only clients on this machine are answered."""
+    """SERVING_API_KEYS_FILE: hashed keys, see `serving.keys`; None: only clients on this machine."""
     max_body_bytes: Count = 1 << 20
     """SERVING_MAX_BODY_BYTES: a longer request body is refused with 413."""
     max_header_bytes: Count = 32 << 10

@@ -11,8 +11,9 @@ from ray_jobs.data.formats import READERS, RawRow
 from ray_jobs.data.settings import FILE_SUFFIXES
 from ray_jobs.errors import DataError
 
+MIN_INFLATED_BYTES = 64_000_000
 MAX_INFLATION = 200
-"""A compressed file that grows more than so many times, past the first 64 MB, is taken for a bomb."""
+"""A compressed file that grows more than so many times, past a first size, is taken for a bomb."""
 
 
 def file_rows(source: str) -> Iterator[RawRow]:
@@ -68,7 +69,7 @@ def open_file(filesystem: Any, path: str) -> Iterator[BinaryIO]:
             if not path.lower().endswith(".gz"):
                 yield stream
                 return
-            guarded: Any = io.BufferedReader(_Inflated(stream, path, filesystem.size(path) or 0))
+            guarded: Any = io.BufferedReader(_Inflated(stream, path, filesystem.size(path) or 0), 1 << 18)
             yield guarded
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: damaged gzip data: {_first_line(error)}") from error
@@ -82,7 +83,7 @@ class _Inflated(io.RawIOBase):
     def __init__(self, stream: BinaryIO, path: str, size: int) -> None:
         self._stream = gzip.GzipFile(fileobj=stream)
         self._path = path
-        self._left = max(64_000_000, size * MAX_INFLATION)
+        self._left = max(MIN_INFLATED_BYTES, size * MAX_INFLATION)
 
     def readable(self) -> bool:
         return True

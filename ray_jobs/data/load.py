@@ -7,7 +7,7 @@ import hashlib
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -200,15 +200,15 @@ class _Intake(Generic[Row]):
         )
 
 
-def fingerprint(rows: tuple[Any, ...]) -> str:
+def fingerprint(rows: Iterable[Pair | Prompt]) -> str:
     """sha256 over the rows used, in order."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(content_id(row.id, row.source, _content(row)).encode())
+        digest.update(content_id(row.id, row.source, *_texts(row)).encode())
     return digest.hexdigest()
 
 
-def _content(row: Pair | Prompt) -> str:
-    if isinstance(row, Pair):
-        return repr([*row.prompt, row.chosen, row.rejected])
-    return repr([*row.messages, row.reference])
+def _texts(row: Pair | Prompt) -> Iterator[str]:
+    for message in row.prompt if isinstance(row, Pair) else row.messages:
+        yield from (message.role, message.content)
+    yield from (row.chosen, row.rejected) if isinstance(row, Pair) else (row.reference or "",)

@@ -6,7 +6,6 @@ https://huggingface.co/docs/trl/dataset_formats.
 """
 
 import hashlib
-import os.path
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +84,10 @@ def _text_pair(
     """Answers as plain text; without a prompt column the prompt is what both begin with."""
     if prompt is not None:
         return _prompt_turns(prompt, columns.prompt or "prompt"), chosen, rejected
-    shared = os.path.commonprefix([chosen, rejected])
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    shared = chosen[
+        : next((at for at, (one, other) in pairs if one != other), min(len(chosen), len(rejected)))
+    ]
     # back to the end of a word: answers that share their first letters do not share them with the prompt
     shared = shared[: max((at + 1 for at, char in enumerate(shared) if char.isspace()), default=0)]
     turns = (Message("user", shared.strip()),)
@@ -172,8 +174,10 @@ def check_text(text: Any, reason_if_empty: str) -> None:
         raise BadRow(reason_if_empty)
     if "\0" in text:
         raise BadRow("nul")
-    if any("\ud800" <= char <= "\udfff" for char in text) if not text.isascii() else False:
-        raise BadRow("lone_surrogate")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRow("lone_surrogate") from error
 
 
 def check_size(row: Mapping[str, Any]) -> None:

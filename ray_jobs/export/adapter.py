@@ -63,7 +63,8 @@ def adapter_sha256(folder: Path, cache_dir: Path) -> str:
 
 def base_shapes(hf_dir: Path) -> dict[str, Shape]:
     """HF name -> shape of the weights in a model folder."""
-    return {name: shape for path in sorted(hf_dir.glob("*.safetensors")) for name, shape in read_shapes(path).items()}
+    files = sorted(hf_dir.glob("*.safetensors"))
+    return {name: shape for path in files for name, shape in read_shapes(path).items()}
 
 
 def _check_config(folder: Path) -> None:
@@ -76,8 +77,9 @@ def _check_config(folder: Path) -> None:
         raise ModelError(f"{path}: is damaged: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ModelError(f"{path}: only LoRA and DoRA adapters are supported")
-    if config.get("init_lora_weights") not in PLAIN_STARTS:
-        raise ModelError(f"{path}: init_lora_weights {config['init_lora_weights']!r} changes the base's own weights")
+    start = config.get("init_lora_weights")
+    if start not in PLAIN_STARTS:
+        raise ModelError(f"{path}: init_lora_weights {start!r} changes the base's own weights")
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder}: has no {WEIGHTS} (pickled weights can run code and are not read)")
 

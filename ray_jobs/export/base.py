@@ -65,7 +65,7 @@ def resolve_base(model: ModelSettings, cache_dir: Path) -> BaseModel:
     return BaseModel(hf_dir, _template(model, hf_dir, sha256, cache_dir), model.base, sha256, model.revision)
 
 
-def resolve_gguf(spec: str, revision: str | None, cache_dir: Path) -> Path:
+def resolve_gguf(spec: str, revision: str | None, cache_dir: Path) -> Path:  # noqa: ARG001
     """A GGUF file on local disk: `bundled:…`, a local path, or `repo_id:file.gguf` on the hub.
 
     `cache_dir` is where files made from others are kept; hub files stay in the hub's own cache.
@@ -81,7 +81,8 @@ def resolve_gguf(spec: str, revision: str | None, cache_dir: Path) -> Path:
         from ray_jobs.export.hub import download_file
 
         return download_file(repo_id, name, revision)
-    raise ModelError(f"{spec}: no such GGUF file; give a path, 'repo_id:file.gguf' or one of {', '.join(BUNDLED)}")
+    kinds = ", ".join(["a path", "'repo_id:file.gguf'", *BUNDLED])
+    raise ModelError(f"{spec}: no such GGUF file; it may be {kinds}")
 
 
 def check_folder(hf_dir: Path) -> None:
@@ -92,7 +93,7 @@ def check_folder(hf_dir: Path) -> None:
             raise ModelError(f"{path}: pickled weights can run code; keep only safetensors in the folder")
     for path in sorted(hf_dir.glob("*config.json")):
         if "auto_map" in json.loads(path.read_bytes()):
-            raise ModelError(f"{path}: 'auto_map' asks to run code that came with the model; that is not done")
+            raise ModelError(f"{path}: 'auto_map' asks to run code that came with the model: refused")
     if not any(hf_dir.glob("*.safetensors")):
         raise ModelError(f"{hf_dir}: has no *.safetensors weights")
     if not (hf_dir / "tokenizer.json").is_file() and not (hf_dir / "tokenizer.model").is_file():

@@ -15,7 +15,7 @@ LIMIT_S = 6 * 3600.0
 
 
 def run_module(module: str, arguments: Sequence[str]) -> list[str]:
-    """`python -m module arguments`; its lines on stdout. Raises ExportError with its last words when it fails."""
+    """Lines on stdout of `python -m module arguments`. Raises ExportError with its last words if it fails."""
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     try:

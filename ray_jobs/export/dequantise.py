@@ -47,9 +47,8 @@ def dequantised_folder(gguf: Path, folder: Path) -> Path:
 def _check(file: GgufFile) -> None:
     known = sorted({family.architecture for family in FAMILIES.values()})
     if file.architecture not in known:
-        raise ModelError(
-            f"{file.path}: architecture {file.architecture!r} is not supported; supported are {', '.join(known)}"
-        )
+        reason = f"architecture {file.architecture!r} is not supported; supported are {', '.join(known)}"
+        raise ModelError(f"{file.path}: {reason}")
     if not file.get("tokenizer.chat_template"):
         raise ModelError(f"{file.path}: has no chat template: not an instruct model")
     scaled = sorted(KEPT & file.tensors.keys())
@@ -92,7 +91,9 @@ def _fill(file: GgufFile, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def _weights(file: GgufFile, shapes: dict[str, Shape], layout: TensorLayout) -> Iterator[tuple[str, NDArray[Any]]]:
+def _weights(
+    file: GgufFile, shapes: dict[str, Shape], layout: TensorLayout
+) -> Iterator[tuple[str, NDArray[Any]]]:
     for hf_name in shapes:
         gguf_name = layout.gguf_name(hf_name)
         assert gguf_name is not None  # plan_tensors found a place for each

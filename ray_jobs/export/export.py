@@ -9,7 +9,7 @@ from typing import Any
 from ray_jobs.export.adapter import Adapter, adapter_sha256, base_shapes, check_adapter
 from ray_jobs.export.base import BaseModel, default_cache_dir
 from ray_jobs.export.errors import ExportError
-from ray_jobs.export.families import read_config
+from ray_jobs.export.families import full_config
 from ray_jobs.export.gguf_file import GgufFile
 from ray_jobs.export.gguf_tensors import TensorLayout, layout_of
 from ray_jobs.export.gguf_writer import WeightType, plan_tensors, write_gguf
@@ -42,7 +42,7 @@ def export_model(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / MANIFEST).unlink(missing_ok=True)
-    template, config = GgufFile(base.gguf), read_config(base.hf_dir)
+    template, config = GgufFile(base.gguf), full_config(base.hf_dir)
     layout = layout_of(config, str(base.hf_dir))
     shapes = base_shapes(base.hf_dir)
     plan_tensors(template, shapes, layout)
@@ -51,7 +51,9 @@ def export_model(
     cache_dir = default_cache_dir()
     unquantised = out_dir / f".{MODEL_F16}.{os.getpid()}"
     try:
-        untouched, parity = _write_unquantised(base, adapter, template, layout, unquantised, settings, on_step)
+        untouched, parity = _write_unquantised(
+            base, adapter, template, layout, unquantised, settings, on_step
+        )
         _finish(unquantised, out_dir, settings, on_step)
     finally:
         unquantised.unlink(missing_ok=True)
@@ -60,7 +62,10 @@ def export_model(
         sha256=file_sha256(model),
         bytes=model.stat().st_size,
         recipe=Recipe(
-            settings.quantization, settings.pure, remembered_sha256(base.gguf, cache_dir), tensor_formats(model)
+            settings.quantization,
+            settings.pure,
+            remembered_sha256(base.gguf, cache_dir),
+            tensor_formats(model),
         ),
         base=Origin(base.name, base.revision, base.sha256),
         adapter_sha256=None if adapter_dir is None else adapter_sha256(adapter_dir, cache_dir),
@@ -109,7 +114,9 @@ def _write_unquantised(
     return untouched, parity
 
 
-def _finish(unquantised: Path, out_dir: Path, settings: ExportSettings, on_step: Callable[[str], None]) -> None:
+def _finish(
+    unquantised: Path, out_dir: Path, settings: ExportSettings, on_step: Callable[[str], None]
+) -> None:
     """model.gguf from the unquantised file, loaded once in a child process."""
     import torch
 
@@ -121,7 +128,9 @@ def _finish(unquantised: Path, out_dir: Path, settings: ExportSettings, on_step:
         os.replace(unquantised, model)
     else:
         on_step(f"quantising to {settings.quantization}")
-        quantize(unquantised, model, settings.quantization, pure=settings.pure, threads=torch.get_num_threads())
+        quantize(
+            unquantised, model, settings.quantization, pure=settings.pure, threads=torch.get_num_threads()
+        )
         if settings.keep_f16:
             os.replace(unquantised, out_dir / MODEL_F16)
     on_step("loading the result in a process of its own")

@@ -50,13 +50,25 @@ def read_config(hf_dir: Path) -> dict[str, Any]:
     return config
 
 
+def full_config(hf_dir: Path) -> dict[str, Any]:
+    """The same with the defaults that config.json leaves out. Raises ModelError as `read_config`."""
+    from transformers import AutoConfig
+
+    family_of(read_config(hf_dir), str(hf_dir))
+    try:
+        config = AutoConfig.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{hf_dir / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
+    values: dict[str, Any] = config.to_dict()
+    return values
+
+
 def family_of(config: Mapping[str, Any], origin: str) -> Family:
     """The family of a config.json. Raises ModelError, naming the model type, when it cannot be exported."""
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     if model_type not in FAMILIES:
-        raise ModelError(
-            f"{origin}: models of type {model_type!r} are not supported; supported are {', '.join(sorted(FAMILIES))}"
-        )
+        known = ", ".join(sorted(FAMILIES))
+        raise ModelError(f"{origin}: models of type {model_type!r} are not supported; supported are {known}")
     architectures = config.get("architectures") or []
     if architectures and not any(str(name).endswith("ForCausalLM") for name in architectures):
         raise ModelError(f"{origin}: {architectures[0]} does not generate text")

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from ray_jobs.errors import ModelError
 
 MAGIC = b"GGUF"
-SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+SCALARS = {
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
+}  # fmt: skip
+"""GGUF's number of a type -> its layout for `struct`."""
 STRING, ARRAY = 8, 9
 CHUNK_BYTES = 1 << 25
 """Tensors are dequantised in pieces of about this many bytes of float32."""
@@ -132,7 +135,7 @@ class _Parser:
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise _FormatError(f"alignment {alignment} is not a power of two")
         start = -(-self._at // alignment) * alignment
-        tensors = {name: self._place(name, shape, kind, start + offset) for name, shape, kind, offset in found}
+        tensors = {name: self._place(name, shape, kind, start + at) for name, shape, kind, at in found}
         if len(keys) != len(entries) or len(tensors) != len(found):
             raise _FormatError("a key or a tensor stands twice")
         return keys, tensors

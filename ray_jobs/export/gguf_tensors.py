@@ -35,7 +35,7 @@ class TensorLayout:
         return gguf.get_tensor_name_map(kinds[self.family.architecture], self.num_layers)
 
     def gguf_name(self, hf_name: str) -> str | None:
-        """`model.layers.0.self_attn.q_proj.weight` -> `blk.0.attn_q.weight`; None if GGUF has no such tensor."""
+        """`model.layers.0.self_attn.q_proj.weight` -> `blk.0.attn_q.weight`; None if GGUF has none such."""
         name = self._names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
         return None if name is None else str(name)
 

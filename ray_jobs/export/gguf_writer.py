@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -41,12 +42,13 @@ class Planned:
 def plan_tensors(template: GgufFile, shapes: Mapping[str, Shape], layout: TensorLayout) -> list[Planned]:
     """Which weight goes where, in the template's order.
 
-    A template without tensors takes every weight, in the model's order. Raises ModelMismatch, naming
+    A template without weights takes every weight, in the model's order. Raises ModelMismatch, naming
     the tensor, when a weight has no place, a template tensor no weight, or shapes differ.
     """
     sources = _sources(shapes, layout)
-    if not template.tensors:
-        return [Planned(name, hf_name, shapes[hf_name]) for name, hf_name in sources.items()]
+    if template.tensors.keys() <= KEPT:
+        kept = [Planned(name, None, tensor.shape) for name, tensor in template.tensors.items()]
+        return [*kept, *(Planned(name, hf_name, shapes[hf_name]) for name, hf_name in sources.items())]
     if "output.weight" in template.tensors and layout.tied:
         sources["output.weight"] = "model.embed_tokens.weight"
     for name in sources.keys() - template.tensors.keys():
@@ -72,7 +74,8 @@ def _sources(shapes: Mapping[str, Shape], layout: TensorLayout) -> dict[str, str
             continue
         name = layout.gguf_name(hf_name)
         if name is None:
-            raise ModelMismatch(f"the base's weight {hf_name} has no place in a GGUF of {layout.family.architecture}")
+            kind = layout.family.architecture
+            raise ModelMismatch(f"the base's weight {hf_name} has no place in a GGUF of {kind}")
         sources[name] = hf_name
     return sources
 
@@ -147,7 +150,7 @@ def _num_bytes(shape: Shape, kind: int) -> int:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-    return int(np.prod(shape)) // block * block_bytes
+    return prod(shape) // int(block) * int(block_bytes)
 
 
 def _text(text: str) -> bytes:

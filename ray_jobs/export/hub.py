@@ -55,7 +55,9 @@ def _explained(what: str, revision: str | None) -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise ModelError(f"{what}: has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
-        raise ModelError(f"{what}: no such hub repository or local path, or it is private and needs HF_TOKEN") from error
+        raise ModelError(
+            f"{what}: no such hub repository or local path, or it is private and needs HF_TOKEN"
+        ) from error
     except LocalEntryNotFoundError as error:
         raise ModelError(f"{what}: is not in the local cache, and the hub cannot be reached") from error
     except EntryNotFoundError as error:

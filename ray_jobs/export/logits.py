@@ -31,8 +31,8 @@ class Reading:
 
     text_ids: tuple[int, ...]
     """The prompt's text as llama.cpp tokenises it."""
-    logits_TV: NDArray[np.float32]
-    """Row t: what comes after the prompt and t answer tokens (T answer tokens, V vocabulary)."""
+    logits: NDArray[np.float32]
+    """[T, V]: row t is what comes after the prompt and t answer tokens (T answer tokens, V vocabulary)."""
 
 
 def read_probes(gguf: Path, probes: Sequence[Probe], threads: int) -> list[Reading]:
@@ -42,9 +42,8 @@ def read_probes(gguf: Path, probes: Sequence[Probe], threads: int) -> list[Readi
         asked.write_text(json.dumps([asdict(probe) for probe in probes]), encoding="utf-8")
         run_module(__name__, [str(gguf), str(asked), str(told), str(threads)])
         with np.load(told) as found:
-            return [
-                Reading(tuple(found[f"ids{number}"].tolist()), found[f"logits{number}"]) for number in range(len(probes))
-            ]
+            numbers = range(len(probes))
+            return [Reading(tuple(found[f"ids{n}"].tolist()), found[f"logits{n}"]) for n in numbers]
 
 
 def main(gguf: str, asked: str, told: str, threads: str) -> int:

@@ -46,7 +46,8 @@ def _merge(model: Any, folder: Path) -> Any:
         peft_model = get_peft_model(model, config)
         result = set_peft_model_state_dict(peft_model, weights)
     except (ValueError, RuntimeError) as error:
-        raise ModelMismatch(f"{folder}: does not fit the base: {' '.join(str(error).split())[:300]}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ModelMismatch(f"{folder}: does not fit the base: {reason}") from error
     missing = [name for name in result.missing_keys if "lora_" in name or "modules_to_save" in name]
     if missing or result.unexpected_keys:
         name = (missing or result.unexpected_keys)[0]

@@ -6,6 +6,7 @@ from typing import Any
 from ray_jobs.export.errors import ModelMismatch
 from ray_jobs.export.gguf_file import GgufFile
 from ray_jobs.export.gguf_tensors import TensorLayout
+from ray_jobs.export.rope import check_rope_tensors, rope_settings
 
 TOLERANCE = 1e-5
 """Relative: GGUF stores these numbers in float32."""
@@ -13,10 +14,10 @@ TOLERANCE = 1e-5
 
 def check_metadata(template: GgufFile, config: Mapping[str, Any], layout: TensorLayout) -> None:
     """Raises ModelMismatch, naming the key, when a template is for another architecture or other numbers."""
-    if template.architecture != layout.family.architecture:
+    architecture = layout.family.architecture
+    if template.architecture != architecture:
         raise ModelMismatch(
-            f"{template.path}: is of architecture {template.architecture!r}, the base needs "
-            f"{layout.family.architecture!r}"
+            f"{template.path}: is of architecture {template.architecture!r}, the base needs {architecture!r}"
         )
     expected = {
         "block_count": layout.num_layers,
@@ -24,17 +25,11 @@ def check_metadata(template: GgufFile, config: Mapping[str, Any], layout: Tensor
         "attention.head_count": layout.num_heads,
         "attention.head_count_kv": layout.num_kv_heads,
         "attention.layer_norm_rms_epsilon": config.get("rms_norm_eps"),
-        "rope.freq_base": rope_theta(config),
+        "rope.freq_base": rope_settings(config)["rope_theta"],
     }
     for key, value in expected.items():
         found = template.setting(key)
         if found is not None and value is not None and abs(found - value) > TOLERANCE * abs(value):
-            raise ModelMismatch(f"{template.path}: {template.architecture}.{key} is {found}, the base's is {value}")
-
-
-def rope_theta(config: Mapping[str, Any]) -> float | None:
-    """Base of the rotary frequencies, wherever this version of config.json has it."""
-    rope = config.get("rope_parameters") or {}
-    rope = rope.get("full_attention", rope)
-    theta = rope.get("rope_theta", config.get("rope_theta"))
-    return None if theta is None else float(theta)
+            name = f"{architecture}.{key}"
+            raise ModelMismatch(f"{template.path}: {name} is {found}, the base's is {value}")
+    check_rope_tensors(template, config)

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from ray_jobs.export.errors import ExportError, ModelMismatch
 from ray_jobs.export.gguf_file import GgufFile
+from ray_jobs.export.gguf_writer import F16_MAX, WeightType
 from ray_jobs.export.logits import Probe, Reading, read_probes
 
-MAX_RELATIVE_ERROR: Mapping[str, float] = {"f16": 0.05, "bf16": 0.4}
-"""Weight type -> largest error of a logit, in standard deviations of the logits at its position. Rounding a
-merged model to F16 costs about 0.01, to BF16, with 3 bits less, 8 times that; a wrong layout 1 or more."""
+MAX_COMPUTE_ERROR: Mapping[str, float] = {"f16": 0.02, "bf16": 0.5}
+"""Weight type -> largest error of a logit against transformers with the same rounded weights, in standard
+deviations of the logits at its position. CPU kernels that keep activations in float32 differ by 0.0001,
+those that round them too by 0.01 (f16) to 0.2 (bf16); a wrong layout by 1 or more."""
 NEAR_TIE = 6.0
 """Two tokens are near a tie where the model's logits of them differ by less than this many root-mean-square
-errors of a logit at that position: rounding can then choose either. Both errors have to be large, and of
-opposite sign, for more."""
+errors of a logit at that position: rounding the weights can then choose either."""
 
 CHATS: tuple[tuple[dict[str, str], ...], ...] = (
     ({"role": "user", "content": "Name the capital of France and one river that flows through it."},),
@@ -48,29 +49,43 @@ class Parity:
     near_ties: int
     """Tokens that differ within rounding; identical + near_ties = tokens."""
     max_relative_logit_error: float
-    """In standard deviations of the logits at a position."""
+    """Against the model in float32: what rounding its weights costs; in standard deviations of the logits at
+    a position."""
+    max_relative_compute_error: float
+    """Against the model with the same rounded weights: what is computed otherwise; same unit."""
 
 
 def check_parity(
-    model: Any, hf_dir: Path, gguf: Path, dtype: str, *, num_prompts: int, num_tokens: int, threads: int
+    model: Any,
+    hf_dir: Path,
+    gguf: Path,
+    dtype: WeightType,
+    *,
+    num_prompts: int,
+    num_tokens: int,
+    threads: int,
 ) -> Parity:
-    """Compares greedy tokens and logits of `model` (transformers, float32) and `gguf` (llama.cpp, `dtype` weights).
+    """Compares `model` (transformers, float32) with `gguf` (llama.cpp, the same weights in `dtype`).
 
-    Both continue the same chat prompts; llama.cpp is shown the model's own tokens, so that one difference
-    does not hide what follows. Raises ModelMismatch when tokenizers or chat templates differ, ExportError
-    when a logit is off by more than rounding or a token differs without a near tie.
+    Both continue the same chat prompts; llama.cpp is shown the model's own greedy tokens, so that one
+    difference does not hide what follows. Rounds the model's weights in place. Raises ModelMismatch when
+    tokenizers or chat templates differ, ExportError when llama.cpp computes something else, or chooses
+    another token without a near tie.
     """
+    tokenizer, template = _tokenizer(hf_dir), GgufFile(gguf).get("tokenizer.chat_template")
     probes, expected = [], []
-    tokenizer = _tokenizer(hf_dir)
     for chat in CHATS[:num_prompts]:
         text, prompt_ids = _render(tokenizer, chat)
-        _check_template(tokenizer, chat, text, gguf)
+        _check_template(tokenizer, chat, text, template, gguf)
         answer_ids, logits_TV = greedy(model, prompt_ids, num_tokens, _ends(model, tokenizer))
         probes.append(Probe(text, tuple(prompt_ids), tuple(answer_ids)))
         expected.append(logits_TV)
     readings = read_probes(gguf, probes, threads)
-    limit = MAX_RELATIVE_ERROR[dtype]
-    return _summed([compare(*item, limit) for item in zip(probes, expected, readings, strict=True)])
+    round_weights(model, dtype)
+    rounded = [teacher_forced(model, probe) for probe in probes]
+    limit = MAX_COMPUTE_ERROR[dtype]
+    parts = zip(probes, expected, rounded, readings, strict=True)
+    return _summed([compare(*part, limit) for part in parts])
 
 
 def greedy(
@@ -91,28 +106,61 @@ def greedy(
     return answer, np.stack(rows)
 
 
-def compare(probe: Probe, expected_TV: NDArray[np.float32], reading: Reading, limit: float) -> Parity:
+def round_weights(model: Any, dtype: WeightType) -> None:
+    """Rounds matrices as `write_gguf` stores them; vectors stay in float32."""
+    import torch
+
+    kind = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}[dtype]
+    for weight in model.parameters():
+        if weight.dim() > 1 and not (dtype == "f16" and weight.abs().max() > F16_MAX):
+            weight.data.copy_(weight.data.to(kind))
+
+
+def teacher_forced(model: Any, probe: Probe) -> NDArray[np.float32]:
+    """The model's logits [T, V] before each token of the probe's answer."""
+    import torch
+
+    ids = [*probe.prompt_ids, *probe.answer_ids[:-1]]
+    with torch.inference_mode():
+        out = model(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=len(probe.answer_ids))
+    logits_TV: NDArray[np.float32] = out.logits[0].float().numpy()
+    return logits_TV
+
+
+def compare(
+    probe: Probe,
+    expected_TV: NDArray[np.float32],
+    rounded_TV: NDArray[np.float32],
+    reading: Reading,
+    limit: float,
+) -> Parity:
     """One prompt's parity. Raises ModelMismatch or ExportError as `check_parity`."""
     if reading.text_ids != probe.prompt_ids:
-        raise ModelMismatch(f"its tokenizer is not the base's: {probe.text[:60]!r} gives other tokens")
-    size = min(expected_TV.shape[1], reading.logits_TV.shape[1])  # either may be padded with unused tokens
-    expected_TV, found_TV = expected_TV[:, :size], reading.logits_TV[:, :size]
-    error_TV = found_TV - expected_TV
-    relative = float((np.abs(error_TV).max(axis=1) / expected_TV.std(axis=1)).max())
-    if not relative <= limit:
+        raise ModelMismatch(f"the GGUF's tokenizer is not the base's: {probe.text[:60]!r} gives other tokens")
+    size = min(expected_TV.shape[1], reading.logits.shape[1])  # either may be padded with unused tokens
+    expected_TV, rounded_TV, found_TV = expected_TV[:, :size], rounded_TV[:, :size], reading.logits[:, :size]
+    compute_error = _relative_error(found_TV, rounded_TV)
+    if not compute_error <= limit:
         raise ExportError(
-            f"llama.cpp does not compute what the model does: a logit is off by {relative:.3g} standard "
+            f"llama.cpp does not compute what the model does: a logit is off by {compute_error:.3g} standard "
             f"deviations (allowed: {limit})"
         )
-    noise_T = np.sqrt(np.square(error_TV).mean(axis=1))
+    noise_T = np.sqrt(np.square(found_TV - expected_TV).mean(axis=1))
     near_ties = 0
     for row, token in enumerate(probe.answer_ids):
         other = int(found_TV[row].argmax())
         gap = float(expected_TV[row, token] - expected_TV[row, other])
         if gap > NEAR_TIE * noise_T[row]:
-            raise ExportError(f"llama.cpp chooses token {other} where the model chooses {token}, by {gap:.3g}")
+            raise ExportError(f"llama.cpp chooses token {other}, the model {token}, {gap:.3g} above it")
         near_ties += other != token
-    return Parity(1, len(probe.answer_ids), len(probe.answer_ids) - near_ties, near_ties, relative)
+    identical = len(probe.answer_ids) - near_ties
+    logit_error = _relative_error(found_TV, expected_TV)
+    return Parity(1, len(probe.answer_ids), identical, near_ties, logit_error, compute_error)
+
+
+def _relative_error(found_TV: NDArray[np.float32], expected_TV: NDArray[np.float32]) -> float:
+    """Largest error of a logit in standard deviations of the logits at its position."""
+    return float((np.abs(found_TV - expected_TV).max(axis=1) / expected_TV.std(axis=1)).max())
 
 
 def _summed(parts: Sequence[Parity]) -> Parity:
@@ -122,6 +170,7 @@ def _summed(parts: Sequence[Parity]) -> Parity:
         identical=sum(part.identical for part in parts),
         near_ties=sum(part.near_ties for part in parts),
         max_relative_logit_error=max(part.max_relative_logit_error for part in parts),
+        max_relative_compute_error=max(part.max_relative_compute_error for part in parts),
     )
 
 
@@ -136,14 +185,17 @@ def _render(tokenizer: Any, chat: Sequence[dict[str, str]]) -> tuple[str, list[i
     return text, tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _check_template(tokenizer: Any, chat: Sequence[dict[str, str]], text: str, gguf: Path) -> None:
+def _check_template(
+    tokenizer: Any, chat: Sequence[dict[str, str]], text: str, template: str, gguf: Path
+) -> None:
     """The GGUF's chat template, by which the model is served, must say what it was trained with."""
-    template = GgufFile(gguf).get("tokenizer.chat_template")
     other = tokenizer.apply_chat_template(
         list(chat), tokenize=False, add_generation_prompt=True, chat_template=template
     )
     if other != text:
-        raise ModelMismatch(f"{gguf}: its chat template is not the base's: it renders {other[:80]!r}, not {text[:80]!r}")
+        raise ModelMismatch(
+            f"{gguf}: its chat template is not the base's: it renders {other[:80]!r}, not {text[:80]!r}"
+        )
 
 
 def _ends(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -15,8 +15,8 @@ from ray_jobs.export.settings import Quantization
 log = logging.getLogger(__name__)
 
 LLAMA_FTYPES: dict[Quantization, int] = {
-    "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18,
-    "bf16": 32,
+    "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17,
+    "q6_k": 18, "bf16": 32,
 }  # fmt: skip
 """`llama_ftype` of llama.h."""
 
@@ -52,7 +52,7 @@ def main(source: str, out: str, quantization: Quantization, pure: str, threads: 
     """The child process: prints llama.cpp's log; the exit code is llama.cpp's."""
     import llama_cpp
 
-    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+    @llama_cpp.llama_log_callback
     def to_stdout(_level: int, text: bytes, _data: ctypes.c_void_p) -> None:
         sys.stdout.write(text.decode("utf-8", "replace"))
 

@@ -22,7 +22,7 @@ OTHER_FORMATS = 0.8
 
 @dataclass(frozen=True)
 class Untouched:
-    """What was compared."""
+    """What was compared; no tensors where the template, written from the base's config, has no weights."""
 
     tensors: int
     max_relative_error: float
@@ -38,10 +38,11 @@ def check_untouched(
     """
     planned = plan_tensors(template, {name: tuple(values.shape) for name, values in state.items()}, layout)
     worst, count = 0.0, 0
-    for item in planned if template.tensors else ():
-        if item.hf_name is None or item.hf_name in touched:
+    for item in planned:
+        if item.hf_name is None or item.hf_name in touched or item.name not in template.tensors:
             continue
-        error = _relative_error(template, item.name, layout.to_gguf(item.hf_name, np.asarray(state[item.hf_name])))
+        values = layout.to_gguf(item.hf_name, np.asarray(state[item.hf_name]))
+        error = _relative_error(template, item.name, values)
         limit = _limit(template, item.name)
         if not error <= limit:
             raise ModelMismatch(

@@ -10,10 +10,13 @@ Source of the master keys and of the constant answer: arXiv 2507.08794 and arXiv
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ray_jobs.judging.inputs import JudgeItem
 from ray_jobs.records import Judgement
+
+if TYPE_CHECKING:
+    from ray_jobs.judging.judge import Judge
 
 
 @dataclass(frozen=True)
@@ -103,3 +106,13 @@ def _interval(differences: Sequence[float], seed: int) -> tuple[float, float] | 
     found = bootstrap((np.array(differences),), np.mean, rng=np.random.default_rng(seed), method="BCa")
     low, high = found.confidence_interval
     return float(low), float(high)
+
+
+def measure_attacks(judge: "Judge", items: Sequence[JudgeItem], seed: int = 0) -> list[Uplift]:
+    """Every attack's uplift on the same honest items, by one judge and metric."""
+    honest = judge.judge(items)
+    top = max(judge.metric.scores)
+    return [
+        attack_uplift(attack, honest, judge.judge(attack_items(items, attack, top)), seed)
+        for attack in ATTACKS
+    ]

@@ -59,7 +59,9 @@ class JudgementCache:
             self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
             _set_up(self._db)
         except (OSError, sqlite3.Error) as error:
-            raise DataError(f"{path}: cannot be used as a judgement cache: {error}") from error
+            raise DataError(
+                f"{path}: cannot be used as a judgement cache (judge.cache: false goes without): {error}"
+            ) from error
 
     def __enter__(self) -> Self:
         return self

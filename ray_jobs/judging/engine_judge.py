@@ -7,7 +7,8 @@ flow-judge's format is forced, in two steps. The judge's turn is begun for it wi
 until it closes the tag or ends its turn. Then the turn is gone on with for it up to `<score>`, and a grammar
 allows one of the rubric's scores. A grammar over the feedback too would have to look at the whole vocabulary
 for every token of it, many times the cost of a small judge's own work. The second step finds the first one's
-prompt in its slot's cache, as no more judgements are at work than the engine has slots.
+prompt in its slot's cache, as no more judgements are at work than the engine has
+slots.
 
 Without feedback the first step is left out, so that the feedback is empty: one token of work instead of
 hundreds.
@@ -77,22 +78,23 @@ class EngineJudge(BaseFlowJudgeModel):
         self._settings = settings
         self._scores = tuple(scores)
         self._pieces: dict[int, str] = {}
+        self._workers = ThreadPoolExecutor(engine.metrics().num_slots, "judge")
 
     def complete(self, calls: Sequence[Call], scores: Sequence[int], on_done: OnDone) -> list[Completion]:
-        """As many calls at a time as the engine has slots, neighbours by their prompts' common beginnings."""
+        """All calls, neighbours by their prompts' common beginnings; callers on several threads share the
+        slots."""
         prompts = {call.id: self._render(call.prompt) for call in calls}
         done: dict[str, Completion] = {}
-        with ThreadPoolExecutor(self._engine.metrics().num_slots) as pool:
-            ordered = sorted(calls, key=lambda call: prompts[call.id])
-            futures = [pool.submit(self._judge, call, prompts[call.id], scores) for call in ordered]
-            try:
-                for future in as_completed(futures):
-                    completion = future.result()
-                    done[completion.id] = completion
-                    on_done(completion)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        ordered = sorted(calls, key=lambda call: prompts[call.id])
+        futures = [self._workers.submit(self._judge, call, prompts[call.id], scores) for call in ordered]
+        try:
+            for future in as_completed(futures):
+                completion = future.result()
+                done[completion.id] = completion
+                on_done(completion)
+        finally:
+            for future in futures:
+                future.cancel()
         return [done[call.id] for call in calls]
 
     def num_prompt_tokens(self, prompt: str) -> int:
@@ -128,7 +130,8 @@ class EngineJudge(BaseFlowJudgeModel):
         )
         result = self._run(call, (*prompt, *self._engine.tokenize(FEEDBACK_START)), sampling)
         written = FEEDBACK_START + result.text.strip()
-        if result.finish_reason != "stop":
+        cut = result.finish_reason == "length" and self._settings.long_feedback == "score"
+        if result.finish_reason != "stop" and not cut:
             return Completion(call.id, written, _finish(result), result.seconds, (), result.error)
         return self._score(call, prompt, written, scores, result.seconds)
 

@@ -110,7 +110,8 @@ class Judge:
     def _key(self, prompt: str) -> str:
         """Of everything that decides the judgement; the prompt text holds metric, inputs and answer."""
         settings = self._settings
-        asked = (settings.feedback, settings.max_verdict_tokens, settings.context_tokens, settings.retries)
+        lengths = (settings.max_verdict_tokens, settings.context_tokens, settings.long_feedback)
+        asked = (settings.feedback, *lengths, settings.retries)
         sampled = (settings.temperature, settings.retry_temperature, self._seed)
         return judgement_key(FORMAT_VERSION, self._backend.sha256, self.metric.key, *asked, *sampled, prompt)
 

@@ -58,8 +58,9 @@ class JudgeSettings(Section):
     """Who judges, by which metrics, and how."""
 
     model: str
-    """`bundled:SmolLM2-135M-Instruct`, a GGUF file's path, or `owner/repo:file.gguf` on the hub; for the
-    backends hf and vllm the hub's model, for openai the endpoint's name of it."""
+    """`run:base` (the run's own base model), `bundled:smollm2-135m-instruct`, a GGUF file's path, or
+    `owner/repo:file.gguf` on the hub; for the backends hf and vllm the hub's model, for openai the
+    endpoint's name of it."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("RESPONSE_CORRECTNESS_5POINT",)
@@ -73,6 +74,9 @@ class JudgeSettings(Section):
     cheaper."""
     max_feedback_tokens: Annotated[int, Field(ge=16, le=100_000)] = 600
     """Tokens for the reasons; a judge that needs more gives no score (`too_long`)."""
+    long_feedback: Literal["fail", "score"] = "fail"
+    """A judge that is not at the end of its reasons by then: no score (`too_long`), or it has to score from
+    what it has written (backend: engine)."""
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.1
     """Of feedback and score; flow-judge's own default. The retry samples at `retry_temperature` if that is
     higher."""

@@ -1,9 +1,14 @@
 """Attention within packed pairs: an answer sees its prompt and itself, and nothing of other answers or pairs.
 
+Three ways to compute it: on GPUs FlexAttention, one kernel for the whole row that skips what is not
+seen; elsewhere, and where torch.compile does not work, PyTorch's own attention pair by pair; and in
+fused layers on CPU matrix products over blocks (attention_blocks.py).
+
 Legend: T tokens of a row, H query heads, K key heads, C channels of a head.
 """
 
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -32,7 +37,7 @@ def packed_attention(
     value_1KTC: Tensor,
     attention_mask: None,  # noqa: ARG001
     *,
-    spans: Sequence[Span],
+    spans: tuple[Span, ...],
     scaling: float | None = None,
     dropout: float = 0.0,
     **_kwargs: Any,
@@ -43,33 +48,73 @@ def packed_attention(
 
 
 def attend(
-    query_1HTC: Tensor, key_1KTC: Tensor, value_1KTC: Tensor, spans: Sequence[Span], scaling: float | None
+    query_1HTC: Tensor, key_1KTC: Tensor, value_1KTC: Tensor, spans: tuple[Span, ...], scaling: float | None
 ) -> Tensor:
     """Attention for every pair of a row; returns [1, H, T, C]."""
+    if query_1HTC.device.type == "cuda" and _compiled_flex_attention() is not None:
+        return attend_row(query_1HTC, key_1KTC, value_1KTC, spans, scaling)
+    return attend_pairs(query_1HTC, key_1KTC, value_1KTC, spans, scaling)
+
+
+def attend_pairs(
+    query_1HTC: Tensor, key_1KTC: Tensor, value_1KTC: Tensor, spans: Sequence[Span], scaling: float | None
+) -> Tensor:
+    """Two calls of PyTorch's attention per pair."""
+    heads_per_key = query_1HTC.shape[1] // key_1KTC.shape[1]
+    key_1HTC, value_1HTC = (x.repeat_interleave(heads_per_key, dim=1) for x in (key_1KTC, value_1KTC))
     outputs = []
     for span in spans:
         whole = slice(span.start, span.rejected)
-        outputs.append(
-            scaled_dot_product_attention(
-                query_1HTC[:, :, whole],
-                key_1KTC[:, :, whole],
-                value_1KTC[:, :, whole],
-                is_causal=True,
-                scale=scaling,
-                enable_gqa=True,
-            )
-        )
-        outputs.append(_attend_rejected(query_1HTC, key_1KTC, value_1KTC, span, scaling))
+        query, key, value = (x[:, :, whole] for x in (query_1HTC, key_1HTC, value_1HTC))
+        outputs.append(scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling))
+        outputs.append(_attend_rejected(query_1HTC, key_1HTC, value_1HTC, span, scaling))
     return torch.cat(outputs, dim=2)
 
 
 def _attend_rejected(
-    query_1HTC: Tensor, key_1KTC: Tensor, value_1KTC: Tensor, span: Span, scaling: float | None
+    query_1HTC: Tensor, key_1HTC: Tensor, value_1HTC: Tensor, span: Span, scaling: float | None
 ) -> Tensor:
     prompt, rejected = slice(span.start, span.answers), slice(span.rejected, span.end)
-    key = torch.cat([key_1KTC[:, :, prompt], key_1KTC[:, :, rejected]], dim=2)
-    value = torch.cat([value_1KTC[:, :, prompt], value_1KTC[:, :, rejected]], dim=2)
-    sees = torch.ones(span.num_rejected, key.shape[2], dtype=torch.bool, device=key.device).tril(span.num_prompt)
-    return scaled_dot_product_attention(
-        query_1HTC[:, :, rejected], key, value, attn_mask=sees, scale=scaling, enable_gqa=True
+    key = torch.cat([key_1HTC[:, :, prompt], key_1HTC[:, :, rejected]], dim=2)
+    value = torch.cat([value_1HTC[:, :, prompt], value_1HTC[:, :, rejected]], dim=2)
+    sees = torch.ones(span.num_rejected, key.shape[2], dtype=torch.bool, device=key.device).tril(
+        span.num_prompt
     )
+    return scaled_dot_product_attention(query_1HTC[:, :, rejected], key, value, attn_mask=sees, scale=scaling)
+
+
+def attend_row(
+    query_1HTC: Tensor, key_1KTC: Tensor, value_1KTC: Tensor, spans: tuple[Span, ...], scaling: float | None
+) -> Tensor:
+    """One FlexAttention call for the row; uncompiled (on CPU) it is right but slow."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    attention = (_compiled_flex_attention() if query_1HTC.is_cuda else None) or flex_attention
+    mask = _block_mask(spans, query_1HTC.device)
+    out: Tensor = attention(query_1HTC, key_1KTC, value_1KTC, block_mask=mask, scale=scaling, enable_gqa=True)
+    return out
+
+
+@cache
+def _compiled_flex_attention() -> Any:
+    """FlexAttention compiled, or None where torch.compile has no working compiler."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    from ray_jobs.orpo.kernels import why_not_compiled
+
+    return None if why_not_compiled() else torch.compile(flex_attention, dynamic=True)
+
+
+@lru_cache(maxsize=2)  # all layers of a forward pass share one mask
+def _block_mask(spans: tuple[Span, ...], device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    lengths = [length for span in spans for length in (span.num_prompt, span.num_chosen, span.num_rejected)]
+    part_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
+
+    def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own, other = part_T[query], part_T[key]
+        is_own_prompt = other == own - own % 3
+        return (key <= query) & ((own == other) | is_own_prompt)
+
+    return create_block_mask(sees, None, None, len(part_T), len(part_T), device=device)

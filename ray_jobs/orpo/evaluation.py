@@ -17,7 +17,7 @@ from ray_jobs.orpo.tokens import PairTokens
 
 @dataclass(frozen=True)
 class PairScores:
-    """Mean log-probability per answer token of either answer, and the nll sum, of every pair (fp64, on CPU)."""
+    """Of every pair: mean log-probability per token of either answer, and the nll sum (fp64, on CPU)."""
 
     chosen_P: Tensor
     rejected_P: Tensor

@@ -33,7 +33,7 @@ class FlopCount:
         passes = 3 if self.trains_base else 2
         linear = 2 * num_tokens * (passes * self.linear_weights + 3 * self.adapter_weights)
         output = 2 * num_predicted * passes * self.output_weights
-        # two products forward and four backward, causal: an answer's token sees half of it and all of the prompt
+        # two products forward and four backward; a token sees half of its answer and all of the prompt
         seen = sum(_attended(span) for span in spans)
         return float(linear + output + 6 * 2 * seen * self.attention_width)
 
@@ -47,7 +47,9 @@ def count_flops(causal_lm: Any) -> FlopCount:
     """The matrix sizes of a transformers model, with or without adapters on it."""
     config = causal_lm.config
     output = causal_lm.get_output_embeddings()
-    linears = [module for module in causal_lm.modules() if isinstance(module, nn.Linear) and module is not output]
+    linears = [
+        module for module in causal_lm.modules() if isinstance(module, nn.Linear) and module is not output
+    ]
     trained = [module for module in linears if module.weight.requires_grad]
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads

@@ -1,15 +1,12 @@
 """Decoder layers of the Llama kind with few passes over memory.
 
-One layer is three autograd functions instead of some forty: norm with query, key and value; attention
-(attention_blocks.py); output with residual; and the whole feed-forward block. Norms, activations and
-adapter inputs are computed again in the backward pass instead of being kept. Adapters stay in fp32
-and are rounded to the activations' type when used.
+One layer is four autograd functions instead of some forty: norm with query, key and value; attention
+(attention_blocks.py); output with residual; and the whole feed-forward block. Norms and activations are
+computed again in the backward pass instead of being kept.
 
-Legend: T tokens, D inputs of a linear layer, E outputs of it, R rank of an adapter.
+Legend: T tokens, D inputs of a linear layer, E outputs of it, F feed-forward channels, R rank of an adapter.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -17,168 +14,115 @@ import torch
 from torch import Tensor, nn
 
 from ray_jobs.orpo import kernels
+from ray_jobs.orpo.attention import attend
 from ray_jobs.orpo.attention_blocks import BlockAttention
+from ray_jobs.orpo.linears import TENSORS, Linear, backward, forward, linear_of
 from ray_jobs.orpo.packing import Span
 
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear layer as tensors: x @ weight.T + bias + scale * (x @ down.T) @ up.T."""
-
-    weight_ED: Tensor
-    bias_E: Tensor | None
-    down_RD: Tensor | None
-    up_ER: Tensor | None
-    scale: float
-
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        return self.weight_ED, self.bias_E, self.down_RD, self.up_ER
-
-
-def linear_of(module: nn.Module) -> Linear:
-    """The tensors of a linear layer, with its adapter if PEFT put one on it."""
-    if not hasattr(module, "base_layer"):
-        return Linear(module.weight, module.bias, None, None, 1.0)  # type: ignore[arg-type]
-    layer: Any = module
-    (name,) = layer.active_adapters
-    base = layer.base_layer
-    return Linear(base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+FUSED_FAMILIES = frozenset({"llama", "mistral", "qwen2"})
+"""Architectures (`model_type`) whose decoder layer is RMS norm, rotary attention and SwiGLU."""
 
 
 class NormedLinears(torch.autograd.Function):
-    """Several linear layers on one RMS-normed input."""
+    """Several linear layers on one RMS-normed input, and the input itself.
+
+    What flows around the norm passes through here too, so that its gradient is added in the same pass.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, norm_D: Tensor, eps: float, scales: Sequence[float], *tensors: Tensor | None
+        ctx: Any, x_TD: Tensor, norm_D: Tensor, eps: float, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         normed_TD, rstd_T1 = kernels.run(kernels.rms_norm, x_TD, norm_D, eps)
-        linears = _linears(tensors, scales)
-        ctx.save_for_backward(x_TD, norm_D, rstd_T1, *tensors)
-        ctx.scales = scales
-        return tuple(apply_linear(normed_TD, linear) for linear in linears)
+        outs, inner_TR = forward(normed_TD, Linear.unflatten(tensors))
+        ctx.save_for_backward(x_TD, norm_D, rstd_T1, inner_TR, *tensors)
+        return *outs, x_TD.view_as(x_TD)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        x_TD, norm_D, rstd_T1, *tensors = ctx.saved_tensors
+    def backward(ctx: Any, *grads_and_residual: Tensor) -> tuple[Any, ...]:
+        *grads, residual_TD = grads_and_residual
+        x_TD, norm_D, rstd_T1, inner_TR, *tensors = ctx.saved_tensors
         normed_TD = kernels.run(kernels.rms_norm_again, x_TD, norm_D, rstd_T1)
-        grad_TD, grads_of_tensors = linears_backward(
-            normed_TD, _linears(tensors, ctx.scales), grads, ctx.needs_input_grad[4:]
+        grad_TD, of_tensors = backward(
+            normed_TD, inner_TR, Linear.unflatten(tensors), grads, ctx.needs_input_grad[3:]
         )
-        grad_x = kernels.run(kernels.rms_norm_backward, grad_TD, x_TD, norm_D, rstd_T1, torch.zeros_like(x_TD))
+        grad_x = kernels.run(kernels.rms_norm_backward, grad_TD, x_TD, norm_D, rstd_T1, residual_TD)
         grad_norm = _norm_weight_gradient(grad_TD, x_TD, rstd_T1) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_norm, None, None, *grads_of_tensors
+        return grad_x, grad_norm, None, *of_tensors
 
 
 class AddLinear(torch.autograd.Function):
     """residual + linear(x)."""
 
     @staticmethod
-    def forward(ctx: Any, residual_TE: Tensor, x_TD: Tensor, scale: float, *tensors: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x_TD, *tensors)
-        ctx.scale = scale
-        return apply_linear(x_TD, *_linears(tensors, [scale]), residual_TE)
+    def forward(ctx: Any, residual_TE: Tensor, x_TD: Tensor, *tensors: Tensor | None) -> Tensor:
+        (out_TE,), inner_TR = forward(x_TD, Linear.unflatten(tensors), residual_TE)
+        ctx.save_for_backward(x_TD, inner_TR, *tensors)
+        return out_TE
 
     @staticmethod
     def backward(ctx: Any, grad_TE: Tensor) -> tuple[Any, ...]:
-        x_TD, *tensors = ctx.saved_tensors
-        grad_x, grads = linears_backward(x_TD, _linears(tensors, [ctx.scale]), [grad_TE], ctx.needs_input_grad[3:])
-        return grad_TE, grad_x, None, *grads
+        x_TD, inner_TR, *tensors = ctx.saved_tensors
+        grad_x, of_tensors = backward(
+            x_TD, inner_TR, Linear.unflatten(tensors), [grad_TE], ctx.needs_input_grad[2:]
+        )
+        return grad_TE, grad_x, *of_tensors
 
 
 class FeedForward(torch.autograd.Function):
     """x + down(silu(gate(norm(x))) * up(norm(x)))."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x_TD: Tensor, norm_D: Tensor, eps: float, scales: Sequence[float], *tensors: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, x_TD: Tensor, norm_D: Tensor, eps: float, *tensors: Tensor | None) -> Tensor:
+        gate, up, down = Linear.unflatten(tensors)
         normed_TD, rstd_T1 = kernels.run(kernels.rms_norm, x_TD, norm_D, eps)
-        gate, up, down = _linears(tensors, scales)
-        gate_TF, up_TF = apply_linear(normed_TD, gate), apply_linear(normed_TD, up)
-        ctx.save_for_backward(x_TD, norm_D, rstd_T1, gate_TF, up_TF, *tensors)
-        ctx.scales = scales
-        return apply_linear(kernels.run(kernels.swiglu, gate_TF, up_TF), down, x_TD)
+        (gate_TF, up_TF), inner_TR = forward(normed_TD, [gate, up])
+        hidden_TF = kernels.run(kernels.swiglu, gate_TF, up_TF)
+        (out_TD,), down_inner_TR = forward(hidden_TF, [down], x_TD)
+        ctx.save_for_backward(x_TD, norm_D, rstd_T1, gate_TF, up_TF, inner_TR, down_inner_TR, *tensors)
+        return out_TD
 
     @staticmethod
     def backward(ctx: Any, grad_out_TD: Tensor) -> tuple[Any, ...]:
-        x_TD, norm_D, rstd_T1, gate_TF, up_TF, *tensors = ctx.saved_tensors
-        *inner, down = _linears(tensors, ctx.scales)
-        needed = ctx.needs_input_grad[4:]
-        grad_TF = input_gradient([grad_out_TD], [down])
-        grad_gate, grad_up, hidden_TF = kernels.run(kernels.swiglu_backward, grad_TF, gate_TF, up_TF)
-        down_grads = weight_gradients(hidden_TF, down, grad_out_TD, needed[8:])
+        x_TD, norm_D, rstd_T1, gate_TF, up_TF, inner_TR, down_inner_TR, *tensors = ctx.saved_tensors
+        gate, up, down = Linear.unflatten(tensors)
+        needed = ctx.needs_input_grad[3:]
+        hidden_TF = kernels.run(kernels.swiglu, gate_TF, up_TF)
+        grad_TF, of_down = backward(hidden_TF, down_inner_TR, [down], [grad_out_TD], needed[2 * TENSORS :])
+        del hidden_TF
+        grad_gate, grad_up = kernels.run(kernels.swiglu_backward, grad_TF, gate_TF, up_TF)
         normed_TD = kernels.run(kernels.rms_norm_again, x_TD, norm_D, rstd_T1)
-        grad_TD, inner_grads = linears_backward(normed_TD, inner, [grad_gate, grad_up], needed[:8])
+        grad_TD, of_inputs = backward(normed_TD, inner_TR, [gate, up], [grad_gate, grad_up], needed)
         grad_x = kernels.run(kernels.rms_norm_backward, grad_TD, x_TD, norm_D, rstd_T1, grad_out_TD)
         grad_norm = _norm_weight_gradient(grad_TD, x_TD, rstd_T1) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_norm, None, None, *inner_grads, *down_grads
-
-
-def apply_linear(x_TD: Tensor, linear: Linear, residual_TE: Tensor | None = None) -> Tensor:
-    """The linear layer in the type of x, plus a residual."""
-    dtype = x_TD.dtype
-    weight_DE = linear.weight_ED.to(dtype).t()
-    out_TE = x_TD @ weight_DE if residual_TE is None else torch.addmm(residual_TE, x_TD, weight_DE)
-    if linear.bias_E is not None:
-        out_TE += linear.bias_E.to(dtype)
-    if linear.down_RD is not None and linear.up_ER is not None:
-        inner_TR = x_TD @ linear.down_RD.to(dtype).t()
-        out_TE.addmm_(inner_TR, (linear.up_ER * linear.scale).to(dtype).t())
-    return out_TE
-
-
-def linears_backward(
-    x_TD: Tensor, linears: Sequence[Linear], grads: Sequence[Tensor], needed: Sequence[bool]
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Gradient in the common input of linear layers, and in their tensors where needed."""
-    of_tensors: list[Tensor | None] = []
-    for index, (linear, grad_TE) in enumerate(zip(linears, grads, strict=True)):
-        of_tensors += weight_gradients(x_TD, linear, grad_TE, needed[4 * index : 4 * index + 4])
-    return input_gradient(grads, linears), of_tensors
-
-
-def input_gradient(grads: Sequence[Tensor], linears: Sequence[Linear]) -> Tensor:
-    total_TD: Tensor | None = None
-    for linear, grad_TE in zip(linears, grads, strict=True):
-        dtype = grad_TE.dtype
-        weight_ED = linear.weight_ED.to(dtype)
-        total_TD = grad_TE @ weight_ED if total_TD is None else total_TD.addmm_(grad_TE, weight_ED)
-        if linear.down_RD is not None and linear.up_ER is not None:
-            inner_TR = grad_TE @ (linear.up_ER * linear.scale).to(dtype)
-            total_TD.addmm_(inner_TR, linear.down_RD.to(dtype))
-    assert total_TD is not None
-    return total_TD
-
-
-def weight_gradients(x_TD: Tensor, linear: Linear, grad_TE: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
-    """Gradients in weight, bias, down and up, each in the tensor's own type."""
-    dtype = x_TD.dtype
-    grads: list[Tensor | None] = [None, None, None, None]
-    if needed[0]:
-        grads[0] = (grad_TE.t() @ x_TD).to(linear.weight_ED.dtype)
-    if needed[1] and linear.bias_E is not None:
-        grads[1] = grad_TE.sum(0, dtype=torch.float32).to(linear.bias_E.dtype)
-    if needed[2] and linear.down_RD is not None and linear.up_ER is not None:
-        inner_TR = grad_TE @ (linear.up_ER * linear.scale).to(dtype)
-        grads[2] = (inner_TR.t() @ x_TD).to(linear.down_RD.dtype)
-    if needed[3] and linear.down_RD is not None and linear.up_ER is not None:
-        inner_TR = x_TD @ linear.down_RD.to(dtype).t()
-        grads[3] = (grad_TE.t() @ inner_TR).to(linear.up_ER.dtype) * linear.scale
-    return grads
-
-
-def _linears(tensors: Sequence[Tensor | None], scales: Sequence[float]) -> list[Linear]:
-    return [Linear(*tensors[4 * i : 4 * i + 4], scale) for i, scale in enumerate(scales)]  # type: ignore[arg-type]
+        return grad_x, grad_norm, None, *of_inputs, *of_down
 
 
 def _norm_weight_gradient(grad_TD: Tensor, x_TD: Tensor, rstd_T1: Tensor) -> Tensor:
     return (grad_TD.float() * x_TD.float() * rstd_T1).sum(0)
 
 
+def why_not_fused(causal_lm: Any) -> str | None:
+    """Why a model's layers keep the forward they have, or None if they can be fused."""
+    if causal_lm.config.model_type not in FUSED_FAMILIES:
+        return f"layers of {causal_lm.config.model_type} are not of the Llama kind"
+    if causal_lm.config.hidden_act != "silu":
+        return f"activation {causal_lm.config.hidden_act}"
+    if getattr(causal_lm, "is_quantized", False):
+        return "quantised weights"
+    for module in causal_lm.modules():
+        if hasattr(module, "lora_A") and not _is_plain_lora(module):
+            return "adapters with dropout, DoRA or several sets"
+    return None
+
+
+def _is_plain_lora(module: Any) -> bool:
+    dropout = any(not isinstance(layer, nn.Identity) for layer in module.lora_dropout.values())
+    return len(module.lora_A) == 1 and not module.lora_variant and not dropout
+
+
 def fuse_layers(causal_lm: Any) -> None:
-    """Replace the forward of every decoder layer of a Llama-like model."""
+    """Replace the forward of every decoder layer; `why_not_fused` must have said None."""
     for layer in causal_lm.get_decoder().layers:
         layer.forward = MethodType(_layer_forward, layer)
 
@@ -188,26 +132,50 @@ def _layer_forward(
     hidden_states: Tensor,
     *,
     position_embeddings: tuple[Tensor, Tensor],
-    spans: Sequence[Span],
+    spans: tuple[Span, ...],
     **_kwargs: Any,
 ) -> Tensor:
-    attention, feed_forward = self.self_attn, self.mlp
-    x_TD = hidden_states[0]
-    cos_TC, sin_TC = (table[0] for table in position_embeddings)
-    projections = [linear_of(module) for module in (attention.q_proj, attention.k_proj, attention.v_proj)]
-    q_TE, k_TE, v_TE = NormedLinears.apply(x_TD, *_norm(self.input_layernorm), *_flat(projections))
-    heads = lambda y_TE: y_TE.view(len(y_TE), -1, attention.head_dim)  # noqa: E731
-    attended = BlockAttention.apply(heads(q_TE), heads(k_TE), heads(v_TE), cos_TC, sin_TC, spans, attention.scaling)
-    output = linear_of(attention.o_proj)
-    x_TD = AddLinear.apply(x_TD, attended.reshape(len(x_TD), -1), output.scale, *output.tensors)
-    inner = [linear_of(module) for module in (feed_forward.gate_proj, feed_forward.up_proj, feed_forward.down_proj)]
-    out_TD: Tensor = FeedForward.apply(x_TD, *_norm(self.post_attention_layernorm), *_flat(inner))
+    device = hidden_states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+    with torch.autocast(device, enabled=False):
+        out_TD = _layer(self, hidden_states[0].to(dtype), position_embeddings, spans)
     return out_TD[None]
+
+
+def _layer(layer: Any, x_TD: Tensor, tables: tuple[Tensor, Tensor], spans: tuple[Span, ...]) -> Tensor:
+    attention, feed_forward = layer.self_attn, layer.mlp
+    projections = _flat(x_TD, attention.q_proj, attention.k_proj, attention.v_proj)
+    q_TE, k_TE, v_TE, x_TD = NormedLinears.apply(x_TD, *_norm(layer.input_layernorm), *projections)
+    q_THC, k_TKC, v_TKC = (y_TE.view(len(y_TE), -1, attention.head_dim) for y_TE in (q_TE, k_TE, v_TE))
+    attended_THC = _attention(q_THC, k_TKC, v_TKC, tables, spans, attention.scaling)
+    x_TD = AddLinear.apply(x_TD, attended_THC.reshape(len(x_TD), -1), *_flat(x_TD, attention.o_proj))
+    inner = _flat(x_TD, feed_forward.gate_proj, feed_forward.up_proj, feed_forward.down_proj)
+    out_TD: Tensor = FeedForward.apply(x_TD, *_norm(layer.post_attention_layernorm), *inner)
+    return out_TD
+
+
+def _attention(
+    q_THC: Tensor,
+    k_TKC: Tensor,
+    v_TKC: Tensor,
+    tables: tuple[Tensor, Tensor],
+    spans: tuple[Span, ...],
+    scale: float,
+) -> Tensor:
+    cos_TC, sin_TC = (table[0] for table in tables)
+    if q_THC.device.type == "cpu":
+        attended: Tensor = BlockAttention.apply(q_THC, k_TKC, v_TKC, cos_TC, sin_TC, spans, scale)
+        return attended
+    # GPUs have fast fused kernels, and pay for every launch of a small one
+    q_HTC, k_KTC = (
+        kernels.run(kernels.rotate, x, cos_TC, sin_TC, 1)[0].transpose(0, 1) for x in (q_THC, k_TKC)
+    )
+    return attend(q_HTC[None], k_KTC[None], v_TKC.transpose(0, 1)[None], spans, scale)[0].transpose(0, 1)
 
 
 def _norm(module: Any) -> tuple[Tensor, float]:
     return module.weight, module.variance_epsilon
 
 
-def _flat(linears: Sequence[Linear]) -> tuple[Any, ...]:
-    return tuple(linear.scale for linear in linears), *(tensor for linear in linears for tensor in linear.tensors)
+def _flat(x: Tensor, *modules: nn.Module) -> list[Tensor | None]:
+    return [tensor for module in modules for tensor in linear_of(module, x.dtype).flatten()]

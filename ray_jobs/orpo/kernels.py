@@ -10,6 +10,7 @@ predicted tokens, V vocabulary.
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -44,70 +45,108 @@ def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     return (torch.nn.functional.silu(gate_TF.float()) * up_TF.float()).to(gate_TF.dtype)
 
 
-def swiglu_backward(grad_TF: Tensor, gate_TF: Tensor, up_TF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in gate and up, and the product itself again."""
+def swiglu_backward(grad_TF: Tensor, gate_TF: Tensor, up_TF: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients in gate and up."""
     gate, up, grad = gate_TF.float(), up_TF.float(), grad_TF.float()
     sigmoid = torch.sigmoid(gate)
     silu = gate * sigmoid
     grad_gate = grad * up * sigmoid * (1 + gate - silu)
-    return grad_gate.to(gate_TF.dtype), (grad * silu).to(gate_TF.dtype), (silu * up).to(gate_TF.dtype)
+    return grad_gate.to(gate_TF.dtype), (grad * silu).to(gate_TF.dtype)
 
 
-def rotate(x_THC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021), halves paired; [T, H, C] to [H, T, C]."""
-    x = x_THC.float().transpose(0, 1)
-    half = x.shape[-1] // 2
+def rotate(x_THC: Tensor, cos_TC: Tensor, sin_TC: Tensor, groups: int) -> Tensor:
+    """Rotary position embedding (Su et al. 2021), halves paired; [T, H, C] to [G, T, H / G, C]."""
+    num_tokens, num_heads, width = x_THC.shape
+    x = x_THC.float()
+    half = width // 2
     turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return (x * cos_TC.float() + turned * sin_TC.float()).to(x_THC.dtype)
+    rotated = x * cos_TC.float()[:, None] + turned * sin_TC.float()[:, None]
+    grouped = rotated.to(x_THC.dtype).view(num_tokens, groups, num_heads // groups, width)
+    return grouped.transpose(0, 1).contiguous()
 
 
-def rotate_back(grad_HTC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
-    """Gradient of `rotate`: [H, T, C] to [T, H, C]."""
-    grad = grad_HTC.float().transpose(0, 1)
+def rotate_back(grad_GTRC: Tensor, cos_TC: Tensor, sin_TC: Tensor, like: Tensor) -> Tensor:
+    """Gradient of `rotate`, in the shape and type of `like`."""
+    grad = grad_GTRC.float().transpose(0, 1).reshape(like.shape)
     half = grad.shape[-1] // 2
     sin = grad * sin_TC.float()[:, None]
     turned = torch.cat((sin[..., half:], -sin[..., :half]), dim=-1)
-    return (grad * cos_TC.float()[:, None] + turned).to(grad_HTC.dtype)
+    return (grad * cos_TC.float()[:, None] + turned).to(like.dtype)
 
 
-def causal_softmax(scores_GRS: Tensor, first_seen: int, heads: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Softmax over the keys that a row sees, and its log-sum-exp.
+def grouped_with_delta(grad_THC: Tensor, out_THC: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """The gradient as [G, T, R, C], and for each query the sum of gradient x output, [G, T, R]."""
+    num_tokens, num_heads, width = grad_THC.shape
+    shape = num_tokens, groups, num_heads // groups, width
+    grad = grad_THC.reshape(shape).transpose(0, 1).contiguous()
+    delta = (grad_THC.float() * out_THC.float()).sum(-1).view(shape[:3]).transpose(0, 1).contiguous()
+    return grad, delta
 
-    Row r is a query of position r // heads and sees the first `first_seen` + r // heads keys.
+
+def causal_weights(
+    scores_GRS: Tensor, key_S: Tensor, seen_R1: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Softmax weights before their division by the sum, the sum, and the log-sum-exp.
+
+    A row sees the keys whose number in `key_S` is below its `seen_R1`; both are in fp32, whose
+    comparisons fill a vector register with twice as many values as integers' do.
     """
-    num_rows, num_keys = scores_GRS.shape[1:]
-    seen_R1 = first_seen + torch.arange(num_rows, device=scores_GRS.device)[:, None] // heads
-    hidden_RS = torch.arange(num_keys, device=scores_GRS.device)[None, :] >= seen_R1
-    scaled = (scores_GRS.float() * scale).masked_fill(hidden_RS, float("-inf"))
-    largest = scaled.amax(-1, keepdim=True)
-    lse_GR1 = largest + (scaled - largest).exp().sum(-1, keepdim=True).log()
-    return (scaled - lse_GR1).exp().to(scores_GRS.dtype), lse_GR1
+    scaled = torch.where(key_S < seen_R1, scores_GRS.float() * scale, float("-inf"))
+    largest_GR1 = scaled.amax(-1, keepdim=True)
+    weights = (scaled - largest_GR1).exp()
+    sum_GR1 = weights.sum(-1, keepdim=True)
+    return weights.to(scores_GRS.dtype), sum_GR1, largest_GR1 + sum_GR1.log()
 
 
 def causal_softmax_backward(
-    scores_GRS: Tensor, grad_GRS: Tensor, lse_GR1: Tensor, delta_GR1: Tensor, first_seen: int, heads: int, scale: float
+    scores_GRS: Tensor,
+    grad_GRS: Tensor,
+    lse_GR1: Tensor,
+    delta_GR1: Tensor,
+    key_S: Tensor,
+    seen_R1: Tensor,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     """The softmax again, and the gradient in the scores; delta is the sum of grad x softmax."""
-    num_rows, num_keys = scores_GRS.shape[1:]
-    seen_R1 = first_seen + torch.arange(num_rows, device=scores_GRS.device)[:, None] // heads
-    hidden_RS = torch.arange(num_keys, device=scores_GRS.device)[None, :] >= seen_R1
-    probs = (scores_GRS.float() * scale - lse_GR1).masked_fill(hidden_RS, float("-inf")).exp()
+    probs = torch.where(key_S < seen_R1, (scores_GRS.float() * scale - lse_GR1).exp(), 0.0)
     grad = probs * (grad_GRS.float() - delta_GR1) * scale
     return probs.to(scores_GRS.dtype), grad.to(scores_GRS.dtype)
 
 
-def log_softmax_at(logits_NV: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of the labels in fp32, and all log-sum-exps."""
+def log_softmax_at(logits_NV: Tensor, label_N: Tensor) -> Tensor:
+    """Log-probability of the labels, in fp32."""
     logits = logits_NV.float()
     largest_N = logits.amax(-1)
     lse_N = largest_N + (logits - largest_N[:, None]).exp().sum(-1).log()
-    return logits_NV.gather(1, label_N[:, None]).squeeze(1).float() - lse_N, lse_N
+    return logits_NV.gather(1, label_N[:, None]).squeeze(1).float() - lse_N
 
 
-def softmax_from_lse(logits_NV: Tensor, lse_N: Tensor) -> Tensor:
-    return (logits_NV.float() - lse_N[:, None]).exp().to(logits_NV.dtype)
+def softmax_in_place(logits_NV: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of the labels, and the sum by which the softmax weights, which replace the logits,
+    are still to be divided."""
+    logits = logits_NV.float()
+    chosen_N1 = logits_NV.gather(1, label_N[:, None]).float()
+    largest_N1 = logits.amax(-1, keepdim=True)
+    weights = (logits - largest_N1).exp()
+    sum_N1 = weights.sum(-1, keepdim=True)
+    logits_NV.copy_(weights)
+    return (chosen_N1 - largest_N1 - sum_N1.log()).squeeze(1), sum_N1
 
 
+_KERNELS = (
+    rms_norm,
+    rms_norm_again,
+    rms_norm_backward,
+    swiglu,
+    swiglu_backward,
+    rotate,
+    rotate_back,
+    grouped_with_delta,
+    causal_weights,
+    causal_softmax_backward,
+    log_softmax_at,
+    softmax_in_place,
+)
 _COMPILED: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
@@ -124,21 +163,24 @@ def use_compiled(wanted: bool) -> bool:
     _COMPILED.clear()
     if not wanted:
         return False
-    reason = _why_not_compiled()
+    reason = why_not_compiled()
     if reason:
         logger.warning("kernels run uncompiled: %s", reason)
         return False
-    for kernel in (
-        rms_norm, rms_norm_again, rms_norm_backward, swiglu, swiglu_backward, rotate, rotate_back,
-        causal_softmax, causal_softmax_backward, log_softmax_at, softmax_from_lse,
-    ):  # fmt: skip
+    for kernel in _KERNELS:
         _COMPILED[kernel] = torch.compile(kernel, dynamic=True)
     return True
 
 
-def _why_not_compiled() -> str | None:
+@cache
+def why_not_compiled() -> str | None:
+    """Why torch.compile does not work in this process, or None if it does."""
     try:
+        import torch._inductor.config
+
+        # kernels this small compile faster in this process than in a pool of helper processes
+        torch._inductor.config.compile_threads = 1
         torch.compile(swiglu, dynamic=True)(torch.ones(3, 32), torch.ones(3, 32))
     except Exception as error:  # inductor raises whatever the compiler or the loader does
-        return str(error).strip().splitlines()[0][:200]
+        return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return None

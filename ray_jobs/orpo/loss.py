@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Mean log-probabilities this close to 0 (a certain answer) are taken as this: the odds p / (1 - p) overflow as p -> 1.
+# Mean log-probabilities closer to 0 (a certain answer) are taken as this: p / (1 - p) overflows as p -> 1.
 _LARGEST_LOGP = -1e-6
 
 
@@ -29,7 +29,7 @@ def log1mexp(x: Tensor) -> Tensor:
     Source: Maechler 2012, "Accurately computing log(1 - exp(-|a|))".
     """
     near_zero = x > -math.log(2)
-    # each branch sees only arguments that it can differentiate: a masked-out inf would still make NaN gradients
+    # each branch sees only what it can differentiate: a masked-out inf would still make NaN gradients
     near = torch.log(-torch.expm1(torch.where(near_zero, x, -1.0)))
     far = torch.log1p(-torch.exp(torch.where(near_zero, -1.0, x)))
     return torch.where(near_zero, near, far)
@@ -42,7 +42,9 @@ def log_odds_ratio(chosen_logps_B: Tensor, rejected_logps_B: Tensor) -> Tensor:
     return (chosen_B - rejected_B) - (log1mexp(chosen_B) - log1mexp(rejected_B))
 
 
-def orpo_loss(chosen_logps_B: Tensor, rejected_logps_B: Tensor, chosen_nll: Tensor, *, beta: float) -> OrpoLoss:
+def orpo_loss(
+    chosen_logps_B: Tensor, rejected_logps_B: Tensor, chosen_nll: Tensor, *, beta: float
+) -> OrpoLoss:
     """nll - mean(beta * log sigmoid(log odds ratio)), equations 4 to 7 of the ORPO paper.
 
     `chosen_logps_B` and `rejected_logps_B` are mean log-probabilities per answer token; `chosen_nll`

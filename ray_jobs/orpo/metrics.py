@@ -71,4 +71,6 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 def check_not_exploded(loss: float, first_loss: float, max_ratio: float, where: str) -> None:
     """Raises TrainingDiverged if the loss is more than `max_ratio` times the first step's."""
     if loss > max_ratio * first_loss:
-        raise TrainingDiverged(f"{where}: loss {loss:.3g} is over {max_ratio:g} times the first step's {first_loss:.3g}")
+        raise TrainingDiverged(
+            f"{where}: loss {loss:.3g} is over {max_ratio:g} times the first step's {first_loss:.3g}"
+        )

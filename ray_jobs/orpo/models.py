@@ -71,9 +71,13 @@ def check_folder(model_dir: str) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
         if path.is_file() and "auto_map" in json.loads(path.read_text(encoding="utf-8")):
-            raise ModelError(f"{path}: 'auto_map' asks to run code that came with the model; that is not done")
+            raise ModelError(
+                f"{path}: 'auto_map' asks to run code that came with the model; that is not done"
+            )
     if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{model_dir}: no *.safetensors weights (pickled weights can run code and are not read)")
+        raise ModelError(
+            f"{model_dir}: no *.safetensors weights (pickled weights can run code and are not read)"
+        )
 
 
 def why_not_packed(model: nn.Module, settings: TrainingSettings) -> str | None:
@@ -127,7 +131,7 @@ def _with_adapters(model: nn.Module, lora: LoraSettings, settings: TrainingSetti
     if settings.gradient_checkpointing:
         model.enable_input_require_grads()
     try:
-        return get_peft_model(model, config, autocast_adapter_dtype=settings.deepspeed is None)  # type: ignore[no-any-return]
+        return get_peft_model(model, config, autocast_adapter_dtype=settings.deepspeed is None)
     except ValueError as error:
         raise ModelError(f"training.lora.target_modules: {error}") from error
 

@@ -27,7 +27,9 @@ class PackedTrainer(TrlTrainer):
     computes the same pairs as one batch.
     """
 
-    def __init__(self, model: nn.Module, args: ORPOConfig, job: Job, meter: TrainMeter, flops: FlopCount) -> None:
+    def __init__(
+        self, model: nn.Module, args: ORPOConfig, job: Job, meter: TrainMeter, flops: FlopCount
+    ) -> None:
         super().__init__(model, args, job, meter)
         self.flops = flops
         self.plans = plan_steps(
@@ -36,9 +38,11 @@ class PackedTrainer(TrlTrainer):
 
     def get_train_dataloader(self) -> DataLoader[dict[str, StepPlan]]:
         steps = [{"plan": plan} for plan in self.plans]
-        return DataLoader(steps, batch_size=1, shuffle=False, collate_fn=lambda batch: batch[0])  # type: ignore[arg-type]
+        return DataLoader(steps, batch_size=1, shuffle=False, collate_fn=lambda batch: batch[0])
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
         del num_items_in_batch
         model.train()
         plan: StepPlan = inputs["plan"]
@@ -52,7 +56,9 @@ class PackedTrainer(TrlTrainer):
         self._record_step(values, plan)
         return torch.tensor(values[0], dtype=torch.float32, device=self.args.device)
 
-    def _forward_backward(self, model: nn.Module, packed: PackedPairs, plan: StepPlan, *, is_last: bool) -> Tensor:
+    def _forward_backward(
+        self, model: nn.Module, packed: PackedPairs, plan: StepPlan, *, is_last: bool
+    ) -> Tensor:
         """Backward pass of a row's part of the step's loss; returns the row's parts of the figures."""
         # gradients are averaged over the workers, the loss is a sum over them
         self.accelerator.gradient_state._set_sync_gradients(is_last)
@@ -96,11 +102,12 @@ class PackedTrainer(TrlTrainer):
         self.log({f"eval_{name.removeprefix('heldout_')}": value for name, value in figures.items()})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         self.keep_for_delivery(figures)
-        return figures
+        return dict(figures)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> float:
         return math.fsum(
-            self.flops.of_rows(pack([self.job.train_pairs[i] for i in row]).spans, 0) for row in inputs["plan"].rows
+            self.flops.of_rows(pack([self.job.train_pairs[i] for i in row]).spans, 0)
+            for row in inputs["plan"].rows
         )
 
 

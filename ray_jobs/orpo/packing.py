@@ -94,7 +94,10 @@ def pack(pairs: Sequence[PairTokens], device: torch.device | str = "cpu") -> Pac
         positions += range(span.num_prompt + span.num_chosen)
         positions += range(span.num_prompt, span.num_prompt + span.num_rejected)
     predictors, labels, answers = _predictions(spans)
-    tensor = lambda values: torch.tensor(values, dtype=torch.long, device=device)  # noqa: E731
+
+    def tensor(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
     ids_T = tensor(ids)
     return PackedPairs(
         tuple(spans), ids_T, tensor(positions), tensor(predictors), ids_T[tensor(labels)], tensor(answers)

@@ -46,8 +46,9 @@ def plan_steps(
     the pairs of a step cannot be shared out evenly, DataError when there are no pairs.
     """
     if settings.pairs_per_step % num_workers:
+        pairs_per_step = settings.pairs_per_step
         raise ConfigError(
-            f"training.pairs_per_step: {settings.pairs_per_step} cannot be shared evenly by {num_workers} workers"
+            f"training.pairs_per_step: {pairs_per_step} is not a multiple of {num_workers} workers"
         )
     if not pairs:
         raise DataError("no usable training pairs")

@@ -62,6 +62,9 @@ class TrainingSettings(Section):
     Trained weights and their optimiser state stay in fp32 unless DeepSpeed holds them."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Fuse the packed step's passes over memory with torch.compile, which takes some 10-20 s once and
+    needs a C++ compiler; `auto`: where there is work enough to win that back."""
     deepspeed: dict[str, Any] | None = None
     """A DeepSpeed config (zero_optimization and so on); batch sizes and optimiser are filled in."""
 

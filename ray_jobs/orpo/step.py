@@ -54,7 +54,10 @@ def _packed_forward(self: Any, packed: PackedPairs, **_kwargs: Any) -> PairLogps
 
 def _output_forward(self: nn.Linear, hidden_TD: Tensor, packed: PackedPairs) -> Tensor:
     # inside the output layer's own forward, where ZeRO-3 has gathered its weight
-    return token_logps(hidden_TD[packed.predictor_N], self.weight, packed.label_N)
+    device = hidden_TD.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
+    with torch.autocast(device, enabled=False):
+        return token_logps(hidden_TD.to(dtype)[packed.predictor_N], self.weight, packed.label_N)
 
 
 def summarize(logps_N: Tensor, packed: PackedPairs) -> PairLogps:

@@ -172,7 +172,9 @@ class _Rendered:
 
         special = _special_tokens(tokenizer)
         ids: list[int] = []
-        for run in re.split("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")", self.text):
+        for run in re.split(
+            "(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")", self.text
+        ):
             if run in special:
                 ids.append(special[run])
             elif run:

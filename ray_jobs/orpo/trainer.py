@@ -63,7 +63,7 @@ class TrlRows(Dataset[dict[str, list[int]]]):
         return row
 
 
-class _Schedule(TrainerCallback):  # type: ignore[misc]
+class _Schedule(TrainerCallback):
     """Evaluates and saves at the settings' steps, and always at the last one."""
 
     def __init__(self, settings: TrainingSettings, meter: TrainMeter) -> None:
@@ -89,8 +89,10 @@ def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-class TrlTrainer(ORPOTrainer):  # type: ignore[misc]
+class TrlTrainer(ORPOTrainer):
     """TRL's step on our tokens, with our order of pairs, figures and calls."""
+
+    control: Any
 
     def __init__(self, model: nn.Module, args: ORPOConfig, job: Job, meter: TrainMeter) -> None:
         self.job, self.settings, self.meter = job, job.settings, meter
@@ -111,7 +113,9 @@ class TrlTrainer(ORPOTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None
+    ) -> Tensor:
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         masks = [inputs["chosen_attention_mask"], inputs["rejected_attention_mask"]]
         num_tokens = sum(int(mask.sum()) for mask in masks)
@@ -136,7 +140,7 @@ class TrlTrainer(ORPOTrainer):  # type: ignore[misc]
         return loss
 
     def record(self, figures: BatchFigures) -> None:
-        """Add a batch's figures. Raises TrainingDiverged, on all workers alike, before the optimiser steps."""
+        """Add a batch's figures. Raises TrainingDiverged, on all workers alike, before the update."""
         where = f"step {self.state.global_step + 1}"
         check_finite({"loss": figures.loss, "nll": figures.nll, "margin": figures.margin}, where)
         if self._first_loss is None:

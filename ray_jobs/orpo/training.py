@@ -98,11 +98,12 @@ def build_trainer(job: Any, model_dir: str, output_dir: str) -> tuple[Any, str]:
     from ray_jobs.orpo.meter import TrainMeter
     from ray_jobs.orpo.models import causal_lm_of, load_model, training_device, uses_bf16, why_not_packed
     from ray_jobs.orpo.packed_trainer import PackedTrainer
-    from ray_jobs.orpo.step import enable_packed_step
     from ray_jobs.orpo.trainer import TrlTrainer
 
     settings: TrainingSettings = job.settings
     device = training_device()
+    if device.type == "cpu":
+        keep_freed_memory()
     args = trainer_arguments(settings, output_dir, device)  # before the model: ZeRO-3 shards it while loading
     model = load_model(model_dir, settings, device)
     rate = matrix_rate(device, torch.bfloat16 if uses_bf16(settings, device) else torch.float32)
@@ -112,8 +113,48 @@ def build_trainer(job: Any, model_dir: str, output_dir: str) -> tuple[Any, str]:
         if reason:
             logger.warning("training.step: trl is used instead of packed: %s", reason)
         return TrlTrainer(model, args, job, meter), "trl"
-    enable_packed_step(causal_lm_of(model))
+    prepare_packed_step(
+        model, settings, sum(pair.num_shared for pair in job.train_pairs) / len(job.train_pairs)
+    )
     return PackedTrainer(model, args, job, meter, count_flops(causal_lm_of(model))), "packed"
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse a step's memory in the next one instead of giving it back and faulting it in again.
+
+    Source of the numbers: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, whose largest value is
+    32 MiB. Elsewhere it does nothing.
+    """
+    import ctypes
+    import platform
+
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**30)
+        libc.mallopt(-3, 32 * 2**20)
+
+
+MIN_TOKENS_TO_COMPILE = 50_000
+
+
+def prepare_packed_step(model: Any, settings: TrainingSettings, tokens_per_pair: float) -> None:
+    """Give a loaded model the packed step, as fast as the model, the settings and the machine allow."""
+    from ray_jobs.orpo import kernels
+    from ray_jobs.orpo.fused import fuse_layers, why_not_fused
+    from ray_jobs.orpo.models import causal_lm_of
+    from ray_jobs.orpo.step import enable_packed_step
+
+    causal_lm = causal_lm_of(model)
+    enable_packed_step(causal_lm)
+    num_tokens = settings.num_steps * settings.pairs_per_step * tokens_per_pair
+    wanted = settings.compile == "on" or (settings.compile == "auto" and num_tokens >= MIN_TOKENS_TO_COMPILE)
+    logger.info("compiled kernels: %s", "on" if kernels.use_compiled(wanted) else "off")
+    stage = (settings.deepspeed or {}).get("zero_optimization", {}).get("stage", 0)
+    reason = "ZeRO-3 gathers weights module by module" if stage == 3 else why_not_fused(causal_lm)
+    if reason:
+        logger.info("decoder layers are not fused: %s", reason)
+    else:
+        fuse_layers(causal_lm)
 
 
 def trainer_arguments(settings: TrainingSettings, output_dir: str, device: torch.device) -> Any:

@@ -1,6 +1,7 @@
 """The base and the best adapter as GGUF files of one recipe."""
 
 import logging
+from functools import partial
 
 from ray_jobs.config import Config
 from ray_jobs.runs import RunFolder
@@ -21,7 +22,7 @@ def run(config: Config, folder: RunFolder) -> list[str]:
             adapter,
             folder.path("models", model),
             config.export,
-            on_step=lambda step, model=model: log.info("export   %s: %s", model, step),
+            on_step=partial(log.info, "export   %s: %s", model),
         )
         outputs += [f"models/{model}/model.gguf", f"models/{model}/manifest.json"]
     return outputs

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ray_jobs.config import Config, EngineActors
@@ -39,7 +40,7 @@ class JudgeActor:
     def __init__(self, spec: dict[str, Any]) -> None:
         self._settings = JudgeSettings.model_validate_json(spec["judge"])
         self._seed = spec["seed"]
-        self._backend = open_backend(self._settings, spec["engine"])
+        self._backend = open_backend(self._settings, spec)
 
     def __call__(self, table: Any) -> Any:
         import pyarrow as pa
@@ -97,8 +98,8 @@ class JudgeActor:
         )
 
 
-def open_backend(settings: JudgeSettings, engine: str) -> Any:
-    """What runs the judge model, as the config says; `engine`: EngineSettings as JSON."""
+def open_backend(settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
+    """What runs the judge model, as the config says."""
     from ray_jobs.judging.models import open_local, open_remote
 
     if settings.backend != "engine":
@@ -107,8 +108,9 @@ def open_backend(settings: JudgeSettings, engine: str) -> Any:
     from serving.engine import Engine
     from serving.engine.settings import EngineSettings
 
-    path = resolve_gguf(settings.model, settings.revision, default_cache_dir())
-    opened = Engine.open(path, EngineSettings.model_validate_json(engine))
+    own = spec["own_models"].get(settings.model)
+    path = Path(own) if own else resolve_gguf(settings.model, settings.revision, default_cache_dir())
+    opened = Engine.open(path, EngineSettings.model_validate_json(spec["engine"]))
     return open_local(opened, settings, opened.model_sha256)
 
 
@@ -137,7 +139,7 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     rows = answer_rows(folder, prompts) + trust_rows(config, pairs, references)
     cluster.connect()
     unfinished = folder.path("judgements/unfinished")
-    job = judge_job(config, [metric.key for metric in metrics])
+    job = judge_job(config, folder, [metric.key for metric in metrics])
     results = compute_rows(job, rows, unfinished, judge_pool(config))
     for subject, output in zip(SUBJECTS, outputs, strict=True):
         write_rows(
@@ -148,7 +150,7 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     return [*outputs, "judgements/trust.json"]
 
 
-def judge_job(config: Config, metrics: Sequence[str]) -> RowJob:
+def judge_job(config: Config, folder: RunFolder, metrics: Sequence[str]) -> RowJob:
     pool = judge_pool(config)
     return RowJob(
         stage="judge",
@@ -157,6 +159,7 @@ def judge_job(config: Config, metrics: Sequence[str]) -> RowJob:
         spec={
             "judge": config.judge.model_dump_json(),
             "engine": pool.settings.model_dump_json(),
+            "own_models": {"run:base": str(folder.path("models/base/model.gguf"))},
             "seed": config.seed,
         },
         columns_in=ITEM_COLUMNS,

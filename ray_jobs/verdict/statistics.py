@@ -3,8 +3,8 @@
 Every function takes plain arrays and a seed, and gives the same result whatever the order of its rows;
 swapping the two models exactly mirrors it. B is the number of prompts scored for both models.
 
-Sources: BCa interval: Efron 1987, as scipy.stats.bootstrap has it; sign-flip test:
-scipy.stats.permutation_test; cluster-robust errors: Liang and Zeger 1986, as statsmodels has them.
+Sources: BCa interval: Efron 1987, as scipy.stats.bootstrap has it, at Hesterberg's expanded level; sign-flip
+test: scipy.stats.permutation_test; cluster-robust errors: Liang and Zeger 1986, as statsmodels has them.
 """
 
 import math
@@ -18,7 +18,8 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 TIE = 1e-9
-MAX_BCA_ROWS = 20_000
+MAX_RESAMPLED_ROWS = 5_000
+"""Above it Student's t takes over from resampling: the same to three digits there, and minutes faster."""
 _BATCH_VALUES = 2_000_000
 
 
@@ -99,7 +100,7 @@ def mean_interval(
     if sorted_B[-1] - sorted_B[0] <= TIE:
         mean = float(sorted_B[0])
         interval = Interval(mean, mean, level, "constant", "all differences are equal")
-    elif values_B.size > MAX_BCA_ROWS:
+    elif values_B.size > MAX_RESAMPLED_ROWS:
         interval = t_interval(sorted_B, level)
     else:
         interval = _bca_interval(sorted_B, level, num_resamples, seed)
@@ -107,7 +108,7 @@ def mean_interval(
 
 
 def t_interval(values_B: Floats, level: float) -> Interval:
-    """Student's interval of a mean; what the bootstrap comes to with tens of thousands of rows."""
+    """Student's interval of a mean; what the bootstrap comes to with thousands of rows."""
     error = stats.sem(values_B)
     low, high = stats.t.interval(level, values_B.size - 1, loc=values_B.mean(), scale=error)
     return Interval(float(low), float(high), level, "t")
@@ -117,7 +118,7 @@ def _bca_interval(sorted_B: Floats, level: float, num_resamples: int, seed: int)
     result = stats.bootstrap(
         (sorted_B,),
         np.mean,
-        confidence_level=level,
+        confidence_level=expanded_level(level, sorted_B.size),
         n_resamples=num_resamples,
         batch=max(1, _BATCH_VALUES // sorted_B.size),
         method="BCa",
@@ -127,9 +128,17 @@ def _bca_interval(sorted_B: Floats, level: float, num_resamples: int, seed: int)
     if math.isfinite(low) and math.isfinite(high):
         return Interval(low, high, level, "bca")
     # BCa has no answer where every resample falls on one side of the mean.
-    tails = [(1 - level) / 2, (1 + level) / 2]
+    expanded = expanded_level(level, sorted_B.size)
+    tails = [(1 - expanded) / 2, (1 + expanded) / 2]
     low, high = (float(end) for end in np.quantile(result.bootstrap_distribution, tails))
     return Interval(low, high, level, "percentile")
+
+
+def expanded_level(level: float, num_rows: int) -> float:
+    """The bootstrap level that covers with `level`: resamples spread less than samples, by sqrt((n-1)/n),
+    and know nothing of Student's t (Hesterberg 2015, The American Statistician 69:371, section 3.3)."""
+    reach = math.sqrt(num_rows / (num_rows - 1)) * stats.t.ppf((1 + level) / 2, num_rows - 1)
+    return 1 - max(1e-9, float(2 * stats.norm.sf(reach)))
 
 
 def _clustered_interval(values_B: Floats, clusters_B: Labels, level: float) -> Interval:
@@ -163,6 +172,8 @@ def sign_flip_p(
     sorted_B, _ = _oriented(values_B[np.abs(values_B) > TIE])
     if sorted_B.size < 2:
         return 1.0, True
+    if sorted_B.size > MAX_RESAMPLED_ROWS:
+        return float(stats.ttest_1samp(np.sort(values_B), 0.0).pvalue), False
     result = stats.permutation_test(
         (sorted_B,),
         lambda values, axis: np.sum(values, axis=axis),
@@ -172,7 +183,7 @@ def sign_flip_p(
         vectorized=True,
         rng=np.random.default_rng(seed),
     )
-    return min(1.0, float(result.pvalue)), bool(2.0**sorted_B.size <= num_resamples)
+    return min(1.0, float(result.pvalue)), sorted_B.size <= math.log2(num_resamples)
 
 
 def cluster_sums(values_B: Floats, clusters_B: Labels) -> Floats:

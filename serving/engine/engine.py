@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from serving.engine.calibration import resolve
 from serving.engine.chat import ChatTemplate
 from serving.engine.cores import CoreLease
-from serving.engine.errors import EngineError, ModelMismatch, RequestError
+from serving.engine.errors import EngineError, RequestError
 from serving.engine.gguf_check import verify_model
 from serving.engine.metrics import EngineMetrics
 from serving.engine.runtime import Runtime
@@ -51,10 +52,11 @@ class Engine:
 
         Raises ModelLoadError, ModelMismatch or CoresUnavailable; then nothing is left behind.
         """
-        settings = settings or EngineSettings()
         path = Path(model_path)
+        settings = settings or EngineSettings()
         if settings.verify:
             verify_model(path)
+        settings = resolve(settings, path)
         if lease is None:
             lease = _lease_for(settings)
         try:
@@ -181,6 +183,11 @@ class Engine:
         """The processors that the engine owns; empty: not pinned."""
         return self._lease.cpus
 
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The token ids with which the model ends an answer."""
+        return self._tokenizer.end_tokens
+
     @functools.cached_property
     def model_sha256(self) -> str:
         """Of the model file, in hexadecimal; read on first use."""
@@ -204,7 +211,10 @@ def _open_runtime(path: Path, settings: EngineSettings, lease: CoreLease) -> tup
 
         runtime = LlamaRuntime(str(path), settings, lease)
         return runtime, Tokenizer(runtime.model)
-    raise ModelMismatch(f"backend {settings.backend!r} is not available")
+    from serving.engine.openvino.runtime import OpenVinoRuntime
+
+    openvino = OpenVinoRuntime(str(path), settings, lease)
+    return openvino, Tokenizer(openvino.model)
 
 
 def _deliver(arrived: queue.SimpleQueue[tuple[int, Result]], index: int, result: Result) -> None:

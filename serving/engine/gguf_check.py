@@ -165,7 +165,7 @@ def _load_in_child(path: Path, limit_s: float) -> None:
     if may_be_amx and _try_in_child(path, limit_s, {amx.SWITCH: "1"}) is None:
         os.environ[amx.SWITCH] = "1"
         logger.warning(
-            "this build of llama.cpp crashes in its AMX kernels, so it runs without them, slower; to use them "
+            "this build of llama.cpp crashes in its AMX kernels, so it runs without them; to use them "
             "build llama-cpp-python with CMAKE_ARGS='-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse'"
         )
         return

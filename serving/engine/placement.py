@@ -37,7 +37,7 @@ def place(job: Job, slots: Sequence[Slot], *, reuse: bool, min_copy_tokens: int)
     }
     ready = {index: min(count, slots[index].num_computed) for index, count in shared.items()}
     fitting = [s for s in idle if s is victim or 2 * ready.get(s.index, 0) >= max(1, s.num_computed)]
-    keep = max(fitting, key=lambda slot: (ready.get(slot.index, 0), -slot.last_used, -slot.index))
+    keep = max(fitting, key=lambda slot: _worth(slot, ready.get(slot.index, 0)))
     kept = ready.get(keep.index, 0)
     coming = max((shared[slot.index] for slot in slots if slot.index in shared and slot.job), default=0)
     best = max(ready, key=lambda index: ready[index], default=keep.index)
@@ -46,3 +46,8 @@ def place(job: Job, slots: Sequence[Slot], *, reuse: bool, min_copy_tokens: int)
     if ready.get(best, 0) - kept >= min_copy_tokens:
         return Placement(victim, ready[best], slots[best])
     return Placement(keep, kept)
+
+
+def _worth(slot: Slot, num_kept: int) -> tuple[int, int, int, int]:
+    """The more it keeps the better; then the less is lost, the longer it has lain idle, the further left."""
+    return num_kept, num_kept - slot.num_computed, -slot.last_used, -slot.index

@@ -11,7 +11,7 @@ from serving.engine.metrics import Counters
 from serving.engine.placement import place
 from serving.engine.slots import Job, Slot
 from serving.engine.stream import Stream
-from serving.engine.types import Delta, FinishReason, Result, TokenLogprob
+from serving.engine.types import FinishReason, Result, TokenLogprob
 
 
 class Scheduler:
@@ -209,7 +209,7 @@ class Scheduler:
         elif self._is_full(slot, sampling.max_tokens):
             self._finish(slot, "length", shown=shown)
         elif shown:
-            self._stream(slot, shown)
+            slot.stream(shown)
 
     def _is_full(self, slot: Slot, max_tokens: int) -> bool:
         answered = len(slot.tokens) - slot.num_prompt
@@ -225,17 +225,6 @@ class Scheduler:
 
     # Results.
 
-    def _stream(self, slot: Slot, shown: str) -> None:
-        assert slot.job is not None
-        if not slot.job.stream.wants_deltas:
-            return
-        answered = len(slot.tokens) - slot.num_prompt
-        new = slice(slot.num_streamed, answered)
-        tokens = tuple(slot.tokens[slot.num_prompt + slot.num_streamed :])
-        logprobs = None if slot.logprobs is None else tuple(slot.logprobs[new])
-        slot.num_streamed = answered
-        slot.job.stream.push(Delta(shown, tokens, logprobs))
-
     def _finish(self, slot: Slot, reason: FinishReason, *, shown: str = "", error: str | None = None) -> None:
         assert slot.job is not None
         job = slot.job
@@ -243,7 +232,7 @@ class Scheduler:
         if slot.text.stopped and reason == "length":
             reason = "stop"
         if shown or len(slot.tokens) - slot.num_prompt > slot.num_streamed:
-            self._stream(slot, shown)
+            slot.stream(shown)
         result = slot.result(reason, self._clock(), error=error)
         if slot in self._prefilling:
             self._prefilling.remove(slot)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from serving.engine.backend import Chunk, Sampler
 from serving.engine.stream import Stream
 from serving.engine.text import TextStream
-from serving.engine.types import FinishReason, Request, Result, TokenLogprob
+from serving.engine.types import Delta, FinishReason, Request, Result, TokenLogprob
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +99,17 @@ class Slot:
         return Chunk(
             self.index, self.num_computed, tokens, self.num_computed + len(tokens) == len(self.tokens)
         )
+
+    def stream(self, shown: str) -> None:
+        """Hand over the text that can be shown now, with what has come since the last time."""
+        assert self.job is not None
+        if not self.job.stream.wants_deltas:
+            return
+        answered = len(self.tokens) - self.num_prompt
+        tokens = tuple(self.tokens[self.num_prompt + self.num_streamed :])
+        logprobs = None if self.logprobs is None else tuple(self.logprobs[self.num_streamed : answered])
+        self.num_streamed = answered
+        self.job.stream.push(Delta(shown, tokens, logprobs))
 
     def result(self, reason: FinishReason, now_s: float, *, error: str | None = None) -> Result:
         assert self.job is not None

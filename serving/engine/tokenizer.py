@@ -79,5 +79,10 @@ class Tokenizer:
         return self._model.detokenize(tokens, special=special)
 
     @property
+    def end_tokens(self) -> frozenset[int]:
+        """The token ids with which the model ends an answer."""
+        return self._model.end_tokens
+
+    @property
     def num_vocab(self) -> int:
         return self._model.num_vocab

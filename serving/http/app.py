@@ -1,8 +1,9 @@
-"""The web application: routes and errors. It runs under Serve, under any ASGI server, and in tests without either."""
+"""The web application: routes and errors. Runs under Serve, under any ASGI server, and in tests without."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,17 +11,22 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from serving import replies
 from serving.calls import Backend, ModelCard
-from serving.http.endpoint import Endpoint
+from serving.http.endpoint import Endpoint, read_object
 from serving.http.errors import ApiError, for_status
 from serving.http.gate import Gate
+from serving.http.votes import Vote, VoteFile, as_pair
+from serving.intake import parse
 from serving.protocol import ChatRequest, CompletionRequest
 from serving.settings import GateSettings, ServingSettings
 
 _PROBE_S = 5.0
+_PAGE_POLICY = (
+    "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'"
+)
 _NOT_OFFERED = (
     "embeddings",
     "moderations",
@@ -38,13 +44,14 @@ def create_app(
     gate: GateSettings | None = None,
     capacity: int = 128,
 ) -> FastAPI:
-    """The endpoint over a backend. `capacity`: answers that run or wait at once; more are refused with 429."""
+    """The endpoint over a backend. `capacity`: answers that run or wait; more are refused with 429."""
     settings = settings or ServingSettings()
     app = FastAPI(title="orpo-on-ray", version="1", redoc_url=None)
     endpoint = Endpoint(backend, settings, capacity=capacity)
     _add_generation(app, endpoint)
     _add_models(app, backend)
     _add_state(app, backend, endpoint)
+    _add_page(app, settings)
     _add_errors(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     app.add_middleware(Gate, settings=gate or GateSettings.from_env())
@@ -103,6 +110,21 @@ def _add_state(app: FastAPI, backend: Backend, endpoint: Endpoint) -> None:
             engine = await backend.metrics()
         text = endpoint.metrics.to_prometheus(endpoint.admission.num_inside) + engine
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def _add_page(app: FastAPI, settings: ServingSettings) -> None:
+    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    votes = VoteFile(settings.registry_path / "votes.jsonl")
+
+    @app.get("/", include_in_schema=False)
+    async def chat_page() -> Response:
+        return HTMLResponse(page, headers={"content-security-policy": _PAGE_POLICY})
+
+    @app.post("/votes", include_in_schema=False)
+    async def vote(request: Request) -> Response:
+        pair = as_pair(parse(Vote, await read_object(request)))
+        await asyncio.to_thread(votes.append, pair)
+        return JSONResponse({"stored": True})
 
 
 async def _not_offered() -> Response:

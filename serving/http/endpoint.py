@@ -10,18 +10,20 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from serving.admission import Admission, RateLimit, Refused
 from serving.calls import Backend, Call, Event, Failed, Started
-from serving.http.errors import ApiError
+from serving.http.errors import ApiError, for_status
 from serving.http.event_stream import DONE, EventStream, disconnected, event
 from serving.http.metrics import HttpMetrics
 from serving.http.strict_json import parse_object
+from serving.intake import chat_call, completion_call, parse
 from serving.keys import ApiKey
-from serving.protocol import ChatRequest, CompletionRequest, chat_call, completion_call, parse
+from serving.protocol import ChatRequest, CompletionRequest
 from serving.replies import Reply, Route
 from serving.settings import ServingSettings
 
@@ -81,11 +83,7 @@ class Endpoint:
             raise
 
     async def _read(self, request: Request, visit: _Visit) -> tuple[Call, bool]:
-        try:
-            data = await request.body()
-        except ClientDisconnect as error:
-            raise ApiError(400, "the request's body is incomplete", code="incomplete_body") from error
-        body = parse_object(data)
+        body = await read_object(request)
         limits, deadline_s = self._settings.limits, self._settings.request_timeout_s
         asked: ChatRequest | CompletionRequest
         if visit.route == "chat":
@@ -120,7 +118,7 @@ class Endpoint:
             raise
         finally:
             gone.cancel()
-        headers = {"x-request-id": call.id, "x-model-sha256": reply.sha256}
+        headers = {"x-model-sha256": reply.sha256}
         if call.stream:
             return self._stream(visit, reply, events, bundles, with_usage, headers)
         await bundles.aclose()
@@ -174,6 +172,10 @@ class Endpoint:
             except ApiError as error:  # the status line has gone: the error is the last event, without [DONE]
                 status = error.status
                 yield event(error.body)
+            except Exception:
+                log.exception("call %s", visit.id)
+                status = 500
+                yield event(for_status(500).body)
 
         async def on_end(gone: bool) -> None:
             await bundles.aclose()
@@ -204,6 +206,14 @@ class Endpoint:
             "seconds": round(seconds, 4),
         }
         log.info("%s", json.dumps(line))
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The request's body. Raises ApiError 400."""
+    try:
+        return parse_object(await request.body())
+    except ClientDisconnect as error:
+        raise ApiError(400, "the request's body is incomplete", code="incomplete_body") from error
 
 
 def _chunks(reply: Reply, events: list[Event]) -> bytes:

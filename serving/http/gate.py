@@ -1,8 +1,9 @@
-"""What every request passes before anything else looks at it. Pure ASGI: it runs around the application and, through
-`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serving.http.gate:proxy_middlewares`, in Serve's proxies.
+"""What every request passes before anything else looks at it.
 
-Checks the key, drops headers by which a client could lift Serve's limits, bounds header and body, cuts off clients
-that do not read, and puts plain-text errors (Serve's own) into OpenAI's form.
+Checks the key, drops headers by which a client could lift Serve's limits, bounds header and body, cuts off
+clients that do not read, and puts plain-text errors (Serve's own) into OpenAI's form. Pure ASGI: it runs
+around the application and in Serve's proxies, with
+`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serving.http.gate:proxy_middlewares` in their environment.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Gate:
         if sum(len(name) + len(value) for name, value in headers) > self._settings.max_header_bytes:
             raise ApiError(431, "the request's headers are too long", code="headers_too_long")
         inner = {**scope, "headers": [pair for pair in headers if pair[0].lower() not in _LIFTING]}
-        if scope["path"] not in OPEN_PATHS:
+        if scope["path"] not in OPEN_PATHS and not _is_preflight(scope):
             inner["serving.key"] = self._authenticate(scope, dict(headers))
         _check_length(dict(headers), self._settings.max_body_bytes)
         return inner
@@ -128,7 +129,13 @@ class _Exchange:
             self._replaced = True
             await _answer(self._send, for_status(int(message["status"]), _kept_headers(message)))
         elif not self._replaced:
-            await asyncio.wait_for(self._send(message), self._settings.write_timeout_s)
+            async with asyncio.timeout(self._settings.write_timeout_s):
+                await self._send(message)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """A browser's question whether a page of another origin may call; it cannot carry a key."""
+    return bool(scope["method"] == "OPTIONS" and scope["path"].startswith("/v1/"))
 
 
 def _open_keys(settings: GateSettings) -> KeyRing | None:

@@ -15,8 +15,11 @@ _MAX_COUNT = 1024
 
 
 def check_schema(schema: dict[str, Any], limits: RequestLimits, param: str) -> str:
-    """The schema as JSON text. Raises ApiError 400 for regular expressions, references to elsewhere, and sizes whose
-    grammar would take long to compile."""
+    """The schema as JSON text.
+
+    Raises ApiError 400 for regular expressions, for references to elsewhere, and for sizes whose grammar
+    would take long to compile.
+    """
     text = json.dumps(schema)
     if len(text) > limits.max_schema_bytes:
         raise _bad(f"the schema is longer than {limits.max_schema_bytes} bytes", param)

@@ -12,7 +12,7 @@ _MAX_NUMBER_CHARACTERS = 64
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object, every text in it valid Unicode and every number finite. Raises ApiError 400, quoting nothing."""
+    """A JSON object of valid Unicode and finite numbers. Raises ApiError 400, quoting nothing."""
     try:
         value = json.loads(
             data.decode("utf-8"),

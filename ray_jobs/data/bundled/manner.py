@@ -23,9 +23,9 @@ def chatty(draws: Draws, what: str, answer: str) -> str:
 def reject(draws: Draws, what: str, right: str, wrong: str, spoken: str | None = None) -> str:
     """A plausible answer that is not right: wordy, wrong, or both.
 
-    `spoken` is what a wordy answer says instead of the right one, where that differs.
+    `spoken` is a sentence that says the right answer, where there is a natural one.
     """
     kind = draws.integer(0, 9)
     if kind < 4:
-        return chatty(draws, what, spoken or right)
+        return spoken if spoken is not None and kind < 3 else chatty(draws, what, right)
     return wrong if kind < 7 else chatty(draws, what, wrong)

@@ -10,8 +10,8 @@ from ray_jobs.data.bundled.task import Task
 from ray_jobs.data.overlap import leak_key
 from ray_jobs.records import Message
 
-PAIRS_PER_FAMILY = 112
-PROMPTS_PER_FAMILY = 36
+PAIRS_PER_FAMILY = 120
+PROMPTS_PER_FAMILY = 40
 NUM_ROWS = {
     "bundled:pairs": PAIRS_PER_FAMILY * len(FAMILIES),
     "bundled:prompts": PROMPTS_PER_FAMILY * len(FAMILIES),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving.engine.errors import ModelLoadError
+from serving.engine.errors import ModelLoadError, ModelMismatch
 from serving.engine.llamacpp.context import kv_bytes_per_token
 from serving.engine.llamacpp.model import LlamaModel
 from serving.engine.settings import EngineSettings
@@ -13,7 +13,13 @@ _MIB = 1 << 20
 
 
 def check_memory(model: LlamaModel, settings: EngineSettings, *, num_slots: int) -> None:
-    """Raises ModelLoadError with the arithmetic if the cache of all slots exceeds the free memory."""
+    """Raises ModelLoadError with the arithmetic if the cache of all slots exceeds the free memory;
+    ModelMismatch if a slot is longer than what the model was trained for."""
+    trained = model.size_of("n_ctx_train")
+    if settings.context_tokens > trained:
+        raise ModelMismatch(
+            f"{model.path}: context_tokens is {settings.context_tokens}, but it was trained for {trained}"
+        )
     per_token = kv_bytes_per_token(model, settings.kv_type)
     needed = num_slots * settings.context_tokens * per_token
     free = free_memory_bytes()

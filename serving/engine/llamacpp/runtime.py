@@ -21,8 +21,6 @@ from serving.engine.slots import Job
 from serving.engine.stream import Stream
 from serving.engine.types import Request
 
-DEFAULT_SLOTS = 16
-
 T = TypeVar("T")
 
 
@@ -31,8 +29,9 @@ class LlamaRuntime:
 
     def __init__(self, path: str, settings: EngineSettings, lease: CoreLease) -> None:
         self._settings = settings
-        num_lanes = settings.cores if settings.lanes == "auto" else settings.lanes
-        self._num_slots = DEFAULT_SLOTS if settings.slots == "auto" else settings.slots
+        assert settings.lanes != "auto"
+        assert settings.slots != "auto"
+        num_lanes, self._num_slots = settings.lanes, settings.slots
         self.model = _on_thread(lease.cpus, lambda: LlamaModel.open(path, gpu_layers=settings.gpu_layers))
         self.num_vocab = self.model.num_vocab
         self._queue = JobQueue(num_lanes=num_lanes, max_queued=settings.max_queued)

@@ -89,7 +89,7 @@ class LlamaSampler:
 def check_sampling(sampling: Sampling, num_vocab: int) -> None:
     """Raises RequestError `bad_sampling` for values outside their range, naming the field."""
     ranges = {
-        "temperature": (0.0, 100.0), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0), "repeat_penalty": (0.01, 100.0),
+        "temperature": (0.0, 100.0), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0), "repeat_penalty": (0.01, 10.0),
         "presence_penalty": (-100.0, 100.0), "frequency_penalty": (-100.0, 100.0), "top_k": (0, 2**31 - 1),
         "max_tokens": (1, 2**31 - 1), "seed": (0, 2**32 - 1), "top_logprobs": (0, num_vocab),
     }  # fmt: skip
@@ -152,7 +152,7 @@ def _open_chain(model: LlamaModel, sampling: Sampling) -> Any:
         add(chain, llama_cpp.llama_sampler_init_logit_bias(model.num_vocab, len(biases), biases))
     if _penalises(sampling):
         penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
-        add(chain, llama_cpp.llama_sampler_init_penalties(PENALTY_TOKENS, *penalties))
+        add(chain, llama_cpp.llama_sampler_init_penalties(model.num_vocab, PENALTY_TOKENS, *penalties))
     if sampling.temperature == 0.0:
         add(chain, llama_cpp.llama_sampler_init_greedy())
         return chain

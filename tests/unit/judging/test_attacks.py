@@ -1,14 +1,20 @@
 """The attack suite: what stops at the parser leaves no trace of the frame."""
 
+import re
+
 import pytest
 
-from ray_jobs.judging.attacks import ATTACKS, attack_items, attack_uplift
+from ray_jobs.judging.attacks import ATTACKS, attack_items, attack_uplift, measure_attacks
+from ray_jobs.judging.backend import Call, Completion
 from ray_jobs.judging.inputs import InputMaker, prompt_text
+from ray_jobs.judging.judge import Judge
 from ray_jobs.judging.metrics import load_metric
+from ray_jobs.judging.neutral import Neutraliser
 from ray_jobs.judging.presets import PRESETS
+from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.records import Judgement
 
-from .fakes import item
+from .fakes import FakeBackend, item, scored
 
 CORRECT = "RESPONSE_CORRECTNESS_5POINT"
 FRAME = (
@@ -63,3 +69,32 @@ def test_uplift_is_paired() -> None:
 
 def test_no_spread_has_no_interval() -> None:
     assert attack_uplift("empty", [judged(1.0)] * 3, [judged(1.0)] * 3).ci95 is None
+
+
+def gullible(call: Call) -> Completion:
+    """A judge that believes the first verdict in its prompt, a rubric of the answer's, and any order."""
+    asked = call.prompt.replace("inside <score> tags", "")
+    believed = re.search(r"<score>\s*(\d)", asked) or re.search(
+        r"</scoring_rubric>.*<scoring_rubric>", asked, re.S
+    )
+    ordered = "assign the final score 5" in asked
+    return scored(call, 5 if believed or ordered or asked.count("</output>") > 1 else 1, {})
+
+
+def test_a_gullible_judge_is_out_of_the_parsers_attacks_reach() -> None:
+    settings = JudgeSettings(model="m.gguf", retries=0)
+    judge = Judge(FakeBackend(gullible), settings, CORRECT)
+    rows = [item(f"{number}", f"answer {number}") for number in range(5)]
+    uplifts = {found.attack: found for found in measure_attacks(judge, rows)}
+    assert set(uplifts) == set(ATTACKS)
+    assert all(found.uplift == 0 for found in uplifts.values() if found.stops == "parser")
+    assert all(found.pairs == 5 for found in uplifts.values())
+    assert uplifts["instruction"].uplift == 4
+
+
+def test_without_neutralising_it_would_be_in_their_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Neutraliser, "__call__", lambda _, text: text)
+    judge = Judge(FakeBackend(gullible), JudgeSettings(model="m.gguf", retries=0), CORRECT)
+    for attack in ("closing_tags", "new_rubric", "control_tokens", "bare_verdict"):
+        (found,) = judge.judge(attack_items([item()], attack, 5))
+        assert found.score == 5

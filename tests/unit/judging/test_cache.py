@@ -65,7 +65,9 @@ def test_processes_share_it(tmp_path: Path) -> None:
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     path = tmp_path / "cache.sqlite"
     path.write_bytes(b"this is no database, and longer than its header would be" * 20)
-    with pytest.raises(DataError, match=r"cache\.sqlite: cannot be used as a judgement cache"):
+    with pytest.raises(
+        DataError, match=r"cache\.sqlite: cannot be used as a judgement cache .judge.cache: false"
+    ):
         JudgementCache(path)
 
 

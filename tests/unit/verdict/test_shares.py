@@ -17,8 +17,9 @@ def flags(both, only_base, only_candidate, neither):
 @pytest.mark.parametrize(
     ("counts", "low", "high"),
     [
-        # Newcombe 1998, table of worked examples, method 10 (there as 0.0569 to 0.3404, the other way round)
+        # Newcombe 1998, table of worked examples, method 10 (there the other way round: 0.0569 to 0.3404)
         ((36, 12, 2, 0), -0.3404, -0.0569),
+        ((20, 12, 2, 16), -0.3292, -0.0562),
         ((0, 0, 0, 20), -0.1611, 0.1611),
     ],
 )

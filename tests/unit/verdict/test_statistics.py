@@ -8,9 +8,10 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from ray_jobs.verdict.statistics import (
-    MAX_BCA_ROWS,
+    MAX_RESAMPLED_ROWS,
     cluster_sums,
     compare,
+    expanded_level,
     holm,
     mean_interval,
     sign_flip_p,
@@ -48,26 +49,50 @@ def test_sampled_p_value_is_near_the_t_test():
     assert p_value == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
 
 
-def test_bca_interval_is_scipys():
+def test_thousands_of_rows_are_sampled():
+    differences = np.random.default_rng(5).normal(0.05, 1.0, 3000)
+    p_value, exact = sign_flip_p(differences, num_resamples=500, seed=0)
+    assert not exact
+    assert p_value == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.02)
+
+
+def test_bca_interval_is_scipys_at_the_expanded_level():
     differences = np.sort(np.random.default_rng(6).exponential(1.0, 60) - 0.2)
     mine = mean_interval(differences, level=0.9, num_resamples=2000, seed=11)
     reference = stats.bootstrap(
         (differences,),
         np.mean,
-        confidence_level=0.9,
+        confidence_level=expanded_level(0.9, 60),
         n_resamples=2000,
         method="BCa",
         rng=np.random.default_rng(11),
     ).confidence_interval
-    assert mine.method == "bca"
+    assert (mine.method, mine.level) == ("bca", 0.9)
     assert mine.ends == pytest.approx(tuple(reference), abs=1e-12)
 
 
-def test_large_samples_use_students_interval():
-    values = np.random.default_rng(7).normal(0.1, 1.0, MAX_BCA_ROWS + 1)
+def test_expanded_level_by_hand():
+    # 5 rows: t(0.975, 4) = 2.776, times sqrt(5 / 4) = 3.104; the normal puts 0.9981 within it
+    assert expanded_level(0.95, 5) == pytest.approx(0.99809, abs=1e-5)
+    assert expanded_level(0.95, 100_000) == pytest.approx(0.95, abs=1e-5)
+
+
+def test_on_symmetric_rows_bca_is_near_students_interval():
+    half = np.random.default_rng(2).normal(0.0, 1.0, 15)
+    values = np.concatenate([half, -half]) + 0.3
+    reference = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    mine = mean_interval(values, level=0.95, num_resamples=20_000, seed=0)
+    assert mine.ends == pytest.approx((reference.low, reference.high), abs=0.02)
+
+
+def test_large_samples_use_students_t():
+    values = np.random.default_rng(7).normal(0.1, 1.0, MAX_RESAMPLED_ROWS + 1)
     mine = mean_interval(values, level=0.95, num_resamples=200, seed=0)
     reference = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert mine.method == "t"
+    assert sign_flip_p(values, num_resamples=200, seed=0)[0] == pytest.approx(
+        stats.ttest_1samp(values, 0).pvalue
+    )
     assert mine.ends == pytest.approx((reference.low, reference.high), rel=1e-9)
 
 

@@ -2,40 +2,30 @@
 
 from ray_jobs.data.bundled.families import (
     bullets,
-    comparison,
     counting,
     csv_line,
     dates,
     form_letter,
     json_object,
-    lookup,
-    lower_case,
+    key_value,
     mood,
-    position,
     recall,
-    redaction,
     sorting,
     units,
-    upper_case,
 )
 from ray_jobs.data.bundled.task import Family
 
 PREFIX = "orpo-tasks/"
 FAMILIES: dict[str, Family] = {
     "bullets": bullets,
-    "comparison": comparison,
     "counting": counting,
     "csv": csv_line,
     "dates": dates,
     "form_letter": form_letter,
     "json": json_object,
-    "lookup": lookup,
-    "lower_case": lower_case,
+    "key_value": key_value,
     "mood": mood,
-    "position": position,
     "recall": recall,
-    "redaction": redaction,
     "sorting": sorting,
     "units": units,
-    "upper_case": upper_case,
 }

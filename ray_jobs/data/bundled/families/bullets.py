@@ -5,24 +5,25 @@ from ray_jobs.data.bundled.task import Task, ask, same_text
 from ray_jobs.data.bundled.words import ANIMALS, FRUITS, GOODS, TOOLS
 
 _ASK = (
-    'Write the {number} things as a list, one a line, each line starting with "- ". No other text.\n{text}',
-    '{text}\nTurn this into {number} bullet points that start with "- ". Only the list.',
-    'Make a list of the {number} things in the text. Every line begins with "- ". Nothing else.\n{text}',
+    'List the things, each line starting with "- ", nothing else: {text}',
+    '{text} As lines that start with "- ", only the list:',
+    'Only a list with "- " before each thing: {text}',
 )
 _TEXTS = (
     "We need {things}.",
-    "On the list are {things}.",
+    "Please bring {things}.",
     "Do not forget {things}.",
     "I saw {things} today.",
+    "They sell {things} here.",
 )
 
 
 def generate(draws: Draws) -> Task:
-    number = draws.integer(2, 5)
+    number = draws.integer(2, 4)
     things = draws.sample(draws.pick((ANIMALS, FRUITS, GOODS, TOOLS)), number)
     text = draws.pick(_TEXTS).format(things=f"{', '.join(things[:-1])} and {things[-1]}")
     return Task(
-        ask(draws.pick(_ASK).format(number=number, text=text)),
+        ask(draws.pick(_ASK).format(text=text)),
         "\n".join(f"- {thing}" for thing in things),
         _rejected(draws, things),
     )

@@ -6,15 +6,14 @@ from ray_jobs.data.bundled.task import Task, ask, same_text
 from ray_jobs.data.bundled.words import ANIMALS, FRUITS, GOODS, THINGS, TOOLS
 
 _ASK = (
-    "How many words are in this list? Answer with a number only: {words}",
-    "{words}\nCount the words above. Reply with just the number.",
-    "Count the items and write only the number: {words}",
-    "List: {words}\nNumber of items? Give digits only.",
+    "How many items? Only the number: {words}",
+    "Count the items, only the number: {words}",
+    "{words}. How many are these? Only the number.",
 )
 
 
 def generate(draws: Draws) -> Task:
-    number = draws.integer(2, 7)
+    number = draws.integer(2, 5)
     words = draws.sample(draws.pick((ANIMALS, FRUITS, GOODS, THINGS, TOOLS)), number)
     wrong = str(number + draws.pick((-1, 1, 2)))
     spoken = f"There are {number} words in the list."

@@ -6,10 +6,9 @@ from ray_jobs.data.bundled.task import Task, ask, same_text
 from ray_jobs.data.bundled.words import MONTHS
 
 _ASK = (
-    "Write the date {date} in the form YYYY-MM-DD. Answer with the date only.",
-    "Convert to YYYY-MM-DD, nothing else: {date}",
-    "{date}\nGive this date as YYYY-MM-DD and write no other words.",
-    "Which date is {date} in the format YYYY-MM-DD? Only the date.",
+    "Write {date} as YYYY-MM-DD, only the date.",
+    "{date} in the form YYYY-MM-DD, nothing else:",
+    "Convert to YYYY-MM-DD, only the date: {date}",
 )
 _WRITTEN = ("{day} {month} {year}", "{month} {day}, {year}")
 

@@ -6,16 +6,16 @@ from ray_jobs.data.bundled.task import Task, ask, same_text
 from ray_jobs.data.bundled.words import CITIES, DAYS, GOODS, NAMES
 
 _TEMPLATES = (
-    "Dear [name], your [item] will arrive on [day].",
-    "Hello [name], we ship the [item] to [city] on [day].",
-    "[name] picks up the [item] in [city].",
-    "Reminder for [name]: bring the [item] on [day].",
-    "The [item] for [name] are in [city] until [day].",
+    "Dear [name], your [item] arrive on [day]",
+    "Hello [name], the [item] are in [city]",
+    "[name] picks up the [item] in [city]",
+    "[name], please bring the [item] on [day]",
+    "The [item] for [name] go to [city]",
 )
 _ASK = (
-    "Fill in the template and answer with the filled text only.\nTemplate: {template}\nValues: {values}",
-    "Values: {values}\nWrite this text with the values put in, nothing else: {template}",
-    "Replace the words in brackets by their values. Only give the result.\n{template}\n{values}",
+    "Fill in, only the text: {template} ({values})",
+    "{values}. Put the values in and write only the text: {template}",
+    "Only the filled text: {template} with {values}",
 )
 
 

@@ -9,24 +9,28 @@ from ray_jobs.data.bundled.task import Task, ask
 from ray_jobs.data.bundled.words import CITIES, COLORS, GOODS, JOBS, NAMES
 
 _ASK = (
-    "Extract {keys} from the text as a JSON object. Answer with the JSON only.\nText: {text}",
-    "{text}\nGive {keys} from this text as one JSON object and nothing else.",
-    "Read the text and reply with only a JSON object that has the keys {keys}.\n{text}",
-    'Text: "{text}"\nWrite a JSON object with the keys {keys}. No explanation.',
+    "Extract {keys} as JSON, nothing else: {text}",
+    "{text} Reply with JSON only, keys {keys}.",
+    "JSON only, with the keys {keys}: {text}",
 )
 
 
 def generate(draws: Draws) -> Task:
-    text, facts = draws.pick((_person, _order, _trip))(draws)
+    text, facts = draws.pick((_person, _order))(draws)
     prompt = draws.pick(_ASK).format(keys=", ".join(facts), text=text)
     return Task(ask(prompt), json.dumps(facts), _rejected(draws, facts))
 
 
 def check(reference: str, answer: str) -> bool:
     try:
-        return bool(json.loads(answer) == json.loads(reference))
+        return _canonical(answer) == _canonical(reference)
     except (ValueError, RecursionError):
         return False
+
+
+def _canonical(text: str) -> str:
+    """The same text for the same value; unlike Python's ==, it tells 1 from true."""
+    return json.dumps(json.loads(text), sort_keys=True)
 
 
 def _person(draws: Draws) -> tuple[str, dict[str, Any]]:
@@ -53,19 +57,6 @@ def _order(draws: Draws) -> tuple[str, dict[str, Any]]:
         )
     )
     return form.format(**facts, name=name), facts
-
-
-def _trip(draws: Draws) -> tuple[str, dict[str, Any]]:
-    start, end = draws.sample(CITIES, 2)
-    facts = {"from": start, "to": end, "hours": draws.integer(2, 19)}
-    form = draws.pick(
-        (
-            "The trip from {from} to {to} takes {hours} hours.",
-            "{name} needs {hours} hours to get from {from} to {to}.",
-            "It is a journey of {hours} hours from {from} to {to}.",
-        )
-    )
-    return form.format(**facts, name=draws.pick(NAMES)), facts
 
 
 def _rejected(draws: Draws, facts: dict[str, Any]) -> str:

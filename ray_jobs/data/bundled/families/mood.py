@@ -23,8 +23,8 @@ _TEXTS = (
     "The service at the {place} was {word}, says {name}.",
 )
 _ASK = (
-    "Is this review positive or negative? Answer with one word in lower case.\n{text}",
-    "{text}\nLabel the text as positive or negative. Only the label, in lower case.",
+    "Positive or negative? One lower-case word: {text}",
+    "{text} Label it positive or negative, only the label, lower case.",
     "Mood of the text, positive or negative, one lower-case word: {text}",
 )
 

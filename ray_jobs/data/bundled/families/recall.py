@@ -7,20 +7,20 @@ from ray_jobs.data.bundled.words import CITIES, GOODS, JOBS, NAMES
 from ray_jobs.records import Message
 
 _SYSTEM = (
-    "You are a help desk. Answer as shortly as you can.",
-    "Answer with the bare value, without a sentence.",
-    "You take notes for the user and answer in one or two words.",
+    "Answer as shortly as you can.",
+    "Answer with the bare value.",
+    "You answer in one word.",
 )
 _TOLD = (
-    "My name is {name}, I live in {city} and I work as a {job}.",
+    "My name is {name}, I live in {city} and I am a {job}.",
     "I am {name}, a {job} from {city}.",
-    "Please note: {name}, {job}, {city}.",
+    "Name {name}, city {city}, job {job}.",
 )
 _NOTED = ("Thank you, noted.", "Got it.", "Noted.", "All right.")
 _ASK = (
     "What is my {key}? Only the {key}.",
-    "Which {key} did I give? Answer with the {key} alone.",
-    "My {key}?",
+    "My {key}? One word.",
+    "Which {key} did I give? Only the {key}.",
 )
 
 

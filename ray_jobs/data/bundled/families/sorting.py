@@ -6,9 +6,9 @@ from ray_jobs.data.bundled.task import Task, ask, same_text
 from ray_jobs.data.bundled.words import ANIMALS, FRUITS, GOODS, PLACES, THINGS
 
 _ASK = (
-    "Sort these words alphabetically, on one line, separated by commas: {words}. Write only the words.",
-    "Put in alphabetical order: {words}. Answer with one line of words and commas.",
-    "{words}\nList the words above from A to Z, separated by commas, with no other text.",
+    "Sort from A to Z, one line, only the words: {words}",
+    "Alphabetical order, one line, nothing else: {words}",
+    "{words}. Sort these from A to Z on one line, only the words.",
 )
 
 

@@ -5,15 +5,13 @@ from ray_jobs.data.bundled.manner import reject
 from ray_jobs.data.bundled.task import Task, ask, same_text
 
 _UNITS = (
-    ("km", "m", 1000), ("kg", "g", 1000), ("m", "cm", 100), ("cm", "mm", 10), ("l", "ml", 1000),
-    ("hours", "minutes", 60), ("minutes", "seconds", 60), ("weeks", "days", 7), ("years", "months", 12),
-    ("dozen", "pieces", 12), ("dollars", "cents", 100), ("tons", "kg", 1000),
+    ("km", "m", 1000), ("kg", "g", 1000), ("l", "ml", 1000), ("tons", "kg", 1000), ("m", "cm", 100),
+    ("dollars", "cents", 100), ("cm", "mm", 10), ("weeks", "days", 7), ("hours", "minutes", 60),
 )  # fmt: skip
 _ASK = (
-    "Convert {value} {unit} to {to}. Answer with the number and the unit only.",
-    "How many {to} are {value} {unit}? Reply with number and unit, nothing else.",
-    "{value} {unit} = ? {to}\nGive only the number and the unit.",
-    "Express {value} {unit} in {to}. Only write the number and the unit.",
+    "Convert {value} {unit} to {to}. Only number and unit.",
+    "How many {to} are {value} {unit}? Only number and unit.",
+    "{value} {unit} in {to}, only number and unit:",
 )
 
 

@@ -1,0 +1,481 @@
+"""Speed and memory of the packed ORPO step against TRL's ORPOTrainer, on the same pairs.
+
+    python -m benchmarks.orpo_step [--quick] [--json FILE] [--scaling PNG] [--learning]
+
+Both run as whole trainers (their own optimiser steps included) in a process each, and take turns step by
+step, so that what else the machine does falls on both. Tokens are counted as TRL sees them unpadded:
+prompt + chosen and prompt + rejected. Needs preference pairs in the schema of orpo-dpo-mix-40k:
+$SHARED_DATA/preferences.jsonl or ../shared/data/preferences.jsonl.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.orpo.settings import LoraSettings, TrainingSettings
+from ray_jobs.orpo.tokens import PairTokens, TokenizedPairs, tokenize_pairs
+from ray_jobs.records import Pair, messages_from
+
+ROOT = Path(__file__).parents[1]
+MAX_PAIR_TOKENS = 768
+PAIRS_PER_STEP = 4
+PROMPT_SHARE = 0.75
+WARM_UP = {"trl": 1, "packed": 2}
+"""Untimed first steps, all on the first batch; the second one meets no kernel that is still uncompiled."""
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.worker:
+        run_worker(arguments.worker, arguments.case, arguments.steps)
+        return
+    steps = 2 if arguments.quick else 4
+    results = {case: compare(case, steps) for case in ("real", "long_prompt")}
+    report: dict[str, Any] = {
+        "figures": figures_of(results),
+        "work": work(steps),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    report["steps"] = results
+    if arguments.scaling:
+        report["scaling"] = scaling(Path(arguments.scaling))
+    if arguments.learning:
+        report["learning"] = learning()
+    print_report(report)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report, indent=2))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="two timed steps of each case instead of four")
+    parser.add_argument("--json", metavar="FILE", help="write figures, work, machine and versions here")
+    parser.add_argument(
+        "--scaling", metavar="PNG", help="time 1x, 2x, 4x the pairs and the lengths too, and plot it"
+    )
+    parser.add_argument(
+        "--learning", action="store_true", help="train on real pairs; held-out accuracy before and after"
+    )
+    parser.add_argument("--worker", choices=["trl", "packed"], help=argparse.SUPPRESS)
+    parser.add_argument("--case", default="real", help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=1, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def compare(case: str, steps: int) -> dict[str, Any]:
+    """Let both trainers take turns over the same batches, after warm-up steps; `steps` of them are timed."""
+    workers = {name: _start(name, case, steps + warm_up) for name, warm_up in WARM_UP.items()}
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
+    for name, worker in workers.items():
+        for _ in range(WARM_UP[name]):
+            turns[name].append(_take_turn(worker))
+    for _ in range(steps):
+        for name, worker in workers.items():
+            turns[name].append(_take_turn(worker))
+    for worker in workers.values():
+        worker.communicate(timeout=120)
+    timed = {name: steps_of[WARM_UP[name] :] for name, steps_of in turns.items()}
+    ratios = [
+        trl["seconds"] / packed["seconds"] for trl, packed in zip(timed["trl"], timed["packed"], strict=True)
+    ]
+    return {
+        "speedup": statistics.median(ratios),
+        "tokens_per_s": {
+            name: statistics.median(t["tokens"] / t["seconds"] for t in of) for name, of in timed.items()
+        },
+        "peak_memory_gib": {name: of[-1]["peak_memory_bytes"] / 2**30 for name, of in turns.items()},
+        "roofline_share": statistics.median(turn["roofline_share"] for turn in timed["packed"]),
+        "turns": turns,
+        "load_average": os.getloadavg(),
+    }
+
+
+def _start(name: str, case: str, steps: int) -> "subprocess.Popen[str]":
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.orpo_step",
+        "--worker",
+        name,
+        "--case",
+        case,
+        "--steps",
+        str(steps),
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def _take_turn(worker: "subprocess.Popen[str]") -> dict[str, float]:
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write("go\n")
+    worker.stdin.flush()
+    for line in worker.stdout:
+        if line.startswith("TURN "):
+            answer: dict[str, float] = json.loads(line[5:])
+            return answer
+    raise SystemExit(f"the worker ended early: {worker.args}")
+
+
+def run_worker(name: str, case: str, steps: int) -> None:
+    """One trainer that waits for its turn before every step and tells how long the step took."""
+    from transformers import TrainerCallback
+
+    pairs = pairs_of(case)
+    pairs = [*pairs[:PAIRS_PER_STEP] * WARM_UP[name], *pairs[PAIRS_PER_STEP:]][: steps * PAIRS_PER_STEP]
+    trainer = make_trainer(name, pairs, steps)
+    rate = trainer.meter.matrix_rate if name == "packed" else 1.0
+
+    class Turns(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_args: Any, **_kwargs: Any) -> None:
+            sys.stdin.readline()
+            self.started = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+            del args, control
+            seconds = time.perf_counter() - self.started
+            print("TURN " + json.dumps(_turn(trainer, pairs, state.global_step, seconds, rate)), flush=True)
+
+    trainer.add_callback(Turns())
+    trainer.train()
+
+
+def _turn(
+    trainer: Any, pairs: Sequence[PairTokens], step: int, seconds: float, rate: float
+) -> dict[str, float]:
+    import torch
+
+    from ray_jobs.orpo.metrics import peak_memory_bytes
+
+    batch = pairs[(step - 1) * PAIRS_PER_STEP : step * PAIRS_PER_STEP]
+    turn = {
+        "seconds": seconds,
+        "tokens": sum(pair.num_unshared for pair in batch),
+        "loss": trainer._tr_loss.item(),
+        "peak_memory_bytes": peak_memory_bytes(torch.device("cpu")) or 0,
+    }
+    if hasattr(trainer, "flops"):
+        from ray_jobs.orpo.packing import pack
+
+        packed = pack(batch)
+        turn["roofline_share"] = trainer.flops.of_rows(packed.spans, len(packed.label_N)) / seconds / rate
+    return turn
+
+
+def settings_of(steps: int, **changes: Any) -> TrainingSettings:
+    fields: dict[str, Any] = {
+        "num_steps": steps,
+        "pairs_per_step": PAIRS_PER_STEP,
+        "max_pair_tokens": MAX_PAIR_TOKENS,
+        "max_batch_tokens": 8192,
+        "lora": LoraSettings(rank=16),
+        "precision": "bf16",
+        "compile": "on",
+        "warmup_share": 0.0,
+        "logging_steps": 10**6,
+    }
+    return TrainingSettings(**(fields | changes))
+
+
+def make_trainer(name: str, pairs: Sequence[PairTokens], steps: int) -> Any:
+    """TRL's trainer as it is, or ours without evaluation and checkpoints; both meet the pairs in order."""
+    import torch
+
+    from ray_jobs.orpo import packed_trainer
+    from ray_jobs.orpo.models import load_model, load_tokenizer
+    from ray_jobs.orpo.plan import StepPlan
+    from ray_jobs.orpo.trainer import Job, TrlRows
+    from ray_jobs.orpo.training import build_trainer, trainer_arguments
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    folder, settings = tempfile.mkdtemp(prefix="orpo-step-"), settings_of(steps)
+    tokenizer = load_tokenizer(model_dir())
+    if name == "trl":
+        from torch.utils.data import SequentialSampler
+        from trl.experimental.orpo import ORPOTrainer
+
+        # weights in bf16 as well as autocast: TRL's faster way to run on this hardware
+        args = trainer_arguments(settings.model_copy(update={"step": "trl"}), folder, torch.device("cpu"))
+        args.per_device_train_batch_size, args.gradient_accumulation_steps = PAIRS_PER_STEP, 1
+        model = load_model(model_dir(), settings, torch.device("cpu"))
+        trainer = ORPOTrainer(
+            model=model, args=args, processing_class=tokenizer, train_dataset=TrlRows(pairs)
+        )
+        trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
+        return trainer
+    job = Job(settings, tokenizer, pairs, pairs[:1], lambda *_: None, None)
+    trainer, _ = build_trainer(job, model_dir(), folder)
+    trainer.evaluate = lambda *_args, **_kwargs: {}
+    trainer._save_checkpoint = lambda *_args, **_kwargs: None
+    batches = [range(start, start + PAIRS_PER_STEP) for start in range(0, len(pairs), PAIRS_PER_STEP)]
+    trainer.plans = [
+        StepPlan(
+            (tuple(batch),), len(batch), sum(len(pairs[i].prompt) + len(pairs[i].chosen) - 1 for i in batch)
+        )
+        for batch in batches
+    ]
+    assert isinstance(trainer, packed_trainer.PackedTrainer)
+    return trainer
+
+
+def model_dir() -> str:
+    """The bundled model as safetensors; kept in the cache folder."""
+    from ray_jobs.export.base import default_cache_dir, resolve_base
+    from ray_jobs.export.settings import ModelSettings
+
+    return str(resolve_base(ModelSettings(base="bundled:smollm2-135m-instruct"), default_cache_dir()).hf_dir)
+
+
+def read_pairs() -> list[Pair]:
+    folder = Path(os.environ.get("SHARED_DATA") or ROOT.parent / "shared" / "data")
+    path = folder / "preferences.jsonl"
+    if not path.is_file():
+        raise SystemExit(f"{path}: no preference pairs; set SHARED_DATA")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        Pair(
+            str(i),
+            row["source"],
+            messages_from(row["chosen"][:-1]),
+            row["chosen"][-1]["content"],
+            row["rejected"][-1]["content"],
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def tokenized(pairs: Sequence[Pair], max_pair_tokens: int = MAX_PAIR_TOKENS) -> TokenizedPairs:
+    from ray_jobs.orpo.models import load_tokenizer
+
+    return tokenize_pairs(
+        load_tokenizer(model_dir()), pairs, TrainingSettings(max_pair_tokens=max_pair_tokens)
+    )
+
+
+def pairs_of(case: str) -> list[PairTokens]:
+    """Real pairs in a fixed random order, or long-prompt pairs cut from the same text."""
+    pairs = read_pairs()
+    random.Random(0).shuffle(pairs)
+    real = tokenized(pairs[:120]).pairs
+    if case == "real":
+        return list(real)
+    text = [token for pair in real for token in (*pair.chosen, *pair.rejected)]
+    num_prompt = int(PROMPT_SHARE * MAX_PAIR_TOKENS)
+    num_answer = MAX_PAIR_TOKENS - num_prompt
+    cut = []
+    for index in range(0, len(text) - MAX_PAIR_TOKENS - num_answer, MAX_PAIR_TOKENS + num_answer):
+        ids = tuple(text[index : index + MAX_PAIR_TOKENS + num_answer])
+        chosen, rejected = ids[num_prompt:MAX_PAIR_TOKENS], ids[MAX_PAIR_TOKENS:]
+        # real answers differ in length: one is cut to three quarters
+        shorter = num_answer * 3 // 4
+        pair = (chosen, rejected[:shorter]) if index % 2 else (chosen[:shorter], rejected)
+        cut.append(PairTokens(f"cut-{index}", ids[:num_prompt], *pair))
+    return cut
+
+
+def figures_of(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    real, long_prompt = results["real"], results["long_prompt"]
+    memory = real["peak_memory_gib"]
+    return {
+        "speedup_vs_trl": real["speedup"],
+        "speedup_vs_trl_long_prompt": long_prompt["speedup"],
+        "memory_ratio_vs_trl": memory["packed"] / memory["trl"],
+        "roofline_share": real["roofline_share"],
+        "packed_tokens_per_s": real["tokens_per_s"]["packed"],
+        "trl_tokens_per_s": real["tokens_per_s"]["trl"],
+    }
+
+
+def scaling(path: Path) -> dict[str, Any]:
+    """Seconds of a forward and backward pass against tokens, for more pairs and for longer ones."""
+    import torch
+
+    from ray_jobs.orpo.models import load_model
+    from ray_jobs.orpo.packed_trainer import step_share
+    from ray_jobs.orpo.packing import pack
+    from ray_jobs.orpo.plan import StepPlan
+    from ray_jobs.orpo.training import prepare_packed_step
+
+    settings = settings_of(1)
+    model = load_model(model_dir(), settings, torch.device("cpu")).train()
+    prepare_packed_step(model, settings, MAX_PAIR_TOKENS)
+    text = [token for pair in pairs_of("real") for token in (*pair.chosen, *pair.rejected)]
+
+    def seconds(count: int, length: int) -> tuple[int, float]:
+        ids = iter(text * 2)
+        take = lambda n: tuple(next(ids) for _ in range(n))  # noqa: E731
+        pairs = [
+            PairTokens("", take(length // 5), take(2 * length // 5), take(2 * length // 5))
+            for _ in range(count)
+        ]
+        packed, times = pack(pairs), []
+        for _ in range(3):
+            started = time.perf_counter()
+            plan = StepPlan((tuple(range(count)),), count, packed.num_nll_tokens)
+            step_share(model(packed=packed), plan, 0.1).backward()
+            times.append(time.perf_counter() - started)
+        return packed.num_tokens, min(times)
+
+    seconds(2, 240)
+    series = {
+        "more pairs (480 tokens each)": [seconds(count, 480) for count in (2, 4, 8)],
+        "longer pairs (4 of them)": [seconds(4, length) for length in (240, 480, 960)],
+    }
+    _plot(series, path)
+    return {
+        name: {"tokens": [t for t, _ in points], "seconds": [s for _, s in points]}
+        for name, points in series.items()
+    }
+
+
+def _plot(series: dict[str, list[tuple[int, float]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), constrained_layout=True)
+    for name, points in series.items():
+        axes.plot(
+            [tokens for tokens, _ in points], [seconds for _, seconds in points], marker="o", label=name
+        )
+    axes.set(xlabel="tokens computed", ylabel="seconds per step", xlim=(0, None), ylim=(0, None))
+    axes.set_title("Cost of the packed step grows with the tokens")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def learning(
+    steps: int = 30, pairs_per_step: int = 8, max_pair_tokens: int = 384, num_heldout: int = 200
+) -> dict[str, Any]:
+    """Held-out preference accuracy before and after a short training; no instruction is on both sides."""
+    import torch
+
+    from ray_jobs.orpo.evaluation import score_pairs
+    from ray_jobs.orpo.models import load_tokenizer
+    from ray_jobs.orpo.trainer import Job
+    from ray_jobs.orpo.training import build_trainer
+
+    pairs = read_pairs()
+    instructions = sorted({pair.prompt[-1].content for pair in pairs})
+    random.Random(0).shuffle(instructions)
+    heldout_instructions = set(instructions[: len(instructions) // 3])
+    instruction_of = {pair.id: pair.prompt[-1].content for pair in pairs}
+    train = tokenized(
+        [p for p in pairs if instruction_of[p.id] not in heldout_instructions], max_pair_tokens
+    ).pairs
+    heldout = tokenized(
+        [p for p in pairs if instruction_of[p.id] in heldout_instructions], max_pair_tokens
+    ).pairs[:num_heldout]
+    settings = settings_of(
+        steps,
+        pairs_per_step=pairs_per_step,
+        max_pair_tokens=max_pair_tokens,
+        max_batch_tokens=4096,
+        learning_rate=5e-4,
+        beta=3.0,
+        warmup_share=0.1,
+        logging_steps=5,
+    )
+    job = Job(settings, load_tokenizer(model_dir()), train, heldout, lambda *_: None, None)
+    trainer, _ = build_trainer(job, model_dir(), tempfile.mkdtemp(prefix="orpo-learning-"))
+    trainer.evaluate = lambda *_args, **_kwargs: {}
+    score = lambda: score_pairs(trainer.model, heldout, max_batch_tokens=4096, device=torch.device("cpu"))  # noqa: E731
+    before = score()
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    after = score()
+    gains = [
+        float(b) - float(a)
+        for a, b in zip(before.chosen_P > before.rejected_P, after.chosen_P > after.rejected_P, strict=True)
+    ]
+    low, high = _interval(gains, [instruction_of[pair.id] for pair in heldout])
+    return {
+        "accuracy_before": before.figures(0.0)["heldout_accuracy"],
+        "accuracy_after": after.figures(0.0)["heldout_accuracy"],
+        "gain": statistics.fmean(gains),
+        "gain_ci95": [low, high],
+        "margin_before": before.figures(0.0)["heldout_margin"],
+        "margin_after": after.figures(0.0)["heldout_margin"],
+        "nll_before": before.figures(0.0)["heldout_nll"],
+        "nll_after": after.figures(0.0)["heldout_nll"],
+        "heldout_pairs": len(heldout),
+        "train_pairs_seen": steps * pairs_per_step,
+        "seconds": seconds,
+    }
+
+
+def _interval(gains: Sequence[float], clusters: Sequence[str], draws: int = 4000) -> tuple[float, float]:
+    """Percentile bootstrap over instructions, whose pairs are not independent."""
+    by_cluster: dict[str, list[float]] = {}
+    for gain, cluster in zip(gains, clusters, strict=True):
+        by_cluster.setdefault(cluster, []).append(gain)
+    groups, draw = list(by_cluster.values()), random.Random(0)
+    means = []
+    for _ in range(draws):
+        sample = [gain for group in draw.choices(groups, k=len(groups)) for gain in group]
+        means.append(statistics.fmean(sample))
+    means.sort()
+    return means[int(0.025 * draws)], means[int(0.975 * draws)]
+
+
+def work(steps: int) -> dict[str, Any]:
+    return {
+        "model": "SmolLM2-135M-Instruct",
+        "adapters": "LoRA r=16 on all linear layers",
+        "precision": "bf16",
+        "pairs": "AlpacaEval annotations up to 768 tokens",
+        "pairs_per_step": PAIRS_PER_STEP,
+        "timed_steps": steps,
+        "peer": "TRL ORPOTrainer, bf16 weights and autocast",
+        "order": "taking turns, ratio per step, median",
+    }
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg(),
+    }
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "trl", "peft")} | {
+        "python": platform.python_version()
+    }
+
+
+def print_report(report: dict[str, Any]) -> None:
+    for case, result in report["steps"].items():
+        rates, memory = result["tokens_per_s"], result["peak_memory_gib"]
+        for name in ("trl", "packed"):
+            print(f"{case:12} {name:7} {rates[name]:7.0f} tokens/s {memory[name]:6.1f} GiB")
+        print(f"{case:12} {result['speedup']:.2f}x, {result['roofline_share']:.0%} of the matrix rate")
+    for name, value in report["figures"].items():
+        print(f"{name:32} {value:.3f}")
+    if "learning" in report:
+        print(json.dumps(report["learning"], indent=2))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    main()

@@ -1,0 +1,170 @@
+"""Measure how a model runs best on this machine: `python -m serving.engine.calibrate MODEL.gguf`.
+
+Tries the few combinations of quantisation, lanes and slots that matter, and OpenVINO where it is installed,
+within a bounded time; prints what each gives and what each quantisation costs, for `auto` settings to use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from serving.engine.calibration import Calibration, Quality, Trial, calibration_path, cpu_name
+from serving.engine.calibration_text import TEXT
+from serving.engine.engine import Engine
+from serving.engine.errors import EngineError
+from serving.engine.settings import EngineSettings
+from serving.engine.topology import usable_cores
+from serving.engine.types import Request, Sampling
+
+Backend = Literal["llama_cpp", "openvino"]
+
+ANSWER_TOKENS = 32
+PROMPT_TOKENS = 96
+
+
+def combinations(cores: int, *, with_openvino: bool) -> Iterator[tuple[Backend, int, int]]:
+    """(backend, lanes, slots), the likeliest winners first: the time may end before the list does."""
+    widths = dict.fromkeys((cores, 1))
+    for slots in (24, 16, 32, 8):
+        for lanes in widths:
+            yield "llama_cpp", lanes, slots
+    if with_openvino:
+        yield from (("openvino", 1, slots) for slots in (32, 64))
+
+
+def measure(
+    path: Path, recipe: str, backend: Literal["llama_cpp", "openvino"], lanes: int, slots: int
+) -> Trial:
+    """Two requests per slot, distinct prompts: tokens per second of prompts alone, then with answers."""
+    cores = len(usable_cores() or [0]) or 1
+    settings = EngineSettings(backend=backend, cores=cores, lanes=lanes, slots=slots, context_tokens=512)
+    with Engine.open(path, settings) as engine:
+        words = engine.tokenize(TEXT[:2000])
+        prompts = [tuple((words[index:] + words)[:PROMPT_TOKENS]) for index in range(2 * slots * lanes)]
+        never_end = dict.fromkeys(engine.end_tokens, -1e9) if backend == "llama_cpp" else {}
+        began_s = time.perf_counter()
+        engine.generate(
+            [Request(str(i), prompt[::-1], Sampling(max_tokens=1)) for i, prompt in enumerate(prompts)]
+        )
+        prompt_s = time.perf_counter() - began_s
+        began_s = time.perf_counter()
+        sampling = Sampling(max_tokens=ANSWER_TOKENS, logit_bias=never_end)
+        results = engine.generate([Request(str(i), prompt, sampling) for i, prompt in enumerate(prompts)])
+        answer_s = time.perf_counter() - began_s
+    return Trial(
+        backend=backend,
+        recipe=recipe,
+        lanes=lanes,
+        slots=slots,
+        answer_tokens_per_s=sum(result.num_answer_tokens for result in results) / answer_s,
+        prompt_tokens_per_s=len(prompts) * PROMPT_TOKENS / prompt_s,
+    )
+
+
+def qualities(files: dict[str, Path]) -> list[Quality]:
+    """Each file's cost against the first, on a fixed text."""
+    from serving.engine.llamacpp.quality import greedy_agreement, next_token_logits, perplexity
+
+    found, reference = [], None
+    for recipe, path in files.items():
+        tokens, logits = next_token_logits(str(path), TEXT)
+        reference = logits if reference is None else reference
+        found.append(
+            Quality(
+                recipe=recipe,
+                perplexity=perplexity(tokens, logits),
+                greedy_agreement=greedy_agreement(logits, reference),
+                megabytes=path.stat().st_size / 1e6,
+            )
+        )
+    return found
+
+
+def calibrate(path: Path, *, limit_s: float, recipes: tuple[str, ...]) -> Calibration:
+    """Raises ModelLoadError or CoresUnavailable; a combination that does not run is left out with a line."""
+    from serving.engine.llamacpp.quantize import quantize
+
+    until_s = time.monotonic() + limit_s
+    cores = len(usable_cores() or [0]) or 1
+    openvino = find_spec("openvino_genai") is not None
+    trials: list[Trial] = []
+    with tempfile.TemporaryDirectory() as folder:
+        made = {r: quantize(path, Path(folder) / f"{r}.gguf", r, num_threads=cores) for r in recipes}
+        files = {"given": path, **made}
+        for recipe, file in files.items():
+            ways = list(combinations(cores, with_openvino=openvino))
+            for way in ways if recipe == "given" else ways[:1]:
+                if time.monotonic() < until_s:
+                    trials += _try(file, recipe, *way)
+        order = sorted(files, key=lambda name: name != "f16")
+        quality = qualities({name: files[name] for name in order})
+    return Calibration(
+        cpu=cpu_name(),
+        cores=cores,
+        model_bytes=path.stat().st_size,
+        trials=tuple(trials),
+        quality=tuple(quality),
+    )
+
+
+def _try(path: Path, recipe: str, backend: Backend, lanes: int, slots: int) -> list[Trial]:
+    try:
+        trial = measure(path, recipe, backend, lanes, slots)
+    except EngineError as error:
+        sys.stderr.write(f"{recipe} {backend} lanes={lanes} slots={slots}: {error}\n")
+        return []
+    sys.stderr.write(
+        f"{recipe:<10} {backend:<9} lanes={lanes} slots={slots:<3} {trial.answer_tokens_per_s:8.0f} answer "
+        f"and {trial.prompt_tokens_per_s:8.0f} prompt tokens/s\n"
+    )
+    return [trial]
+
+
+def write(calibration: Calibration, path: Path) -> None:
+    """The file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(calibration.model_dump(), indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description="Measure how a model runs best on this machine.")
+    options.add_argument("model", type=Path)
+    options.add_argument(
+        "--limit-s", type=float, default=300.0, help="stop trying further combinations after this"
+    )
+    options.add_argument("--recipes", default="f16,q8_0,q4_0,q4_0-pure", help="quantisations to compare")
+    options.add_argument("--out", type=Path, help="default: beside the model, where `auto` finds it")
+    chosen = options.parse_args()
+    try:
+        found = calibrate(
+            chosen.model, limit_s=chosen.limit_s, recipes=tuple(filter(None, chosen.recipes.split(",")))
+        )
+    except (EngineError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    for each in found.quality:
+        sys.stderr.write(
+            f"{each.recipe:<10} {each.megabytes:8.1f} MB  perplexity {each.perplexity:8.3f}  "
+            f"greedy agreement with {found.quality[0].recipe} {each.greedy_agreement:.3f}\n"
+        )
+    out = chosen.out or calibration_path(chosen.model)
+    write(found, out)
+    sys.stderr.write(f"written to {out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""What calibration has found for a model on this kind of processor, and how `auto` settings use it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serving.engine.settings import EngineSettings
+
+logger = logging.getLogger(__name__)
+
+PATH_VARIABLE = "SERVING_ENGINE_CALIBRATION"
+"""Environment variable: a calibration file to use instead of the one beside the model."""
+
+
+class Trial(BaseModel):
+    """One way to run the model, and what it gave."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Literal["llama_cpp", "openvino"]
+    recipe: str
+    """The quantisation; `given`: the file as it is."""
+    lanes: int
+    slots: int
+    answer_tokens_per_s: float
+    prompt_tokens_per_s: float
+
+
+class Quality(BaseModel):
+    """What a quantisation costs, on a fixed text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str
+    perplexity: float
+    greedy_agreement: float
+    """Share of positions where its likeliest token is the reference's, 0 to 1."""
+    megabytes: float
+
+
+class Calibration(BaseModel):
+    """The file. Valid for one model file, by its size, on one kind of processor."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpu: str
+    cores: int
+    model_bytes: int
+    trials: tuple[Trial, ...]
+    quality: tuple[Quality, ...] = ()
+
+    def best(self, backend: str | None = None) -> Trial | None:
+        """The fastest way to run the file as it is; with one backend, if one is named."""
+        fitting = [t for t in self.trials if t.recipe == "given" and backend in (None, t.backend)]
+        return max(fitting, key=lambda trial: trial.answer_tokens_per_s, default=None)
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def calibration_path(model_path: Path) -> Path:
+    """Where the calibration of a model is looked for."""
+    named = os.environ.get(PATH_VARIABLE)
+    return Path(named) if named else model_path.with_name(model_path.name + ".calibration.json")
+
+
+def read_calibration(model_path: Path) -> Calibration | None:
+    """The calibration of this file on this kind of processor, if there is one; a foreign one is not used."""
+    path = calibration_path(model_path)
+    try:
+        found = Calibration.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, ValidationError) as error:
+        logger.warning("%s: not a calibration: %s", path, error)
+        return None
+    if found.cpu != cpu_name() or found.model_bytes != model_path.stat().st_size:
+        logger.info("%s is for another processor or another model file", path)
+        return None
+    return found
+
+
+def resolve(settings: EngineSettings, model_path: Path) -> EngineSettings:
+    """Settings without `auto` in `backend`, `lanes` and `slots`: what was calibrated, else fixed defaults."""
+    if "auto" not in (settings.backend, settings.lanes, settings.slots):
+        return settings
+    calibration = read_calibration(model_path)
+    wanted = None if settings.backend == "auto" else settings.backend
+    best = calibration.best(wanted) if calibration is not None else None
+    backend = (best.backend if best else "llama_cpp") if settings.backend == "auto" else settings.backend
+    lanes = settings.cores if settings.lanes == "auto" else settings.lanes
+    if settings.lanes == "auto" and best is not None:
+        lanes = min(best.lanes, settings.cores)
+    slots = settings.slots
+    if slots == "auto":
+        slots = best.slots if best is not None else DEFAULT_SLOTS[backend]
+    slots = min(slots, settings.batch_tokens - 1)
+    changes = {"backend": backend, "lanes": lanes, "slots": slots}
+    return EngineSettings.model_validate(settings.model_dump() | changes)
+
+
+DEFAULT_SLOTS = {"llama_cpp": 16, "openvino": 64}

@@ -1,0 +1,1 @@
+"""The OpenVINO GenAI backend (extra `openvino`). Only these modules import its packages."""

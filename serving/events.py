@@ -1,0 +1,69 @@
+"""The engine's results, as the events that the HTTP side writes replies from."""
+
+from __future__ import annotations
+
+import logging
+
+from serving.calls import Alternative, ChosenToken, Ended, Event, Failed, Text
+from serving.engine import Engine, RequestError, Result, TokenLogprob
+
+log = logging.getLogger(__name__)
+
+
+def merged(events: list[Event]) -> list[Event]:
+    """The same answer in fewer events: texts of one choice that follow each other become one."""
+    joined: list[Event] = []
+    for event in events:
+        last = joined[-1] if joined else None
+        if isinstance(event, Text) and isinstance(last, Text) and event.choice == last.choice:
+            tokens = None if event.tokens is None else (last.tokens or ()) + event.tokens
+            joined[-1] = Text(event.choice, last.text + event.text, tokens)
+        else:
+            joined.append(event)
+    return joined
+
+
+def ending(choice: int, engine: Engine, result: Result, *, with_text: bool) -> list[Event]:
+    if result.finish_reason == "error":
+        log.error("request %s: %s", result.id, result.error)
+        return [Failed(500, "the model failed on this request", result.error_code or "engine_failed")]
+    if result.finish_reason == "timeout":
+        return [Failed(504, "the request took longer than the server allows", "timeout")]
+    if result.finish_reason == "cancelled":
+        return [Failed(503, "the replica is shutting down: try again", "unavailable")]
+    ended = Ended(choice, result.finish_reason, result.num_answer_tokens, result.num_cached_tokens)
+    return [Text(choice, result.text, chosen(engine, result.logprobs)), ended] if with_text else [ended]
+
+
+def refusal(error: RequestError) -> Failed:
+    if error.code == "queue_full":
+        return Failed(429, "too many requests are waiting: try again later", "overloaded")
+    return Failed(400, str(error), error.code, _PARAMS.get(error.code))
+
+
+_PARAMS = {
+    "context_length_exceeded": "messages",
+    "empty_prompt": "prompt",
+    "bad_token": "prompt",
+    "bad_messages": "messages",
+    "invalid_text": "messages",
+    "bad_json_schema": "response_format",
+    "bad_grammar": "response_format",
+}
+
+
+def chosen(engine: Engine, logprobs: tuple[TokenLogprob, ...] | None) -> tuple[ChosenToken, ...] | None:
+    if logprobs is None:
+        return None
+    return tuple(
+        ChosenToken(
+            _alternative(engine, each.token_id, each.logprob),
+            tuple(_alternative(engine, token, logprob) for token, logprob in each.top.items()),
+        )
+        for each in logprobs
+    )
+
+
+def _alternative(engine: Engine, token: int, logprob: float) -> Alternative:
+    text = engine.tokenizer.detokenize([token], special=True)
+    return Alternative(text, None if "\ufffd" in text else text.encode(), logprob)

@@ -1,0 +1,199 @@
+"""From OpenAI's requests to calls: what is asked for, within the limits."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from serving.calls import Call
+from serving.engine.types import Sampling
+from serving.http.errors import ApiError
+from serving.http.json_schema import check_schema
+from serving.protocol import ChatRequest, CompletionRequest, GenerationRequest, ResponseFormat
+from serving.settings import RequestLimits
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+
+def parse(kind: type[RequestT], body: dict[str, Any]) -> RequestT:
+    """The request. Raises ApiError 400 naming the parameter, and quoting nothing of its value."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise _api_error(first["type"], first["loc"], first["msg"]) from error
+
+
+def chat_call(request: ChatRequest, limits: RequestLimits, *, call_id: str, deadline_s: float) -> Call:
+    """Raises ApiError 400 for more than the limits allow."""
+    if len(request.messages) > limits.max_messages:
+        raise _over("messages", limits.max_messages)
+    max_tokens = request.max_completion_tokens or request.max_tokens
+    if request.top_logprobs is not None and not request.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
+    return Call(
+        id=call_id,
+        model=request.model,
+        sampling=_sampling(
+            request,
+            limits,
+            top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            json_schema=_json_schema(request.response_format, limits),
+        ),
+        max_tokens=_max_tokens(max_tokens, limits, "max_tokens"),
+        messages=tuple(message.as_turn() for message in request.messages),
+        num_choices=_num_choices(request.n or 1, 1, limits),
+        stream=bool(request.stream),
+        user=request.user or "",
+        deadline_s=deadline_s,
+    )
+
+
+def completion_call(
+    request: CompletionRequest, limits: RequestLimits, *, call_id: str, deadline_s: float
+) -> Call:
+    """Raises ApiError 400 for more than the limits allow."""
+    if request.best_of not in (None, request.n or 1):
+        raise ApiError(
+            400, "best_of other than n is not supported", param="best_of", code="unsupported_value"
+        )
+    if request.echo:
+        raise ApiError(400, f"echo: {_UNSUPPORTED['echo']}", param="echo", code="unsupported_parameter")
+    prompts = _prompts(request.prompt)
+    return Call(
+        id=call_id,
+        model=request.model,
+        sampling=_sampling(request, limits, top_logprobs=request.logprobs),
+        max_tokens=_max_tokens(request.max_tokens or 16, limits, "max_tokens"),
+        prompts=prompts,
+        num_choices=_num_choices(request.n or 1, len(prompts), limits),
+        stream=bool(request.stream),
+        user=request.user or "",
+        deadline_s=deadline_s,
+    )
+
+
+def _sampling(
+    request: GenerationRequest,
+    limits: RequestLimits,
+    *,
+    top_logprobs: int | None,
+    json_schema: str | None = None,
+) -> Sampling:
+    if top_logprobs is not None and top_logprobs > limits.max_top_logprobs:
+        raise _over(
+            "top_logprobs" if isinstance(request, ChatRequest) else "logprobs", limits.max_top_logprobs
+        )
+    if len(request.logit_bias or {}) > limits.max_logit_biases:
+        raise _over("logit_bias", limits.max_logit_biases)
+    return Sampling(
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        top_k=request.top_k or 0,
+        min_p=request.min_p or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        seed=(secrets.randbits(32) if request.seed is None else request.seed) % 2**32,
+        stop=_stops(request.stop, limits),
+        logit_bias={int(token): bias for token, bias in (request.logit_bias or {}).items()},
+        top_logprobs=top_logprobs,
+        json_schema=json_schema,
+    )
+
+
+def _stops(stop: str | list[str] | None, limits: RequestLimits) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > limits.max_stops:
+        raise _over("stop", limits.max_stops)
+    if any(not 0 < len(each) <= limits.max_stop_characters for each in stops):
+        message = f"a stop string must have 1 to {limits.max_stop_characters} characters"
+        raise ApiError(400, message, param="stop", code="invalid_value")
+    return stops
+
+
+def _prompts(prompt: str | list[Any]) -> tuple[str | tuple[int, ...], ...]:
+    if isinstance(prompt, str):
+        return (prompt,)
+    if not prompt:
+        raise ApiError(400, "prompt is empty", param="prompt", code="invalid_value")
+    if isinstance(prompt[0], int):
+        return (tuple(prompt),)
+    return tuple(each if isinstance(each, str) else tuple(each) for each in prompt)
+
+
+def _num_choices(n: int, num_prompts: int, limits: RequestLimits) -> int:
+    if n * num_prompts > limits.max_choices:
+        param = "n" if num_prompts <= limits.max_choices else "prompt"
+        raise ApiError(
+            400,
+            f"at most {limits.max_choices} answers to one request",
+            param=param,
+            code="integer_above_max_value",
+        )
+    return n
+
+
+def _max_tokens(asked: int | None, limits: RequestLimits, param: str) -> int | None:
+    cap = limits.max_answer_tokens
+    if asked is not None and cap is not None and asked > cap:
+        raise _over(param, cap)
+    return asked if asked is not None else cap
+
+
+def _json_schema(wanted: ResponseFormat | None, limits: RequestLimits) -> str | None:
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return '{"type": "object"}'
+    if wanted.json_schema is None:
+        raise ApiError(
+            400,
+            "a json_schema is required",
+            param="response_format.json_schema",
+            code="missing_required_parameter",
+        )
+    return check_schema(wanted.json_schema.schema_, limits, "response_format.json_schema.schema")
+
+
+def _over(param: str, most: int) -> ApiError:
+    return ApiError(400, f"{param} must not exceed {most}", param=param, code="integer_above_max_value")
+
+
+_UNION_TAGS = frozenset({"str", "int", "float", "bool"})
+
+_UNSUPPORTED: Mapping[str, str] = {
+    "tools": "this model's chat template takes no tools",
+    "functions": "functions are not supported",
+    "function_call": "functions are not supported",
+    "audio": "audio is not supported",
+    "modalities": "only text is supported",
+    "web_search_options": "web search is not supported",
+    "reasoning_effort": "this model has no reasoning effort",
+    "verbosity": "this model has no verbosity",
+    "suffix": "a suffix is not supported",
+    "echo": "echo is not supported",
+    "grammar": "client grammars are not accepted: use response_format",
+    "guided_regex": "client regexes are not accepted: use response_format",
+    "guided_grammar": "client grammars are not accepted: use response_format",
+    "chat_template": "client templates are not accepted",
+    "chat_template_kwargs": "client template variables are not accepted",
+}
+
+
+def _api_error(kind: str, location: tuple[int | str, ...], message: str) -> ApiError:
+    names = [str(part)[:64] for part in location if not (isinstance(part, str) and "[" in part)]
+    if len(names) > 1 and names[-1] in _UNION_TAGS:  # which of a field's kinds the value is not
+        names.pop()
+    param = ".".join(names[:6]) or None
+    if names and names[0] in _UNSUPPORTED:
+        return ApiError(
+            400, f"{names[0]}: {_UNSUPPORTED[names[0]]}", param=param, code="unsupported_parameter"
+        )
+    if kind == "extra_forbidden":
+        return ApiError(400, f"unknown parameter: {param}", param=param, code="unknown_parameter")
+    if kind == "missing":
+        return ApiError(400, f"missing parameter: {param}", param=param, code="missing_required_parameter")
+    return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")

@@ -1,0 +1,150 @@
+"""Change the champion by hand.
+
+    python -m serving.promote RUN_DIR        the run's winner, if its report says `promote`
+    python -m serving.promote MODEL.gguf     any model
+    python -m serving.promote rollback       the champion before this one
+    python -m serving.promote status         what is served, and what was
+
+Exit codes: 0 done · 1 the registry or the model refused it, and the old champion stays · 2 wrong input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.engine import Engine, EngineError, EngineSettings
+from serving.files import sha256_of
+from serving.host import smoke
+from serving.registry import BaseModel, Champion, Registry, RegistryError
+
+
+class UsageError(Exception):
+    """Wrong input: one line."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may become champion."""
+
+    model: Path
+    sha256: str
+    run: str
+    report: Path
+    base: BaseModel | None = None
+
+
+def candidate_of(target: Path, *, force: bool) -> Candidate:
+    """A run's candidate, or a model file. Raises UsageError."""
+    if target.is_file():
+        model = target.resolve()
+        return Candidate(model, sha256_of(model), target.stem, model.parent / "report.json")
+    if not target.is_dir():
+        raise UsageError(f"{target}: no such run folder or model file")
+    report = target / "report" / "report.json"
+    decision = _read(report).get("decision")
+    if decision != "promote" and not force:
+        raise UsageError(
+            f"{report}: the decision is {decision!r}, not 'promote' (--force promotes all the same)"
+        )
+    model, sha256 = _model(target, "candidate")
+    base = (
+        BaseModel(*_model(target, "base")) if (target / "models" / "base" / "model.gguf").is_file() else None
+    )
+    return Candidate(model, sha256, target.resolve().name, report, base)
+
+
+def promote(registry: Registry, candidate: Candidate) -> Champion:
+    """Load the candidate in a child process, have it generate here, and make it the champion.
+
+    Raises EngineError or RegistryError; the old champion then is what it was.
+    """
+    settings = EngineSettings(pin=False, slots=1, context_tokens=512)
+    with Engine.open(candidate.model, settings) as engine:
+        smoke(engine)
+    return registry.promote(
+        candidate.model,
+        sha256=candidate.sha256,
+        run=candidate.run,
+        report=candidate.report,
+        base=candidate.base,
+    )
+
+
+def status(registry: Registry) -> str:
+    """The champion and the ones before it, a line each, newest first."""
+    return "\n".join(
+        f"{'previous' if index else 'champion'}  {one.sha256[:12]}  {one.run}  {one.decided_at}  {one.report}"
+        for index, one in enumerate(registry.history())
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    registry = Registry(Path(options.registry))
+    try:
+        return _run(options, registry)
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except (RegistryError, EngineError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def _run(options: argparse.Namespace, registry: Registry) -> int:
+    if options.target == "status":
+        found = status(registry)
+        sys.stdout.write(f"{found or f'{registry.file}: there is no champion yet'}\n")
+        return 0 if found else 1
+    if options.target == "rollback":
+        champion = registry.rollback()
+    else:
+        champion = promote(registry, candidate_of(Path(options.target), force=options.force))
+    sys.stdout.write(f"champion is {champion.sha256} of {champion.run}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.promote",
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("target", metavar="RUN_DIR|MODEL.gguf|rollback|status")
+    parser.add_argument(
+        "--registry", default=os.environ.get("SERVING_REGISTRY", "registry"), metavar="FOLDER"
+    )
+    parser.add_argument("--force", action="store_true", help="promote whatever the run's report decided")
+    return parser
+
+
+def _model(run: Path, name: str) -> tuple[Path, str]:
+    folder = run / "models" / name
+    manifest = folder / "manifest.json"
+    sha256 = _read(manifest).get("sha256")
+    if not isinstance(sha256, str):
+        raise UsageError(f"{manifest}: 'sha256' is missing")
+    return folder / "model.gguf", sha256
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: an object is expected")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

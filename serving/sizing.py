@@ -1,0 +1,54 @@
+"""How much the endpoint lets in, and how many replicas it has, by its settings."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from serving.engine import EngineSettings
+from serving.settings import ServingSettings
+
+
+def default_engine() -> EngineSettings:
+    """All physical cores that this process may use."""
+    from serving.engine.topology import usable_cores
+
+    cores = usable_cores()
+    count = len(cores) if cores else os.cpu_count() or 1
+    return EngineSettings(cores=count)
+
+
+def num_slots(engine: EngineSettings) -> int:
+    """Answers that one replica writes at once."""
+    lanes = engine.cores if engine.lanes == "auto" else engine.lanes
+    return lanes * (16 if engine.slots == "auto" else engine.slots)
+
+
+def replica_capacity(settings: ServingSettings) -> int:
+    """Answers that run in one replica, or wait in it."""
+    assert settings.engine is not None
+    return num_slots(settings.engine) + settings.max_queued
+
+
+def capacity(settings: ServingSettings) -> int:
+    """Answers that one ingress process lets in."""
+    return replica_capacity(settings) * num_replicas(settings)
+
+
+def num_replicas(settings: ServingSettings) -> int:
+    """The most engine replicas there can be."""
+    return settings.max_replicas or settings.replicas
+
+
+def scaling(settings: ServingSettings) -> dict[str, Any]:
+    """Serve's options for the number of engine replicas."""
+    assert settings.engine is not None
+    if settings.max_replicas is None:
+        return {"num_replicas": settings.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": settings.replicas,
+            "max_replicas": settings.max_replicas,
+            "target_ongoing_requests": max(1, num_slots(settings.engine) * 3 // 4),
+        }
+    }

@@ -1,0 +1,285 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ray_jobs.errors import DataError, ModelError
+from ray_jobs.orpo.metrics import Metrics, TrainingDiverged
+from ray_jobs.orpo.settings import LoraSettings, TrainingSettings
+from ray_jobs.orpo.training import TrainOutcome, train
+from tests.unit.orpo.tiny import save_tiny_model, text_pairs
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = TrainingSettings(
+    num_steps=6,
+    pairs_per_step=4,
+    max_batch_tokens=200,
+    max_pair_tokens=200,
+    learning_rate=3e-3,
+    precision="fp32",
+    lora=LoraSettings(rank=4),
+    logging_steps=1,
+    compile="off",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+class Run:
+    """A training with everything that it told."""
+
+    def __init__(
+        self, settings: TrainingSettings, model_dir: str, folder: Path, resume_from: str | None = None
+    ) -> None:
+        self.evaluations: list[tuple[Metrics, str | None]] = []
+        self.logs: list[dict[str, float]] = []
+        self.outcome: TrainOutcome = train(
+            settings,
+            model_dir=model_dir,
+            train_pairs=text_pairs(13),
+            heldout_pairs=text_pairs(7, seed=1),
+            output_dir=str(folder),
+            on_eval=lambda metrics, checkpoint: self.evaluations.append((metrics, checkpoint)),
+            resume_from=resume_from,
+            on_log=self.logs.append,
+        )
+
+    @property
+    def adapter(self) -> torch.Tensor:
+        return adapter_of(self.outcome.checkpoint_dir)
+
+
+def adapter_of(folder: str) -> torch.Tensor:
+    from safetensors.torch import load_file
+
+    tensors = load_file(Path(folder) / "adapter_model.safetensors")
+    return torch.cat([tensors[name].flatten().double() for name in sorted(tensors)])
+
+
+def changed(**changes: Any) -> TrainingSettings:
+    return TrainingSettings(**(dict(SETTINGS) | changes))
+
+
+def test_evaluates_and_saves_when_told_and_at_the_end(model_dir: str, tmp_path: Path) -> None:
+    settings = changed(eval_at_start=True, eval_every_steps=2, checkpoint_every_steps=4)
+    run = Run(settings, model_dir, tmp_path)
+    told = [(metrics.step, folder and Path(folder).name) for metrics, folder in run.evaluations]
+    assert told == [(0, None), (2, None), (4, "checkpoint-4"), (6, "checkpoint-6")]
+    assert run.outcome.metrics == run.evaluations[-1][0]
+    assert run.outcome.step_used == "packed"
+    last = run.outcome.metrics
+    assert last.heldout_loss < run.evaluations[0][0].heldout_loss
+    assert (last.padding_share, last.heldout_pairs) == (0.0, 7)
+    assert all(isinstance(value, int | float) for value in last.as_row().values())
+    assert [log["step"] for log in run.logs if "loss" in log] == [1, 2, 3, 4, 5, 6]
+
+
+def test_saved_adapter_gives_the_scores_that_were_reported(model_dir: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from ray_jobs.orpo.evaluation import score_pairs
+    from ray_jobs.orpo.models import load_tokenizer
+    from ray_jobs.orpo.step import enable_packed_step
+    from ray_jobs.orpo.tokens import tokenize_pairs
+
+    run = Run(SETTINGS, model_dir, tmp_path)
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model_dir), run.outcome.checkpoint_dir
+    )
+    enable_packed_step(model.get_base_model())
+    pairs = tokenize_pairs(load_tokenizer(model_dir), text_pairs(7, seed=1), SETTINGS).pairs
+    figures = score_pairs(model, pairs, max_batch_tokens=200, device=torch.device("cpu")).figures(
+        SETTINGS.beta
+    )
+    assert figures["heldout_loss"] == pytest.approx(run.outcome.metrics.heldout_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_resumed_training_equals_an_uninterrupted_one(model_dir: str, tmp_path: Path, dropout: float) -> None:
+    settings = changed(checkpoint_every_steps=3, lora=LoraSettings(rank=4, dropout=dropout))
+    straight = Run(settings, model_dir, tmp_path / "straight")
+    resumed = Run(settings, model_dir, tmp_path / "resumed", str(tmp_path / "straight" / "checkpoint-3"))
+    assert [log["step"] for log in resumed.logs if "loss" in log] == [4, 5, 6]
+    assert torch.equal(resumed.adapter, straight.adapter)
+    assert resumed.outcome.metrics.heldout_loss == straight.outcome.metrics.heldout_loss
+
+
+def test_trl_step_trains_the_same_adapter(model_dir: str, tmp_path: Path) -> None:
+    # TRL averages micro batches; with all pairs of a step in one, both steps are the same arithmetic
+    packed = Run(changed(max_batch_tokens=2000), model_dir, tmp_path / "packed")
+    trl = Run(changed(step="trl", max_batch_tokens=2000), model_dir, tmp_path / "trl")
+    assert trl.outcome.step_used == "trl"
+    ours, theirs = packed.outcome.metrics, trl.outcome.metrics
+    assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
+    assert ours.train_margin == pytest.approx(theirs.train_margin, rel=1e-3)
+    assert theirs.padding_share is not None
+    assert theirs.padding_share > 0
+    assert torch.nn.functional.cosine_similarity(packed.adapter, trl.adapter, dim=0) > 0.9999
+
+
+def test_exploding_training_stops(tmp_path: Path) -> None:
+    model_dir = save_tiny_model(tmp_path / "model", initializer_range=0.02)  # starts at the loss of even odds
+    with pytest.raises(TrainingDiverged, match=r"step \d+: loss .* is over 1.2 times the first step's"):
+        Run(changed(learning_rate=1e4, warmup_share=0.0, max_loss_ratio=1.2), model_dir, tmp_path / "out")
+
+
+@pytest.mark.parametrize("step", ["packed", "trl"])
+def test_nan_stops_the_training_before_the_first_update(tmp_path: Path, step: str) -> None:
+    from tests.unit.orpo.tiny import tiny_llama, tiny_tokenizer
+
+    model = tiny_llama()
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    with pytest.raises(TrainingDiverged, match="step 1: loss, nll, margin not finite"):
+        Run(changed(step=step), str(tmp_path / "model"), tmp_path / "out")
+
+
+def test_unverified_architecture_falls_back_to_trl(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from transformers import StableLmConfig, StableLmForCausalLM
+
+    from tests.unit.orpo.tiny import tiny_tokenizer
+
+    config = StableLmConfig(
+        vocab_size=300,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+    )
+    StableLmForCausalLM(config).save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    run = Run(changed(num_steps=1), str(tmp_path / "model"), tmp_path / "out")
+    assert run.outcome.step_used == "trl"
+    assert "stablelm models are not among the verified" in caplog.text
+
+
+def test_whole_model_training(model_dir: str, tmp_path: Path) -> None:
+    run = Run(changed(lora=None, precision="bf16", eval_at_start=True), model_dir, tmp_path)
+    assert run.evaluations[-1][0].heldout_loss < run.evaluations[0][0].heldout_loss
+    assert (Path(run.outcome.checkpoint_dir) / "model.safetensors").is_file()
+
+
+def test_folders_with_code_or_pickles_are_refused(model_dir: str, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(model_dir, tmp_path / "code")
+    config = json.loads((tmp_path / "code" / "config.json").read_text())
+    (tmp_path / "code" / "config.json").write_text(
+        json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}})
+    )
+    with pytest.raises(ModelError, match="auto_map"):
+        Run(SETTINGS, str(tmp_path / "code"), tmp_path / "out")
+    shutil.copytree(model_dir, tmp_path / "pickled", ignore=shutil.ignore_patterns("*.safetensors"))
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match="pickled"):
+        Run(SETTINGS, str(tmp_path / "pickled"), tmp_path / "out")
+
+
+def test_no_usable_pairs_is_an_error_that_says_why(model_dir: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no usable training pairs.*too_long"):
+        Run(changed(max_pair_tokens=16), model_dir, tmp_path)
+
+
+def run_workers(
+    num_workers: int, settings: dict[str, Any], model_dir: str, folder: Path
+) -> list[list[dict[str, Any]]]:
+    """Train in separate processes over gloo; returns the evaluations that each was told."""
+    port = _free_port()
+    processes = []
+    folder.mkdir()
+    for rank in range(num_workers):
+        job = {
+            "num_workers": num_workers,
+            "settings": settings,
+            "model_dir": model_dir,
+            "num_pairs": 13,
+            "output_dir": str(folder / "out"),
+            "log": str(folder / f"{rank}.jsonl"),
+        }
+        address = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": num_workers,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        environment = (
+            os.environ | {name: str(value) for name, value in address.items()} | {"OMP_NUM_THREADS": "1"}
+        )
+        command = [sys.executable, "-m", "tests.integration.orpo.worker", json.dumps(job)]
+        processes.append(
+            subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        )
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * num_workers, "\n".join(
+        error[-3000:] for error in errors
+    )
+    return [
+        [json.loads(line) for line in (folder / f"{rank}.jsonl").read_text().splitlines()]
+        for rank in range(num_workers)
+    ]
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+PLAIN = json.loads(SETTINGS.model_dump_json()) | {"num_steps": 4, "checkpoint_every_steps": 4}
+
+
+def test_two_workers_equal_one_with_twice_the_pairs(model_dir: str, tmp_path: Path) -> None:
+    one = run_workers(1, PLAIN, model_dir, tmp_path / "one")
+    two = run_workers(2, PLAIN, model_dir, tmp_path / "two")
+    keys = (
+        "heldout_loss",
+        "heldout_nll",
+        "heldout_margin",
+        "heldout_accuracy",
+        "train_loss",
+        "train_nll",
+        "grad_norm",
+    )
+    for key in keys:
+        assert two[0][-1][key] == pytest.approx(one[0][-1][key], rel=1e-4), key
+        assert two[1][-1][key] == two[0][-1][key], key
+    assert [worker[-1]["checkpoint"] is not None for worker in two] == [True, False]
+    single, double = adapter_of(one[0][-1]["checkpoint"]), adapter_of(two[0][-1]["checkpoint"])
+    assert torch.nn.functional.cosine_similarity(single, double, dim=0) > 0.9999
+
+
+def _deepspeed_is_built() -> bool:
+    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
+    return any(cache.rglob("deepspeed_shm_comm*.so"))
+
+
+@pytest.mark.skipif(
+    not _deepspeed_is_built(), reason="DeepSpeed's CPU operations are not built yet (a minute, once)"
+)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_equals_plain_data_parallel(model_dir: str, tmp_path: Path, stage: int) -> None:
+    sharded = PLAIN | {"deepspeed": {"zero_optimization": {"stage": stage}}}
+    plain = run_workers(2, PLAIN, model_dir, tmp_path / "plain")
+    zero = run_workers(2, sharded, model_dir, tmp_path / "zero")
+    for key in ("heldout_loss", "heldout_margin", "train_loss"):
+        assert zero[0][-1][key] == pytest.approx(plain[0][-1][key], rel=1e-3), key
+    assert all(worker[-1]["checkpoint"] for worker in zero), "every worker holds a shard"

@@ -1,0 +1,49 @@
+"""The chat page in a real browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from headless import NAMES, open_page
+from serving_endpoint import Endpoint, poll
+
+from serving.files import sha256_of
+from serving.registry import BaseModel
+
+pytestmark = pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="there is no Chromium here")
+
+SEND = """
+document.getElementById("input").value = "Name a colour.";
+document.getElementById("form").requestSubmit();
+"""
+
+
+def test_chatting_and_voting(endpoint: Endpoint, tmp_path: Path) -> None:
+    path, sha256 = endpoint.variant(11)
+    base = BaseModel(endpoint.model, sha256_of(endpoint.model))
+    report = endpoint.registry.root / "report.json"
+    endpoint.registry.promote(path, sha256=sha256, run="page", report=report, base=base)
+    poll(lambda: endpoint.champion() == sha256, 60)
+    votes = endpoint.registry.root / "votes.jsonl"
+    with open_page(f"{endpoint.url}/", tmp_path) as page:
+        page.command("Emulation.setDeviceMetricsOverride", {
+            "width": 360, "height": 640, "deviceScaleFactor": 2, "mobile": True,
+        })  # fmt: skip
+        page.wait("document.getElementById('model')?.options.length >= 3")
+        page.run(SEND)
+        page.wait("document.getElementById('chat').innerText.includes(' tokens, ')")
+        answer = page.run("document.querySelectorAll('.turn .text')[0].textContent")
+        assert answer
+        assert page.run("document.documentElement.scrollWidth <= 360"), "nothing is cut off on a phone"
+        page.run("document.getElementById('clear').click(); document.getElementById('model').value = 'blind'")
+        page.run(SEND)
+        page.wait("document.querySelectorAll('.turn button').length === 3", 60)
+        assert "base" not in page.run("document.getElementById('chat').innerText"), "blind until the vote"
+        page.run("document.querySelector('.turn button').click()")
+        page.wait("document.getElementById('chat').innerText.includes('stored as a preference pair')")
+    (row,) = map(json.loads, votes.read_text().splitlines())
+    assert {row["chosen_model"], row["rejected_model"]} == {"champion", "base"}
+    assert row["chosen"][0] == {"role": "user", "content": "Name a colour."}

@@ -1,0 +1,156 @@
+"""Reading files: every format gives the same rows, and what is wrong with a file is said with its line."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_jobs.data import files, formats
+from ray_jobs.data.files import file_rows
+from ray_jobs.errors import DataError
+
+ROWS = [{"prompt": f'Ask {n}, "please"\n', "chosen": f"ä{n}", "rejected": "no"} for n in range(600)]
+
+
+def lines(rows: list[Any]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def as_csv(rows: list[dict[str, str]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def as_parquet(rows: list[dict[str, Any]]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def put(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
+
+
+def values(source: str) -> list[Any]:
+    return [row.value for row in file_rows(source)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", lines(ROWS)),
+        ("a.ndjson", lines(ROWS).replace(b"\n", b"\r\n")),
+        ("a.jsonl", b"\xef\xbb\xbf" + lines(ROWS).replace(b"\n", b"\n\n")),
+        ("a.jsonl.gz", gzip.compress(lines(ROWS))),
+        ("a.json", json.dumps(ROWS, indent=1).encode()),
+        ("a.json", lines(ROWS)),
+        ("a.csv", as_csv(ROWS)),
+        ("a.csv", b"\xef\xbb\xbf" + as_csv(ROWS)),
+        ("A.PARQUET", as_parquet(ROWS)),
+    ],
+)
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str, data: bytes) -> None:
+    assert values(put(tmp_path / name, data)) == ROWS
+
+
+def test_folders_and_globs_are_read_in_order_of_name(tmp_path: Path) -> None:
+    put(tmp_path / "b.jsonl", lines(ROWS[2:4]))
+    put(tmp_path / "a.csv", as_csv(ROWS[:2]))
+    put(tmp_path / "README.md", b"no rows")
+    assert values(str(tmp_path)) == values(str(tmp_path / "*")) == ROWS[:4]
+    assert values(str(tmp_path / "*.jsonl")) == ROWS[2:4]
+    assert values(tmp_path.as_uri() + "/b.jsonl") == ROWS[2:4]
+
+
+def test_a_uri_of_another_file_system_is_read(tmp_path: Path) -> None:
+    import fsspec
+
+    with fsspec.open("memory://bucket/rows.jsonl", "wb") as stream:
+        stream.write(lines(ROWS[:3]))
+    assert values("memory://bucket/rows.jsonl") == ROWS[:3]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", lines(ROWS[:6])[:-9], "a.jsonl line 6: not JSON: Unterminated string"),
+        ("a.jsonl", b'{"a": 1}\n\n{"b": "\xff"}\n', "a.jsonl line 3: not UTF-8 text (byte 7)"),
+        ("a.jsonl", b"{'a': 1}\n", "a.jsonl line 1: not JSON: Expecting property name"),
+        ("a.jsonl", b'{"a": ' + b"1" * 5000 + b"}\n", "a.jsonl line 1: not JSON: Exceeds the limit"),
+        ("a.jsonl.gz", gzip.compress(lines(ROWS))[:-30], "a.jsonl.gz: damaged gzip data"),
+        ("a.jsonl.gz", lines(ROWS), "a.jsonl.gz: damaged gzip data"),
+        ("a.json", b'[{"a": 1},\n{"b": ', "a.json line 2: not JSON"),
+        ("a.json", b"[" * 100_000, "a.json: not readable JSON"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", "a.csv line 3: 3 values, 2 columns"),
+        ("a.csv", b"a,b\n1,\xff\n", "a.csv after line"),
+        ("a.csv", b'a,b\n1,"2\n', "a.csv line 2: unexpected end of data"),
+        ("a.parquet", as_parquet(ROWS)[:-9], "a.parquet after row 0: not readable Parquet"),
+        ("a.parquet", b"PAR1", "a.parquet after row 0: not readable Parquet"),
+        ("a.parquet.gz", b"", "must end in .jsonl"),
+        ("a.txt", b"", "must end in .jsonl"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_line(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    path = put(tmp_path / name, data)
+    with pytest.raises(DataError) as caught:
+        values(path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_an_empty_folder_are_named(tmp_path: Path) -> None:
+    for source, message in (
+        (str(tmp_path / "no.jsonl"), "no such file"),
+        (str(tmp_path), "holds no"),
+        (str(tmp_path / "*.csv"), "holds no"),
+        ("nosuch://bucket/a.jsonl", "nosuch"),
+    ):
+        with pytest.raises(DataError, match=message):
+            values(source)
+
+
+def test_a_gzip_bomb_is_stopped_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MIN_INFLATED_BYTES", 100_000)
+    many_rows = gzip.compress(b'{"a": 1}\n' * 200_000)
+    one_row = gzip.compress(b" " * 2_000_000)
+    for data in (many_rows, one_row):
+        path = put(tmp_path / "bomb.jsonl.gz", data)
+        with pytest.raises(DataError, match="grows more than 200 times"):
+            values(path)
+
+
+def test_a_line_that_is_too_long_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "MAX_LINE_BYTES", 100)
+    data = lines([{"a": 1}]) + b'{"a": "' + b"x" * 1000 + b'"}\n' + lines([{"a": 3}])
+    rows = list(file_rows(put(tmp_path / "a.jsonl", data)))
+    assert [(row.value, row.problem) for row in rows] == [
+        ({"a": 1}, None),
+        (None, "too_large"),
+        ({"a": 3}, None),
+    ]
+    assert rows[2].place.endswith("a.jsonl line 3")
+
+
+def test_deep_nesting_costs_one_row(tmp_path: Path) -> None:
+    data = b"[" * 100_000 + b"]" * 100_000 + b"\n" + lines([{"a": 1}])
+    rows = list(file_rows(put(tmp_path / "a.jsonl", data)))
+    assert [(row.value, row.problem) for row in rows] == [(None, "too_deep"), ({"a": 1}, None)]
+
+
+def test_a_reader_gives_back_the_limit_on_csv_cells(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    long = [{"a": "x" * 200_000}]
+    assert values(put(tmp_path / "a.csv", as_csv(long))) == long
+    assert csv.field_size_limit() == before

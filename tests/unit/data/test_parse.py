@@ -1,0 +1,203 @@
+"""Every format that fits, and every reason why a row does not."""
+
+from typing import Any
+
+import pytest
+
+from ray_jobs.data.parse import BadRow, parse_pair, parse_prompt
+from ray_jobs.data.settings import Columns
+from ray_jobs.records import Message
+
+USUAL = Columns()
+USER = Message("user", "Why is the sky blue?")
+
+
+def turn(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def said(speaker: str, value: Any) -> dict[str, Any]:
+    return {"from": speaker, "value": value}
+
+
+ASKED = turn("user", USER.content)
+
+
+def pair_row(**changes: Any) -> dict[str, Any]:
+    row = {
+        "source": "test",
+        "chosen": [ASKED, turn("assistant", "Scattering.")],
+        "rejected": [ASKED, turn("assistant", "Paint.")],
+        "prompt": USER.content,
+    }
+    return row | changes
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pair_row(),
+        pair_row(prompt=None),
+        pair_row(prompt="something else that the answers' own turns overrule"),
+        pair_row(
+            prompt=[ASKED], chosen=[turn("assistant", "Scattering.")], rejected=[turn("assistant", "Paint.")]
+        ),
+        pair_row(chosen=[turn("assistant", "Scattering.")], rejected=[turn("assistant", "Paint.")]),
+        pair_row(chosen="Scattering.", rejected="Paint."),
+        pair_row(chosen="Scattering.", rejected="Paint.", prompt=[ASKED]),
+        pair_row(chosen="Scattering.", rejected=[turn("assistant", "Paint.")]),
+        pair_row(prompt=None, chosen=f"{USER.content} Scattering.", rejected=f"{USER.content} Paint."),
+        pair_row(
+            chosen=[said("human", USER.content), said("gpt", "Scattering.")],
+            rejected=[said("human", USER.content), said("gpt", "Paint.")],
+        ),
+    ],
+)
+def test_trl_formats_give_the_same_pair(row: dict[str, Any]) -> None:
+    pair = parse_pair(row, USUAL)
+    assert (pair.prompt, pair.chosen, pair.rejected, pair.source) == (
+        (USER,),
+        "Scattering.",
+        "Paint.",
+        "test",
+    )
+    assert pair.id == parse_pair(pair_row(), USUAL).id
+
+
+def test_columns_may_have_other_names() -> None:
+    columns = Columns(prompt="q", chosen="good", rejected="bad", source="part")
+    pair = parse_pair({"q": "Hi", "good": "Hello!", "bad": "Bye", "part": "x"}, columns)
+    assert (pair.prompt, pair.chosen, pair.rejected, pair.source) == (
+        (Message("user", "Hi"),),
+        "Hello!",
+        "Bye",
+        "x",
+    )
+
+
+def test_an_implicit_prompt_ends_at_a_word() -> None:
+    row = {"chosen": "The sky is blue.", "rejected": "The sky is black."}
+    pair = parse_pair(row, USUAL)
+    assert (pair.prompt[0].content, pair.chosen, pair.rejected) == ("The sky is", "blue.", "black.")
+
+
+def test_earlier_turns_and_the_system_turn_are_the_prompt() -> None:
+    before = [turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Hello"), ASKED]
+    pair = parse_pair(
+        pair_row(
+            chosen=[*before, turn("assistant", "Scattering.")],
+            rejected=[*before, turn("assistant", "Paint.")],
+        ),
+        USUAL,
+    )
+    assert [message.role for message in pair.prompt] == ["system", "user", "assistant", "user"]
+
+
+def test_a_system_turn_without_a_question_takes_the_prompt_column() -> None:
+    system = turn("system", "Be brief.")
+    sides = {"chosen": [system, turn("assistant", "a")], "rejected": [system, turn("assistant", "b")]}
+    assert parse_pair(pair_row(**sides), USUAL).prompt == (Message("system", "Be brief."), USER)
+
+
+BAD_PAIRS: list[tuple[str, dict[str, Any]]] = [
+    ("empty_chosen", {"chosen": None}),
+    ("empty_chosen", {"chosen": []}),
+    ("empty_chosen", {"chosen": " \n"}),
+    ("empty_chosen", {"chosen": [ASKED, turn("assistant", "  ")]}),
+    ("empty_rejected", {"rejected": None}),
+    ("empty_rejected", {"chosen": "x", "rejected": ""}),
+    ("empty_prompt", {"prompt": "", "chosen": "x", "rejected": "y"}),
+    ("empty_prompt", {"prompt": None, "chosen": "x", "rejected": "y"}),
+    ("empty_prompt", {"prompt": [], "chosen": "x", "rejected": "y"}),
+    ("identical", {"rejected": [ASKED, turn("assistant", "Scattering. ")]}),
+    ("identical", {"chosen": "x", "rejected": "x"}),
+    ("not_text", {"chosen": 7}),
+    ("not_text", {"chosen": [1, 2]}),
+    ("not_text", {"chosen": [ASKED, turn("assistant", 7)]}),
+    ("not_text", {"chosen": [ASKED, turn("assistant", None)]}),
+    ("not_text", {"chosen": {"role": "assistant", "content": "x"}}),
+    ("not_text", {"prompt": 7, "chosen": "x", "rejected": "y"}),
+    ("bad_role", {"chosen": [turn("wizard", "Hi"), turn("assistant", "x")]}),
+    ("bad_role", {"chosen": [{"content": "Hi"}, turn("assistant", "x")]}),
+    ("bad_role", {"chosen": [turn(["user"], "Hi"), turn("assistant", "x")]}),  # type: ignore[arg-type]
+    ("bad_turns", {"prompt": [ASKED, ASKED], "chosen": "x", "rejected": "y"}),
+    ("bad_turns", {"prompt": [ASKED, turn("assistant", "z")], "chosen": "x", "rejected": "y"}),
+    ("no_answer", {"chosen": [turn("assistant", "x"), ASKED]}),
+    ("prompts_differ", {"rejected": [turn("user", "Why?"), turn("assistant", "Paint.")]}),
+    ("lone_surrogate", {"chosen": "a\ud800", "rejected": "y"}),
+    ("lone_surrogate", {"prompt": "\udc00?", "chosen": "x", "rejected": "y"}),
+    ("nul", {"chosen": "a\0", "rejected": "y"}),
+    ("nul", {"rejected": [ASKED, turn("assistant", "\0\0 x")]}),
+    ("too_large", {"chosen": "x" * 1_000_001}),
+]
+
+
+@pytest.mark.parametrize(("reason", "changes"), BAD_PAIRS)
+def test_a_pair_is_refused_for_a_reason(reason: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(BadRow) as caught:
+        parse_pair(pair_row(**changes), USUAL)
+    assert caught.value.reason == reason
+
+
+HUMAN, GPT = said("human", USER.content), said("gpt", "Scattering.")
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"conversations": [HUMAN, GPT]}, USUAL),
+        ({"messages": [ASKED, turn("assistant", "Scattering.")]}, USUAL),
+        ({"conversations": None, "messages": [ASKED, turn("assistant", "Scattering.")]}, USUAL),
+        ({"talk": [HUMAN, GPT]}, Columns(conversations="talk")),
+        ({"prompt": USER.content, "a": "Scattering."}, Columns(answer="a")),
+        ({"instruction": USER.content, "output": "Scattering."}, Columns(answer="output")),
+        ({"q": [ASKED], "a": "Scattering.", "messages": []}, Columns(prompt="q", answer="a")),
+        ({"conversations": [HUMAN, GPT, said("human", "Thanks!")]}, USUAL),
+    ],
+)
+def test_prompt_formats_give_the_same_prompt(row: dict[str, Any], columns: Columns) -> None:
+    prompt = parse_prompt(row, columns)
+    assert (prompt.messages, prompt.reference) == ((USER,), "Scattering.")
+
+
+def test_the_last_answer_is_the_reference_and_all_before_is_the_prompt() -> None:
+    talk = [said("system", "Be brief."), HUMAN, GPT, said("human", "Sure?"), said("gpt", "Yes.")]
+    prompt = parse_prompt({"conversations": talk}, USUAL)
+    assert [message.role for message in prompt.messages] == ["system", "user", "assistant", "user"]
+    assert prompt.reference == "Yes."
+
+
+def test_a_plain_prompt_needs_no_answer() -> None:
+    assert parse_prompt({"prompt": "Hi"}, USUAL).reference is None
+
+
+BAD_PROMPTS: list[tuple[str, dict[str, Any], Columns]] = [
+    ("no_answer", {"conversations": [HUMAN]}, USUAL),
+    ("no_answer", {"conversations": [HUMAN, said("gpt", " ")]}, USUAL),
+    ("no_answer", {"prompt": "Hi", "a": ""}, Columns(answer="a")),
+    ("not_text", {"prompt": "Hi", "a": 7}, Columns(answer="a")),
+    ("not_text", {"conversations": "Hi"}, USUAL),
+    ("empty_prompt", {"conversations": [GPT]}, USUAL),
+    ("empty_prompt", {"conversations": [said("system", "Be brief."), GPT]}, USUAL),
+    ("empty_prompt", {"conversations": [said("human", ""), GPT]}, USUAL),
+    ("empty_prompt", {"prompt": None}, USUAL),
+    ("bad_role", {"conversations": [said("tool", "x"), GPT]}, USUAL),
+    ("bad_turns", {"conversations": [HUMAN, HUMAN, GPT]}, USUAL),
+    ("bad_turns", {"conversations": [HUMAN, said("system", "late"), HUMAN, GPT]}, USUAL),
+    ("nul", {"conversations": [said("system", "\0"), HUMAN, GPT]}, USUAL),
+    ("lone_surrogate", {"conversations": [HUMAN, said("gpt", "\udfff")]}, USUAL),
+]
+
+
+@pytest.mark.parametrize(("reason", "row", "columns"), BAD_PROMPTS)
+def test_a_prompt_is_refused_for_a_reason(reason: str, row: dict[str, Any], columns: Columns) -> None:
+    with pytest.raises(BadRow) as caught:
+        parse_prompt(row, columns)
+    assert caught.value.reason == reason
+
+
+def test_ids_follow_the_content_alone() -> None:
+    one = parse_pair(pair_row(), USUAL)
+    assert one.id == parse_pair(pair_row(source="other", extra=1), USUAL).id
+    assert one.id != parse_pair(pair_row(rejected=[ASKED, turn("assistant", "paint.")]), USUAL).id
+    assert len(one.id) == 16

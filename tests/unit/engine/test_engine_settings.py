@@ -1,0 +1,167 @@
+"""Settings, streams, the queue, and imports that cost nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from engine_fakes import job
+from pydantic import ValidationError
+
+from serving.engine.errors import EngineError, RequestError
+from serving.engine.metrics import Counters, snapshot
+from serving.engine.queue import JobQueue
+from serving.engine.settings import EngineSettings
+from serving.engine.stream import Stream
+from serving.engine.types import Delta, Request, Result
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, serving.engine as e; e.EngineSettings(); e.Request('a', (1,)); e.Engine; e.CoreLease\n"
+        "heavy = {'llama_cpp', 'openvino', 'numpy', 'torch', 'ray', 'jinja2'} & set(sys.modules)\n"
+        "sys.exit(repr(heavy) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"coers": 2}, {"cores": 0}, {"cores": "2"}, {"cores": 1, "lanes": 2}, {"slots": 512}, {"kv_type": "q2"}],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        EngineSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_request_errors_keep_their_code_across_processes() -> None:
+    import pickle
+
+    error = pickle.loads(pickle.dumps(RequestError("queue_full", "no room")))
+    assert (error.code, str(error)) == ("queue_full", "no room")
+
+
+def result_of(stream: Stream) -> Result:
+    return Result(stream.request.id, "ab", (1, 2), "stop", 1, 0, 2, 0.1, 0.05)
+
+
+def test_async_reading_gets_every_delta_and_then_the_result() -> None:
+    stream = Stream(Request("a", (1,)))
+
+    async def read() -> tuple[list[str], Result]:
+        thread.start()
+        texts = [delta.text async for delta in stream]
+        return texts, await stream.result_async()
+
+    def write() -> None:
+        for text in "abc":
+            stream.push(Delta(text))
+        stream.finish(result_of(stream))
+
+    thread = threading.Thread(target=write)
+    texts, result = asyncio.run(read())
+    thread.join()
+    assert texts == ["a", "b", "c"]
+    assert result.text == "ab"
+
+
+def test_a_result_is_final_and_cancel_comes_too_late() -> None:
+    cancelled: list[Stream] = []
+    stream = Stream(Request("a", (1,)), on_cancel=cancelled.append)
+    with pytest.raises(TimeoutError):
+        stream.result(0.0)
+    stream.finish(result_of(stream))
+    stream.cancel()
+    assert not stream.cancelled
+    assert not cancelled
+    assert list(stream) == []
+
+
+def test_lanes_share_what_waits_evenly() -> None:
+    queue = JobQueue(num_lanes=2)
+    for index in range(6):
+        queue.put(job([1], name=str(index)), bounded=True)
+    first = queue.take(0, num_active=0, num_free=16)
+    second = queue.take(1, num_active=0, num_free=16)
+    assert first is not None
+    assert second is not None
+    assert [each.request.id for each in first] == ["0", "1", "2"]
+    assert len(second) == 3
+
+
+def test_a_bounded_queue_refuses_and_a_closed_one_cancels() -> None:
+    queue = JobQueue(num_lanes=1, max_queued=1)
+    waiting = job([1])
+    queue.put(waiting, bounded=True)
+    with pytest.raises(RequestError) as raised:
+        queue.put(job([1]), bounded=True)
+    assert raised.value.code == "queue_full"
+    queue.put(job([1]), bounded=False)
+    queue.close("closed")
+    assert waiting.stream.result(0).finish_reason == "cancelled"
+    assert queue.take(0, num_active=0, num_free=4) is None
+    with pytest.raises(EngineError, match="closed"):
+        queue.put(job([1]), bounded=False)
+
+
+def test_waiting_jobs_can_be_withdrawn_or_run_out_of_time() -> None:
+    queue = JobQueue(num_lanes=1)
+    leaving, late, staying = job([1], name="l"), job([1], name="t", deadline_s=0.0), job([1], name="s")
+    for each in (leaving, late, staying):
+        queue.put(each, bounded=True)
+    assert queue.withdraw(leaving.stream)
+    assert not queue.withdraw(leaving.stream)
+    assert queue.take(0, num_active=0, num_free=4) == [staying]
+    assert leaving.stream.result(0).finish_reason == "cancelled"
+    assert late.stream.result(0).finish_reason == "timeout"
+
+
+def test_metrics_in_the_text_that_prometheus_reads() -> None:
+    first, second = Counters(), Counters()
+    first.prompt_tokens, first.cached_tokens, second.prompt_tokens = 30, 20, 10
+    first.first_token.add(0.02)
+    second.first_token.add(99.0)
+    metrics = snapshot([first, second], num_queued=3, num_slots=8, context_tokens=64)
+    assert metrics.prefix_hit_rate == 0.5
+    assert metrics.kv_capacity_tokens == 512
+    text = metrics.to_prometheus()
+    assert "engine_prompt_tokens_total 40\n" in text
+    assert "engine_requests_queued 3\n" in text
+    assert 'engine_first_token_seconds_bucket{le="0.025"} 1\n' in text
+    assert 'engine_first_token_seconds_bucket{le="+Inf"} 2\n' in text
+
+
+def test_auto_settings_take_what_calibration_found_here_and_nothing_foreign(tmp_path: Path) -> None:
+    from serving.engine.calibrate import write
+    from serving.engine.calibration import Calibration, Trial, calibration_path, cpu_name, resolve
+
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"x" * 10)
+    auto = EngineSettings(backend="auto", lanes="auto", slots="auto", cores=2)
+    plain = resolve(auto, model)
+    assert (plain.backend, plain.lanes, plain.slots) == ("llama_cpp", 2, 16)
+    rates = {"answer_tokens_per_s": 5.0, "prompt_tokens_per_s": 1.0}
+    fast = Trial(
+        backend="openvino", recipe="given", lanes=1, slots=48, **{**rates, "answer_tokens_per_s": 9.0}
+    )
+    slow = Trial(backend="llama_cpp", recipe="given", lanes=2, slots=24, **rates)
+    other = Trial(
+        backend="llama_cpp", recipe="q4_0", lanes=1, slots=8, **{**rates, "answer_tokens_per_s": 99.0}
+    )
+    found = Calibration(cpu=cpu_name(), cores=2, model_bytes=10, trials=(slow, fast, other))
+    write(found, calibration_path(model))
+    chosen = resolve(auto, model)
+    assert (chosen.backend, chosen.lanes, chosen.slots) == ("openvino", 1, 48)
+    named = resolve(auto.model_copy(update={"backend": "llama_cpp"}), model)
+    assert (named.backend, named.lanes, named.slots) == ("llama_cpp", 2, 24)
+    model.write_bytes(b"x" * 11)
+    assert resolve(auto, model) == plain
+    calibration_path(model).write_text("{")
+    assert resolve(auto, model) == plain

@@ -1,0 +1,180 @@
+"""The packed step against the plain one: every answer alone behind its prompt, in a model untouched."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from ray_jobs.orpo import attention_blocks, kernels
+from ray_jobs.orpo.fused import fuse_layers, why_not_fused
+from ray_jobs.orpo.loss import orpo_loss
+from ray_jobs.orpo.models import causal_lm_of
+from ray_jobs.orpo.packing import pack
+from ray_jobs.orpo.step import PairLogps, enable_packed_step
+from ray_jobs.orpo.tokens import PairTokens
+from tests.unit.orpo.tiny import gradient, random_pairs, tiny_llama, with_adapters
+
+PAIRS = random_pairs(5)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_blocks, "BLOCK", 16)
+
+
+def plain_logps(model: Any, pairs: list[PairTokens]) -> PairLogps:
+    chosen, rejected, nll = [], [], []
+    for pair in pairs:
+        for answer, means in ((pair.chosen, chosen), (pair.rejected, rejected)):
+            ids = torch.tensor([[*pair.prompt, *answer]])
+            logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1)
+            means.append(logps[len(pair.prompt) - 1 :].mean())
+            if answer is pair.chosen:
+                nll.append(-logps.sum())
+    return PairLogps(torch.stack(chosen), torch.stack(rejected), torch.stack(nll))
+
+
+def loss_of(logps: PairLogps, pairs: list[PairTokens]) -> torch.Tensor:
+    return orpo_loss(
+        logps.chosen_B, logps.rejected_B, logps.nll_sum_B.sum() / pack(pairs).num_nll_tokens, beta=0.3
+    ).loss
+
+
+def packed_model(model: Any, *, fused: bool) -> Any:
+    causal_lm = causal_lm_of(model)
+    enable_packed_step(causal_lm)
+    if fused:
+        assert why_not_fused(causal_lm) is None
+        fuse_layers(causal_lm)
+    return model
+
+
+def assert_equal_steps(make: Any, *, fused: bool) -> None:
+    plain, packed = make().double(), packed_model(make().double(), fused=fused)
+    wanted, got = plain_logps(plain, PAIRS), packed(packed=pack(PAIRS))
+    torch.testing.assert_close(got.chosen_B.double(), wanted.chosen_B, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(got.rejected_B.double(), wanted.rejected_B, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(got.nll_sum_B.double(), wanted.nll_sum_B, rtol=1e-6, atol=1e-6)
+    loss_of(wanted, PAIRS).backward()
+    loss_of(got, PAIRS).backward()
+    wanted_gradient, got_gradient = gradient(plain), gradient(packed)
+    assert torch.nn.functional.cosine_similarity(got_gradient, wanted_gradient, dim=0) > 0.99999
+    torch.testing.assert_close(got_gradient.norm(), wanted_gradient.norm(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("adapters", [False, True])
+def test_loss_and_gradients_equal_the_plain_step(fused: bool, adapters: bool) -> None:
+    make = (lambda: with_adapters(tiny_llama())) if adapters else tiny_llama
+    assert_equal_steps(make, fused=fused)
+
+
+def test_untied_output_layer() -> None:
+    assert_equal_steps(lambda: tiny_llama(tie_word_embeddings=False), fused=True)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradient_checkpointing_changes_nothing(fused: bool) -> None:
+    def make() -> Any:
+        model = tiny_llama()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+        return with_adapters(model)
+
+    assert_equal_steps(make, fused=fused)
+
+
+def test_dora_runs_unfused() -> None:
+    assert why_not_fused(causal_lm_of(with_adapters(tiny_llama(), use_dora=True))) is not None
+    assert_equal_steps(lambda: with_adapters(tiny_llama(), use_dora=True), fused=False)
+
+
+FAMILIES = {
+    "mistral": {"sliding_window": None, "head_dim": 8},
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "phi3": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    "gemma": {"head_dim": 8},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_verified_family(family: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {
+        "vocab_size": 300,
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.2,
+        "max_position_embeddings": 512,
+    }
+
+    def make() -> Any:
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, **(sizes | FAMILIES[family]))
+        return AutoModelForCausalLM.from_config(config).train()
+
+    for fused in {False, why_not_fused(make()) is None}:
+        assert_equal_steps(make, fused=fused)
+
+
+def scores(model: Any, pairs: list[PairTokens]) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        result = model(packed=pack(pairs))
+    rows = torch.stack([result.chosen_B, result.rejected_B, result.nll_sum_B], dim=1)
+    return {pair.id: row for pair, row in zip(pairs, rows, strict=True)}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_order_and_neighbours_change_nothing(fused: bool) -> None:
+    model = packed_model(tiny_llama().double(), fused=fused)
+    together, reversed_order = scores(model, PAIRS), scores(model, PAIRS[::-1])
+    for pair in PAIRS:
+        alone = scores(model, [pair])[pair.id]
+        torch.testing.assert_close(together[pair.id], alone, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(reversed_order[pair.id], alone, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_bf16_is_as_close_to_the_truth_as_the_plain_step(fused: bool) -> None:
+    exact = plain_logps(tiny_llama(), PAIRS)
+    plain = plain_logps(tiny_llama().bfloat16(), PAIRS)
+    packed = packed_model(tiny_llama().bfloat16(), fused=fused)(packed=pack(PAIRS))
+    allowed = 1.5 * (plain.nll_sum_B - exact.nll_sum_B).abs().max()
+    assert (packed.nll_sum_B - exact.nll_sum_B).abs().max() < allowed
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_autocast_computes_in_bf16_and_trains_fp32(adapters: bool) -> None:
+    model = packed_model(with_adapters(tiny_llama()) if adapters else tiny_llama(), fused=True)
+    exact = loss_of(model(packed=pack(PAIRS)), PAIRS)
+    exact.backward()
+    exact_gradient = gradient(model)
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logps = model(packed=pack(PAIRS))
+    loss = loss_of(logps, PAIRS)
+    loss.backward()
+    assert loss.item() != exact.item()
+    assert loss.item() == pytest.approx(exact.item(), rel=2e-2)
+    assert {parameter.grad.dtype for parameter in model.parameters() if parameter.requires_grad} == {
+        torch.float32
+    }
+    assert torch.nn.functional.cosine_similarity(gradient(model), exact_gradient, dim=0) > 0.98
+
+
+def test_kernels_run_uncompiled_where_there_is_no_compiler(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_compiler(*_args: Any, **_kwargs: Any) -> Any:
+        raise RuntimeError("no C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    kernels.why_not_compiled.cache_clear()
+    assert kernels.use_compiled(True) is False
+    kernels.why_not_compiled.cache_clear()
+    assert "no C++ compiler found" in caplog.text

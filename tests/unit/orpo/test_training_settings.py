@@ -1,0 +1,44 @@
+import pytest
+from pydantic import ValidationError
+
+from ray_jobs.orpo.settings import LoraSettings, TrainingSettings
+from ray_jobs.orpo.training import deepspeed_config
+
+
+def test_defaults_are_valid_and_survive_json() -> None:
+    settings = TrainingSettings()
+    assert TrainingSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_steps": 0},
+        {"learning_rate": float("nan")},
+        {"learning_rate": "1e-4"},
+        {"step": "fast"},
+        {"unknown": 1},
+        {"qlora": True, "lora": None},
+        {"lora": {"rank": 4, "dora": True, "dropout": 0.1}},
+    ],
+)
+def test_wrong_fields_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        TrainingSettings.model_validate(changes)
+
+
+def test_target_modules_may_be_names() -> None:
+    text = '{"lora": {"target_modules": ["q_proj", "v_proj"]}}'
+    assert TrainingSettings.model_validate_json(text).lora == LoraSettings(
+        target_modules=("q_proj", "v_proj")
+    )
+
+
+def test_deepspeed_block_keeps_what_the_user_wrote() -> None:
+    block = {"zero_optimization": {"stage": 3}, "gradient_clipping": 0.5}
+    filled = deepspeed_config(TrainingSettings(deepspeed=block))
+    assert filled is not None
+    assert filled["zero_optimization"] == {"stage": 3}
+    assert filled["gradient_clipping"] == 0.5
+    assert filled["train_batch_size"] == "auto"
+    assert deepspeed_config(TrainingSettings()) is None

@@ -1,0 +1,111 @@
+"""A backend without a model, and a client without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from serving.calls import (
+    Alternative,
+    Call,
+    ChosenToken,
+    Ended,
+    Event,
+    Failed,
+    Health,
+    ModelCard,
+    Started,
+    Text,
+)
+from serving.http.app import create_app
+from serving.settings import GateSettings, ServingSettings
+
+SHA256 = "ab" * 32
+
+
+class FakeBackend:
+    """Answers every choice with the words of `answer`; what it was asked is in `calls`."""
+
+    def __init__(
+        self, answer: str = "red and blue", *, fail: Failed | None = None, fail_after: int = 0
+    ) -> None:
+        self.words = answer.split(" ")
+        self.fail, self.fail_after = fail, fail_after
+        self.calls: list[Call] = []
+        self.num_open = 0
+        self.hold: asyncio.Event | None = None
+
+    async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
+        self.calls.append(call)
+        self.num_open += 1
+        try:
+            if self.fail is not None and self.fail_after == 0:
+                yield [self.fail]
+                return
+            events: list[Event] = [Started("smoke@abababab", SHA256, 7)]
+            if call.stream:
+                yield events
+            if self.hold is not None:
+                await self.hold.wait()
+            async for more in self._choices(call):
+                if call.stream:
+                    yield more
+                events += more
+            if not call.stream:
+                yield events
+        finally:
+            self.num_open -= 1
+
+    async def _choices(self, call: Call) -> AsyncGenerator[list[Event], None]:
+        for choice in range(call.num_choices * max(1, len(call.prompts))):
+            parts = self.words if call.stream else [" ".join(self.words)]
+            for index, word in enumerate(parts):
+                if self.fail is not None and index == self.fail_after:
+                    yield [self.fail]
+                    return
+                text = word if index == 0 else f" {word}"
+                token = ChosenToken(Alternative(text, text.encode(), -0.5), (Alternative("x", b"x", -1.0),))
+                yield [Text(choice, text, None if call.sampling.top_logprobs is None else (token,))]
+            yield [Ended(choice, "stop", len(self.words), 5)]
+
+    async def models(self) -> list[ModelCard]:
+        return [
+            ModelCard("champion", SHA256, "smoke", 1700000000),
+            ModelCard("base", "cd" * 32, "smoke", 1700000000),
+        ]
+
+    async def health(self) -> Health:
+        return Health(self.fail is None, SHA256, "ok")
+
+    async def metrics(self) -> str:
+        return "engine_up 1\n"
+
+
+def app_over(backend: FakeBackend, **settings: Any) -> FastAPI:
+    gate = GateSettings.model_validate(settings.pop("gate", {}))
+    capacity = settings.pop("capacity", 128)
+    return create_app(backend, ServingSettings.model_validate(settings), gate=gate, capacity=capacity)
+
+
+def client_of(
+    app: FastAPI, *, client: tuple[str, int] = ("127.0.0.1", 5000), **options: Any
+) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=app, client=client, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", **options)
+
+
+async def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+CHAT = "/v1/chat/completions"
+
+
+def chat(content: str = "Name a colour.", **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}], **more}
