@@ -29,6 +29,7 @@ import yaml
 
 from benchmarks import harness
 from benchmarks.http_load import Sample, closed_loop, percentile, stream_chat
+from serving.engine import Engine, EngineSettings, Request, Sampling
 from serving.files import sha256_of
 from serving.registry import Registry
 
@@ -81,6 +82,8 @@ def main() -> None:
             figures |= asyncio.run(overload(ours, figures["tokens_per_s_endpoint"], options))
             figures |= asyncio.run(disconnects(ours, num_disconnects))
             figures |= asyncio.run(swaps(ours, registry, model, num_swaps))
+    bare = asyncio.run(bare_engine(model, num_requests, options))
+    figures |= {"tokens_per_s_bare_engine": bare, "share_of_engine": figures["tokens_per_s_endpoint"] / bare}
     work = {
         "model": model.name, "clients": NUM_CLIENTS, "requests": num_requests, "max_tokens": MAX_TOKENS,
         "repeats": repeats, "servers": [server.name for server in servers], "disconnects": num_disconnects,
@@ -109,10 +112,8 @@ def our_endpoint(registry: Registry, folder: Path, options: argparse.Namespace) 
     port = options.port or _free_port()
     config = yaml.safe_load((harness.REPOSITORY / "configs" / "serve.yaml").read_text(encoding="utf-8"))
     config["http_options"]["port"] = port
-    cores = _num_cores()
-    engine = {"cores": cores, "lanes": options.lanes, "slots": options.slots, "context_tokens": 2048}
     config["applications"][0]["args"] = {
-        "registry": str(registry.root), "engine": engine, "max_queued": 16, "watch_s": 0.2,
+        "registry": str(registry.root), "engine": engine_settings(options), "max_queued": 16, "watch_s": 0.2,
     }  # fmt: skip
     path = folder / "serve.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -205,6 +206,10 @@ def _has(module: str) -> bool:
     return find_spec(module) is not None
 
 
+def engine_settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {"cores": _num_cores(), "lanes": options.lanes, "slots": options.slots, "context_tokens": 2048}
+
+
 # Load.
 
 
@@ -265,6 +270,24 @@ def compared(rounds: dict[str, list[Load]]) -> dict[str, float]:
                     getattr(ours, field) / getattr(theirs, field) for ours, theirs in pairs
                 )
     return figures
+
+
+async def bare_engine(model: Path, num_requests: int, options: argparse.Namespace) -> float:
+    """Tokens per second of the engine alone, in this process, with as many clients: Serve's limit."""
+    with Engine.open(model, EngineSettings.model_validate(engine_settings(options))) as engine:
+        waiting = bodies(num_requests, offset=NUM_CLIENTS)
+        num_tokens = 0
+
+        async def client() -> None:
+            nonlocal num_tokens
+            while waiting:
+                prompt = engine.chat.render(waiting.pop()["messages"])
+                stream = engine.submit(Request("bare", prompt, Sampling(max_tokens=MAX_TOKENS)))
+                num_tokens += (await stream.result_async()).num_answer_tokens
+
+        began_s = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
+        return num_tokens / (time.perf_counter() - began_s)
 
 
 # What else it must stand.

@@ -12,6 +12,7 @@ from benchmarks.harness import (
     bundled_model,
     median_rate,
     median_ratio,
+    own_cores,
     parser,
     quantised,
     questions,
@@ -54,10 +55,8 @@ def engine(model: str, prompts: list[str], max_tokens: int, slots: int) -> Calla
     from serving.engine import Engine, EngineSettings, Request, Sampling
 
     cores = os.cpu_count() or 1
-    settings = EngineSettings(
-        cores=cores, lanes=cores, slots=slots, context_tokens=CONTEXT_TOKENS, pin=cores > 1
-    )
-    opened = Engine.open(model, settings)
+    settings = EngineSettings(cores=cores, lanes=cores, slots=slots, context_tokens=CONTEXT_TOKENS)
+    opened = Engine.open(model, settings, own_cores(cores))
     sampling = Sampling(max_tokens=max_tokens)
 
     def work() -> Counts:

@@ -9,6 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,13 @@ def quantised(recipe: str) -> Path:
 
         quantize(bundled_model(), target, recipe, num_threads=os.cpu_count() or 1)
     return target
+
+
+def own_cores(num_cores: int) -> Any:
+    """A lease among this contestant alone: contestants compute in turns, and so may share the cores."""
+    from serving.engine import CoreLease
+
+    return CoreLease.acquire(num_cores, folder=Path(tempfile.mkdtemp(prefix="benchmark-cores-")))
 
 
 def questions(count: int) -> list[str]:

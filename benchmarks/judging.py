@@ -18,6 +18,7 @@ from benchmarks.harness import (
     bundled_model,
     median_rate,
     median_ratio,
+    own_cores,
     parser,
     quantised,
     questions,
@@ -104,9 +105,8 @@ def engine(model: str, prompts: Sequence[str], feedback_tokens: int, slots: int)
     from serving.engine import Engine, EngineSettings, Request, Result, Sampling, Stream
 
     cores = os.cpu_count() or 1
-    opened = Engine.open(
-        model, EngineSettings(cores=cores, lanes=cores, slots=slots, context_tokens=CONTEXT_TOKENS)
-    )
+    settings = EngineSettings(cores=cores, lanes=cores, slots=slots, context_tokens=CONTEXT_TOKENS)
+    opened = Engine.open(model, settings, own_cores(cores))
     start = tuple(opened.tokenize(SCORE_START))
     bias = {opened.tokenize(score)[0]: 100.0 for score in SCORES}
     feedback = Sampling(max_tokens=feedback_tokens, stop=("</",))

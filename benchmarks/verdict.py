@@ -10,10 +10,6 @@ little with length. Each row of the pool enters in both orders, so that the true
 planted effect lifts the candidate's answers by random amounts within the rubric, so that it is known exactly.
 """
 
-import argparse
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +21,7 @@ from typing import Any
 import numpy as np
 from statsmodels.stats.proportion import proportion_confint
 
+from benchmarks import harness
 from ray_jobs.verdict.decide import Evidence, MetricEvidence, Trust, decide
 from ray_jobs.verdict.length import length_adjusted
 from ray_jobs.verdict.looks import nominal_alphas
@@ -201,15 +198,17 @@ def measure(scores: Floats, lengths: Floats, repeats: int, seed: int) -> list[di
     return rows
 
 
-def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The worst false promotion rate, the coverage of all 95 % intervals, the largest miss of power."""
     null = [row for row in rows if row["predicted_power"] is None]
     plain = [row for row in rows if "two looks" not in row["scenario"]]
     planted = [row for row in rows if row["predicted_power"] is not None]
     misses = [abs(row["promoted_without_length_clause"] - row["predicted_power"]) for row in planted]
+    worst = max(null, key=lambda row: row["promoted_without_length_clause"])
     return {
-        "false_promotion_rate": max(row["promoted_without_length_clause"] for row in null),
-        "false_promotion_rate_ci95": max(row["promoted_without_length_clause_ci95"] for row in null),
+        "false_promotion_rate": worst["promoted_without_length_clause"],
+        "false_promotion_rate_ci95_low": worst["promoted_without_length_clause_ci95"][0],
+        "false_promotion_rate_ci95_high": worst["promoted_without_length_clause_ci95"][1],
         "interval_coverage": float(np.mean([row["covered"] for row in plain])),
         "interval_coverage_lowest": min(row["covered"] for row in plain),
         "interval_coverage_highest": max(row["covered"] for row in plain),
@@ -231,37 +230,27 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="200 evaluations a row instead of 1,000")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and rows here")
-    parser.add_argument("--judgements", type=Path, nargs=2, metavar="FOLDER", help="judgements to draw from")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
+    options = harness.parser((__doc__ or "").splitlines()[0])
+    options.add_argument("--judgements", type=Path, nargs=2, metavar="FOLDER", help="judgements to draw from")
+    options.add_argument("--seed", type=int, default=0)
+    given = options.parse_args(arguments)
     repeats = 200 if given.quick else 1000
     started = time.perf_counter()
     pool = (
         real_pool(given.judgements) if given.judgements else simulated_pool(np.random.default_rng(given.seed))
     )
     rows = measure(*pool, repeats, given.seed)
-    found = figures(rows)
     print_table(rows)
-    for name, value in found.items():
-        print(f"{name:28} {value}")
-    if given.json:
-        work = {
-            "what": "verdicts on rows drawn with replacement from paired judgements, by the judge alone",
-            "pool": [str(folder) for folder in given.judgements]
-            if given.judgements
-            else "simulated, 4,000 rows",
-            "repeats": repeats,
-            "resamples": RESAMPLES,
-            "seconds": round(time.perf_counter() - started, 1),
-            "rows": rows,
-        }
-        machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "system": platform.system()}
-        versions = {name: version(name) for name in ("numpy", "scipy", "statsmodels")}
-        result = {"figures": found, "work": work, "machine": machine, "versions": versions}
-        given.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    work = {
+        "what": "verdicts on rows drawn with replacement from paired judgements, by the judge alone",
+        "pool": [str(folder) for folder in given.judgements or ()] or "simulated, 4,000 rows",
+        "repeats": repeats,
+        "resamples": RESAMPLES,
+        "seconds": round(time.perf_counter() - started, 1),
+        "versions": {name: version(name) for name in ("scipy", "statsmodels")},
+        "rows": rows,
+    }
+    harness.report(figures(rows), work, given.json)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from serving.sizing import capacity, default_engine, num_replicas, num_slots, re
 
 log = logging.getLogger(__name__)
 
+_NUM_PROBES = 16
+"""Room for questions about health and models beside a full house."""
 _RETRY_S = 30.0
 """A champion that could not be served is tried again after this: the reason may pass."""
 _STICKY_ROUTER = RequestRouterConfig(
@@ -113,6 +115,7 @@ class HandleBackend:
         self._handle = handle
         self._generate = handle.options(method_name="generate", stream=True)
         self._sticky = sticky
+        self._health = Health(False, None, "the engine has not answered yet")
 
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
         generate = self._generate.options(session_id=opening(call)) if self._sticky else self._generate
@@ -134,10 +137,12 @@ class HandleBackend:
 
     async def health(self) -> Health:
         try:
-            health: Health = await self._handle.health.remote()
+            self._health = await self._handle.health.remote()
+        except BackPressureError:
+            log.warning("every replica is full: its health is what it was")
         except (RayError, RayServeException) as error:
-            return Health(False, None, f"the engine does not answer: {type(error).__name__}")
-        return health
+            self._health = Health(False, None, f"the engine does not answer: {type(error).__name__}")
+        return self._health
 
     async def metrics(self) -> str:
         text: str = await self._handle.metrics.remote()
@@ -168,7 +173,7 @@ def application(settings: ServingSettings, gate: GateSettings) -> serve.Applicat
         EngineReplica,
         name="engine",
         # Of several replicas one that is full passes requests on to the next; a lone one queues them itself.
-        max_ongoing_requests=num_slots(engine) if several else replica_capacity(settings),
+        max_ongoing_requests=num_slots(engine) if several else replica_capacity(settings) + _NUM_PROBES,
         request_router_config=_STICKY_ROUTER if several else RequestRouterConfig(),
         max_queued_requests=settings.max_queued,
         user_config=UserConfig(canary=settings.canary).model_dump(),

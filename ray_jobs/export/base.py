@@ -128,7 +128,8 @@ def _template(model: ModelSettings, hf_dir: Path, sha256: str, cache_dir: Path) 
         return resolve_gguf(model.gguf, model.gguf_revision, cache_dir)
     from ray_jobs.export.template import template_from_hf
 
-    return template_from_hf(hf_dir, cache_dir / "templates" / f"{hf_dir.name}-{sha256[:16]}.gguf")
+    name = Path(model.base).name
+    return template_from_hf(hf_dir, cache_dir / "templates" / f"{name}-{sha256[:16]}.gguf", name)
 
 
 def _bundled(name: str) -> Path:

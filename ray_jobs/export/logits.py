@@ -1,5 +1,6 @@
 """What llama.cpp computes for given tokens, asked in a child process."""
 
+import ctypes
 import json
 import sys
 import tempfile
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 
 from ray_jobs.export.children import run_module
 from ray_jobs.export.errors import ExportError
+
+LOG_LEVEL_ERROR = 4
+"""`GGML_LOG_LEVEL_ERROR` of ggml.h."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,20 @@ def main(gguf: str, asked: str, told: str, threads: str) -> int:
     """The child process."""
     import llama_cpp
 
+    errors: list[str] = []
+
+    @llama_cpp.llama_log_callback
+    def keep_errors(level: int, text: bytes, _data: ctypes.c_void_p) -> None:
+        if level == LOG_LEVEL_ERROR:
+            errors.append(text.decode("utf-8", "replace").strip())
+
+    llama_cpp.llama_log_set(keep_errors, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = 0
     model = llama_cpp.llama_model_load_from_file(gguf.encode(), params)
     if not model:
-        raise ExportError(f"llama.cpp cannot load {gguf}")
+        raise ExportError(f"llama.cpp cannot load {gguf}: {'; '.join(errors)}")
     arrays: dict[str, NDArray[Any]] = {}
     for number, probe in enumerate(json.loads(Path(asked).read_bytes())):
         arrays[f"ids{number}"] = np.array(_tokenize(model, probe["text"]), dtype=np.int64)

@@ -25,8 +25,10 @@ ROPELESS_STEP = 4
 """SmolLM3: every fourth layer has no positions; likewise."""
 
 
-def template_from_hf(hf_dir: Path, out: Path) -> Path:
+def template_from_hf(hf_dir: Path, out: Path, name: str) -> Path:
     """`out`, written once: a GGUF with the metadata of the model in `hf_dir` and no weights.
+
+    `name` becomes `general.name`, by which llama.cpp knows quirks of some tokenizers (Phi-3).
 
     Raises ModelError, naming what it is, for what llama.cpp or this project cannot represent.
     """
@@ -40,7 +42,7 @@ def template_from_hf(hf_dir: Path, out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        _write(beside, hf_dir, config, family, vocabulary, tensors)
+        _write(beside, hf_dir, name, config, family, vocabulary, tensors)
         os.replace(beside, out)
     finally:
         beside.unlink(missing_ok=True)
@@ -50,6 +52,7 @@ def template_from_hf(hf_dir: Path, out: Path) -> Path:
 def _write(
     path: Path,
     hf_dir: Path,
+    name: str,
     config: Mapping[str, Any],
     family: Family,
     vocabulary: Vocabulary,
@@ -59,13 +62,13 @@ def _write(
 
     writer = gguf.GGUFWriter(path, family.architecture)
     writer.add_type("model")
-    writer.add_name(Path(hf_dir).name)
+    writer.add_name(name)
     for key, value in _settings(config, family).items():
         _add(writer, f"{family.architecture}.{key}", value)
     _add_vocabulary(writer, vocabulary)
     _add_tokenizer(writer, hf_dir)
-    for name, values in tensors.items():
-        writer.add_tensor(name, values)
+    for tensor, values in tensors.items():
+        writer.add_tensor(tensor, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

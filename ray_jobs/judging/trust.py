@@ -182,5 +182,7 @@ def _length_class(pair: Pair) -> str:
 
 
 def _consistency(first: Mapping[str, Judgement], repeats: Iterable[Judgement]) -> float | None:
-    same = [first[again.id].score == again.score for again in repeats if again.id in first]
+    """Of the judgements that have a score both times."""
+    both = [(first[again.id].score, again.score) for again in repeats if again.id in first]
+    same = [before == after for before, after in both if before is not None and after is not None]
     return sum(same) / len(same) if same else None

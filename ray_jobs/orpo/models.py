@@ -80,9 +80,12 @@ def check_folder(model_dir: str) -> None:
         )
 
 
-def why_not_packed(model: nn.Module, settings: TrainingSettings) -> str | None:
+def why_not_packed(model_dir: str, settings: TrainingSettings) -> str | None:
     """Why the packed step cannot compute this model, or None if it can."""
-    config = model.config
+    from transformers import AutoConfig
+
+    check_folder(model_dir)
+    config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     if config.model_type not in PACKED_FAMILIES:
         return f"{config.model_type} models are not among the verified {sorted(PACKED_FAMILIES)}"
     window = getattr(config, "sliding_window", None)

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,21 +101,25 @@ def build_trainer(job: Any, model_dir: str, output_dir: str) -> tuple[Any, str]:
     from ray_jobs.orpo.trainer import TrlTrainer
 
     settings: TrainingSettings = job.settings
+    if settings.step == "packed" and (reason := why_not_packed(model_dir, settings)):
+        logger.warning("training.step: trl is used instead of packed: %s", reason)
+        settings = settings.model_copy(update={"step": "trl"})
+        job = replace(job, settings=settings)
     device = training_device()
     if device.type == "cpu":
         keep_freed_memory()
+    if settings.deepspeed is not None and torch.distributed.is_initialized():
+        import deepspeed
+
+        deepspeed.init_distributed()  # adopts the group; ZeRO-3 asks for its size while the model loads
     args = trainer_arguments(settings, output_dir, device)  # before the model: ZeRO-3 shards it while loading
     model = load_model(model_dir, settings, device)
     rate = matrix_rate(device, torch.bfloat16 if uses_bf16(settings, device) else torch.float32)
     meter = TrainMeter(rate * args.world_size)
-    reason = why_not_packed(causal_lm_of(model), settings) if settings.step == "packed" else None
-    if settings.step == "trl" or reason:
-        if reason:
-            logger.warning("training.step: trl is used instead of packed: %s", reason)
+    if settings.step == "trl":
         return TrlTrainer(model, args, job, meter), "trl"
-    prepare_packed_step(
-        model, settings, sum(pair.num_shared for pair in job.train_pairs) / len(job.train_pairs)
-    )
+    num_tokens = sum(pair.num_shared for pair in job.train_pairs)
+    prepare_packed_step(model, settings, num_tokens / len(job.train_pairs))
     return PackedTrainer(model, args, job, meter, count_flops(causal_lm_of(model))), "packed"
 
 

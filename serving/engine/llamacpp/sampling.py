@@ -1,4 +1,8 @@
-"""Sampling in native code: one chain of llama.cpp samplers per request."""
+"""Sampling: one chain of llama.cpp samplers per request.
+
+Plain greedy requests take the largest logit directly: llama.cpp would first copy the vocabulary into
+candidates, which costs ten times the search (about 150 us a token against 15 us for 49,152 entries).
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,8 @@ class LlamaSampler:
         self._num_vocab = model.num_vocab
         self._top_logprobs = sampling.top_logprobs
         self._candidates: npt.NDArray[Any] | None = None
+        reweighs = bool(sampling.logit_bias) or _penalises(sampling)
+        self._takes_largest = sampling.temperature == 0.0 and not reweighs
         self._grammar = _open_grammar(model, sampling)
         self._chain: Any = _open_chain(model, sampling)
         if _penalises(sampling):
@@ -44,22 +50,27 @@ class LlamaSampler:
 
     def sample(self, context: Any, row: int) -> tuple[int, TokenLogprob | None]:
         """The token after row `row` of the context's latest batch."""
-        if self._grammar is None:
-            token = int(llama_cpp.llama_sampler_sample(self._chain, context, row))
-        else:
+        if self._grammar is not None:
             token = self._sample_with_grammar(context, row)
+        elif self._takes_largest:
+            token = int(self._logits(context, row).argmax())
+        else:
+            token = int(llama_cpp.llama_sampler_sample(self._chain, context, row))
         if self._top_logprobs is None:
             return token, None
         return token, _logprob(self._logits(context, row), token, self._top_logprobs)
 
     def _logits(self, context: Any, row: int) -> npt.NDArray[np.float32]:
-        return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, row), (self._num_vocab,))
+        address = ctypes.addressof(llama_cpp.llama_get_logits_ith(context, row).contents)
+        memory: Any = (ctypes.c_float * self._num_vocab).from_address(address)
+        logits: npt.NDArray[np.float32] = np.frombuffer(memory, np.float32)
+        return logits
 
     def _sample_with_grammar(self, context: Any, row: int) -> int:
         """Sample freely and keep what the grammar allows: to check one token costs less than to check them
         all."""
         logits = self._logits(context, row)
-        token = self._choose(logits, constrained=False)
+        token = int(logits.argmax()) if self._takes_largest else self._choose(logits, constrained=False)
         if not self._allows(token):
             token = self._choose(logits, constrained=True)
         llama_cpp.llama_sampler_accept(self._grammar, token)

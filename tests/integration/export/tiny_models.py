@@ -12,7 +12,7 @@ from ray_jobs.export.parity import CHATS
 from ray_jobs.export.vocabulary import PATTERNS
 
 VOCABULARY = 640
-SPECIAL = ["<unk>", "<s>", "</s>", "<|turn|>", "<|end|>"]
+SPECIAL = ["<unk>", "<s>", "</s>", "<|turn|>", "<|end|>", "<|endoftext|>"]
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|turn|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"

@@ -103,6 +103,9 @@ def test_consistency_is_the_share_of_same_scores() -> None:
     repeats = [judged("p1/chosen", 5), judged("p1/rejected", 2)]
     assert judge_trust([one], word(one, 5, 1), repeats=repeats).consistency == 0.5
     assert judge_trust([one], word(one, 5, 1)).consistency is None
+    silence = [judged("p1/chosen", None), judged("p1/rejected", 1)]
+    assert judge_trust([one], word(one, None, 1), repeats=silence).consistency == 1.0
+    assert judge_trust([one], word(one, None, None), repeats=silence).consistency is None
 
 
 def test_a_reference_is_another_right_answer() -> None:
