@@ -36,6 +36,7 @@ from serving.registry import Registry
 RECIPE = "Q4_0"
 NUM_CLIENTS = 16
 MAX_TOKENS = 96
+MAX_QUEUED = 16
 START_LIMIT_S = 120.0
 
 
@@ -65,7 +66,7 @@ class Load:
 def main() -> None:
     options = _options()
     model = options.model or harness.quantised(RECIPE)
-    sizes = (32, 1, 20, 3) if options.quick else (96, 3, 200, 100)
+    sizes = (64, 1, 20, 3) if options.quick else (96, 3, 200, 100)
     num_requests, repeats, num_disconnects, num_swaps = sizes
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -113,12 +114,16 @@ def our_endpoint(registry: Registry, folder: Path, options: argparse.Namespace) 
     config = yaml.safe_load((harness.REPOSITORY / "configs" / "serve.yaml").read_text(encoding="utf-8"))
     config["http_options"]["port"] = port
     config["applications"][0]["args"] = {
-        "registry": str(registry.root), "engine": engine_settings(options), "max_queued": 16, "watch_s": 0.2,
+        "registry": str(registry.root), "engine": engine_settings(options), "max_queued": MAX_QUEUED,
+        "watch_s": 0.2,
     }  # fmt: skip
     path = folder / "serve.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     command = [str(Path(sys.executable).with_name("serve")), "run", str(path)]
-    gate = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares"}
+    gate = {
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
+        "SERVING_MAX_INSIDE": str(options.lanes * options.slots + MAX_QUEUED),
+    }
     server = Server("endpoint", f"http://127.0.0.1:{port}")
     with _running(command, f"{server.url}/health", folder / "endpoint.log", gate):
         yield server
@@ -283,7 +288,8 @@ async def bare_engine(model: Path, num_requests: int, options: argparse.Namespac
             while waiting:
                 prompt = engine.chat.render(waiting.pop()["messages"])
                 stream = engine.submit(Request("bare", prompt, Sampling(max_tokens=MAX_TOKENS)))
-                num_tokens += (await stream.result_async()).num_answer_tokens
+                result = await stream.result_async()
+                num_tokens += result.num_answer_tokens
 
         began_s = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
@@ -294,30 +300,26 @@ async def bare_engine(model: Path, num_requests: int, options: argparse.Namespac
 
 
 async def overload(server: Server, peak_tokens_per_s: float, options: argparse.Namespace) -> dict[str, float]:
-    """Ten times as many clients as can be answered; a refused client asks again after 50 ms."""
-    capacity = options.lanes * options.slots + 16
-    until_s = time.perf_counter() + (8 if options.quick else 20)
-    accepted: list[Sample] = []
-    refused: list[Sample] = []
-
-    async def client(body: dict[str, Any]) -> None:
-        while time.perf_counter() < until_s:
-            sample = await stream_chat(server.chat, body)
-            (accepted if sample.status == 200 else refused).append(sample)
-            if sample.status != 200:
-                await asyncio.sleep(0.05)
-
+    """Open loop: requests arrive at ten times the rate that can be answered, come what may of the others."""
+    seconds = 8 if options.quick else 30
+    rate = 10 * peak_tokens_per_s / MAX_TOKENS
     began_s = time.perf_counter()
-    await asyncio.gather(*(client(body) for body in bodies(10 * capacity)))
-    seconds = time.perf_counter() - began_s
-    goodput = sum(sample.num_tokens for sample in accepted if sample.whole) / seconds
+    asked = []
+    for index, body in enumerate(bodies(int(rate * seconds), offset=NUM_CLIENTS)):
+        await asyncio.sleep(max(0.0, began_s + index / rate - time.perf_counter()))
+        asked.append(asyncio.ensure_future(stream_chat(server.chat, body)))
+    samples = await asyncio.gather(*asked)
+    accepted = [sample for sample in samples if sample.status == 200]
+    refused = [sample.seconds for sample in samples if sample.status == 429]
+    goodput = sum(sample.num_tokens for sample in accepted if sample.whole) / (time.perf_counter() - began_s)
     return {
+        "overload_arrivals_per_s": rate,
         "overload_goodput_share": goodput / peak_tokens_per_s,
         "overload_answered": len(accepted),
         "overload_refused": len(refused),
-        "overload_other_status": sum(sample.status not in (200, 429) for sample in [*accepted, *refused]),
-        "rejection_p50_ms": percentile([sample.seconds for sample in refused], 0.5) * 1e3,
-        "rejection_p99_ms": percentile([sample.seconds for sample in refused], 0.99) * 1e3,
+        "overload_other_status": len(samples) - len(accepted) - len(refused),
+        "rejection_p50_ms": percentile(refused, 0.5) * 1e3,
+        "rejection_p99_ms": percentile(refused, 0.99) * 1e3,
     }
 
 

@@ -117,20 +117,26 @@ def _start(name: str, case: str, steps: int) -> "subprocess.Popen[str]":
         "--steps",
         str(steps),
     ]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    worker = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+    _read(worker, "READY")  # one after the other: each measures the matrix rate when it starts
+    return worker
 
 
 def _take_turn(worker: "subprocess.Popen[str]") -> dict[str, float]:
     assert worker.stdin is not None
-    assert worker.stdout is not None
     worker.stdin.write("go\n")
     worker.stdin.flush()
+    turn: dict[str, float] = json.loads(_read(worker, "TURN "))
+    return turn
+
+
+def _read(worker: "subprocess.Popen[str]", word: str) -> str:
+    """The rest of the worker's next line that starts with a word."""
+    assert worker.stdout is not None
     for line in worker.stdout:
-        if line.startswith("TURN "):
-            answer: dict[str, float] = json.loads(line[5:])
-            return answer
+        if line.startswith(word):
+            return line.removeprefix(word)
     raise SystemExit(f"the worker ended early: {worker.args}")
 
 
@@ -154,6 +160,7 @@ def run_worker(name: str, case: str, steps: int) -> None:
             print("TURN " + json.dumps(_turn(trainer, pairs, state.global_step, seconds, rate)), flush=True)
 
     trainer.add_callback(Turns())
+    print("READY", flush=True)
     trainer.train()
 
 
@@ -363,7 +370,7 @@ def _plot(series: dict[str, list[tuple[int, float]]], path: Path) -> None:
 
 
 def learning(
-    steps: int = 30, pairs_per_step: int = 8, max_pair_tokens: int = 384, num_heldout: int = 200
+    steps: int = 40, pairs_per_step: int = 8, max_pair_tokens: int = 384, num_heldout: int = 110
 ) -> dict[str, Any]:
     """Held-out preference accuracy before and after a short training; no instruction is on both sides."""
     import torch

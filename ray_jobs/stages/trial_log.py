@@ -18,8 +18,10 @@ class TrialLog(ray.tune.Callback):
     def __init__(self, num_trials: int, num_steps: int) -> None:
         self._num_trials, self._num_steps = num_trials, num_steps
         self._started, self._ended = time.monotonic(), 0
+        self._steps: dict[str, int] = {}
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
+        self._steps[trial.trial_id] = int(result.get("step", 0))
         log.info(
             "tune     %s step %s/%d · held-out accuracy %.3f, nll %.3f · %.0f tokens/s",
             short_name(trial.trial_id),
@@ -38,10 +40,16 @@ class TrialLog(ray.tune.Callback):
 
     def _end(self, trial: Any, how: str) -> None:
         self._ended += 1
-        left = max(self._num_trials - self._ended, 0) * (time.monotonic() - self._started) / self._ended
-        note = f" · {duration(left)} left" if left else ""
+        self._steps[trial.trial_id] = self._num_steps
+        left = self._seconds_left()
+        note = f" · about {duration(left)} left" if left else ""
         name = short_name(trial.trial_id)
         log.info("tune     %s %s · %d of %d trials%s", name, how, self._ended, self._num_trials, note)
+
+    def _seconds_left(self) -> float:
+        """By the steps of all trials, those that run included; 0 when all have ended."""
+        share = sum(self._steps.values()) / (self._num_trials * self._num_steps)
+        return (time.monotonic() - self._started) * max(0.0, 1 - share) / share
 
 
 def short_name(trial_id: str) -> str:

@@ -100,11 +100,9 @@ def calibrate(path: Path, *, limit_s: float, recipes: tuple[str, ...]) -> Calibr
     with tempfile.TemporaryDirectory() as folder:
         made = {r: quantize(path, Path(folder) / f"{r}.gguf", r, num_threads=cores) for r in recipes}
         files = {"given": path, **made}
-        for recipe, file in files.items():
-            ways = list(combinations(cores, with_openvino=openvino))
-            for way in ways if recipe == "given" else ways[:1]:
-                if time.monotonic() < until_s:
-                    trials += _try(file, recipe, *way)
+        for recipe, way in _plan(list(files), cores, openvino):
+            if time.monotonic() < until_s:
+                trials += _try(files[recipe], recipe, *way)
         order = sorted(files, key=lambda name: name != "f16")
         quality = qualities({name: files[name] for name in order})
     return Calibration(
@@ -114,6 +112,14 @@ def calibrate(path: Path, *, limit_s: float, recipes: tuple[str, ...]) -> Calibr
         trials=tuple(trials),
         quality=tuple(quality),
     )
+
+
+def _plan(recipes: list[str], cores: int, openvino: bool) -> list[tuple[str, tuple[Backend, int, int]]]:
+    """The file as it is in two ways, every other quantisation in one, then the rest: the time may run out."""
+    ways = list(combinations(cores, with_openvino=openvino))
+    first, rest = ways[:2], ways[2:]
+    planned = [(recipes[0], way) for way in first] + [(recipe, ways[0]) for recipe in recipes[1:]]
+    return planned + [(recipes[0], way) for way in rest]
 
 
 def _try(path: Path, recipe: str, backend: Backend, lanes: int, slots: int) -> list[Trial]:

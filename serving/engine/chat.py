@@ -49,6 +49,8 @@ class ChatTemplate:
         self._supports_system: bool | None = None
         names = sorted(vocabulary.control_tokens, key=len, reverse=True)
         self._names = tuple(names)
+        self._starts = frozenset(name[:length] for name in names for length in range(1, len(name)))
+        self._longest_start = max(map(len, self._starts), default=0)
         self._splitter = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
 
     def close(self) -> None:
@@ -137,7 +139,9 @@ class ChatTemplate:
                 # After every character but the last: broken wherever the template may cut the text.
                 text = text.replace(name, marker.join(name))
         body = text.rstrip()
-        if any(body.endswith(name[:length]) for name in self._names for length in range(1, len(name))):
+        if any(
+            body[-length:] in self._starts for length in range(1, min(len(body), self._longest_start) + 1)
+        ):
             text = body + marker + text[len(body) :]
         return text
 

@@ -57,6 +57,7 @@ class Gate:
         self._app = app
         self._settings = settings
         self._keys = _open_keys(settings)
+        self._num_inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -71,7 +72,11 @@ class Gate:
             await _answer(send, error)
             return
         exchange = _Exchange(receive, send, self._settings)
-        await self._app(inner, exchange.receive, exchange.send)
+        self._num_inside += 1
+        try:
+            await self._app(inner, exchange.receive, exchange.send)
+        finally:
+            self._num_inside -= 1
 
     def _admit(self, scope: Scope) -> Scope:
         """The scope as the application sees it. Raises ApiError."""
@@ -82,6 +87,9 @@ class Gate:
         if scope["path"] not in OPEN_PATHS and not _is_preflight(scope):
             inner["serving.key"] = self._authenticate(scope, dict(headers))
         _check_length(dict(headers), self._settings.max_body_bytes)
+        most = self._settings.max_inside
+        if most is not None and self._num_inside >= most and scope["path"].startswith("/v1/"):
+            raise for_status(429, {"retry-after": "1"})
         return inner
 
     def _authenticate(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey | None:

@@ -20,6 +20,36 @@ from tests.e2e.conftest import ROOT, Run
 Done = subprocess.CompletedProcess[str]
 
 
+# Every command block of the README, and what runs it here.
+COVERED = {
+    "make run": "the fixture `finished`, on configs/smoke.yaml",
+    "make test": "what runs this test",
+    "SERVING_REGISTRY=registry .venv/bin/serve run serving.app:app": "test_the_endpoint_serves…",
+    "curl": "test_the_endpoint_serves…, word for word",
+    ".venv/bin/python": "test_the_readmes_checks_run, word for word",
+    "ray job submit": "test_every_stage_runs_as_a_submitted_job, on configs/smoke.yaml",
+}
+
+
+def readme_blocks() -> list[str]:
+    return re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+
+
+def test_every_command_of_the_readme_is_run_by_a_test() -> None:
+    uncovered = [block for block in readme_blocks() if not block.startswith(tuple(COVERED))]
+    assert uncovered == []
+    unused = [start for start in COVERED if not any(block.startswith(start) for block in readme_blocks())]
+    assert unused == []
+
+
+def test_the_readmes_checks_run(run: Run) -> None:
+    blocks = [block for block in readme_blocks() if block.startswith(".venv/bin/python")]
+    for block in blocks:
+        done = run(block.replace(".venv/bin/", ""), timeout_s=30)
+        assert done.returncode == 0, done.stderr
+        assert "verdict" in done.stdout
+
+
 def test_make_run_ends_with_a_decision_a_report_and_the_serve_command(finished: Done, project: Path) -> None:
     assert re.search(r"^decision +(promote|keep_base|inconclusive): ", finished.stdout, re.M)
     assert "serve run serving.app:app" in finished.stdout
@@ -147,6 +177,9 @@ def test_the_endpoint_serves_the_champion_to_the_openai_client(
         assert plain.choices[0].message.content == text
         assert plain.usage is not None
         assert plain.usage.prompt_tokens > 10
+        (curl,) = (block for block in readme_blocks() if block.startswith("curl"))
+        reply = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=60, check=True)
+        assert json.loads(reply.stdout)["choices"][0]["message"]["role"] == "assistant"
 
 
 def test_without_a_champion_serve_says_how_to_get_one(project: Path, run: Run) -> None:

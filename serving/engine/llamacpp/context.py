@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,14 +30,21 @@ class LlamaBackend:
     """Implements `Backend`. To be opened and used on the thread whose cores it shall use."""
 
     def __init__(
-        self, model: LlamaModel, settings: EngineSettings, *, num_slots: int, threads: tuple[int, int]
+        self,
+        model: LlamaModel,
+        settings: EngineSettings,
+        *,
+        num_slots: int,
+        threads: tuple[int, int],
+        adapters: Mapping[str, Any] | None = None,
     ) -> None:
+        """`threads`: for prompts, for answers. `adapters`: from `load_adapters`."""
         self.num_slots = num_slots
         self.context_tokens = settings.context_tokens
         self._abort_flag = ctypes.create_string_buffer(2)
         self._context = _open_context(model, settings, num_slots, threads, self._abort_flag)
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._adapters = _load_adapters(model, settings.adapters)
+        self._adapters = adapters or {}
         self._adapter: str | None = None
         self._lengths = [0] * num_slots
         self._rows: dict[int, int] = {}
@@ -224,11 +231,12 @@ def _string_length_as_abort_callback() -> Any:
     return ctypes.cast(ctypes.CDLL(name).strlen, llama_cpp.ggml_abort_callback)
 
 
-def _load_adapters(model: LlamaModel, paths: Mapping[str, str]) -> dict[str, Any]:
+def load_adapters(model: LlamaModel, paths: Mapping[str, str]) -> dict[str, Any]:
+    """LoRA adapters by name; they end with the model. Raises ModelMismatch for one that does not fit."""
     adapters = {}
     for name, path in paths.items():
         library.take_errors()
-        adapters[name] = llama_cpp.llama_adapter_lora_init(model.handle, path.encode())
+        adapters[name] = llama_cpp.llama_adapter_lora_init(model.handle, os.fsencode(path))
         if not adapters[name]:
             raise ModelMismatch(f"adapter {name!r} ({path}): not for {model.path}: {library.take_errors()}")
     return adapters

@@ -10,7 +10,7 @@ from serving.engine.backend import Backend
 from serving.engine.cores import CoreLease, pin_this_thread
 from serving.engine.errors import RequestError
 from serving.engine.lanes import Lane
-from serving.engine.llamacpp.context import LlamaBackend
+from serving.engine.llamacpp.context import LlamaBackend, load_adapters
 from serving.engine.llamacpp.memory import check_memory
 from serving.engine.llamacpp.model import LlamaModel
 from serving.engine.llamacpp.sampling import LlamaSampler, check_sampling
@@ -37,6 +37,7 @@ class LlamaRuntime:
         self._queue = JobQueue(num_lanes=num_lanes, max_queued=settings.max_queued)
         self._lanes: list[Lane] = []
         try:
+            self._adapters = load_adapters(self.model, settings.adapters)
             check_memory(self.model, settings, num_slots=self._num_slots * num_lanes)
             self._open_lanes(num_lanes, lease)
         except BaseException:
@@ -90,7 +91,9 @@ class LlamaRuntime:
     def _opener(self, num_cores: int) -> Callable[[], Backend]:
         settings = self._settings
         threads = (settings.prompt_threads or num_cores, settings.decode_threads or num_cores)
-        return lambda: LlamaBackend(self.model, settings, num_slots=self._num_slots, threads=threads)
+        return lambda: LlamaBackend(
+            self.model, settings, num_slots=self._num_slots, threads=threads, adapters=self._adapters
+        )
 
 
 def _close(backend: Backend) -> None:

@@ -132,7 +132,7 @@ def test_trl_step_trains_the_same_adapter(model_dir: str, tmp_path: Path) -> Non
 
 
 def test_exploding_training_stops(model_dir: str, tmp_path: Path) -> None:
-    settings = changed(lora=None, learning_rate=1.0, warmup_share=0.0)
+    settings = changed(lora=None, learning_rate=30.0, warmup_share=0.0)
     with pytest.raises(TrainingDiverged, match=r"step \d+: loss .* is over 4 times the first step's"):
         Run(settings, model_dir, tmp_path)
 

