@@ -170,9 +170,16 @@ def judge_job(config: Config, folder: RunFolder, metrics: Sequence[str]) -> RowJ
 
 
 def judge_pool(config: Config) -> EngineActors:
-    """The engines of the config with the judge's own context."""
-    settings = config.engine.settings.model_copy(update={"context_tokens": config.judge.context_tokens})
-    return config.engine.model_copy(update={"settings": settings})
+    """The engines of the config with the judge's own context, and a cache that suits long prompts.
+
+    `auto` may choose bf16, which writes answers faster but reads prompts at half the speed of f16
+    (AVX512-BF16, llama.cpp's fused attention); judging is mostly reading.
+    """
+    settings = config.engine.settings
+    changes: dict[str, Any] = {"context_tokens": config.judge.context_tokens}
+    if settings.kv_type == "auto":
+        changes["kv_type"] = "f16"
+    return config.engine.model_copy(update={"settings": settings.model_copy(update=changes)})
 
 
 def answer_rows(folder: RunFolder, prompts: Iterable[Prompt]) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ def make_model(family: str, folder: Path, seed: int = 0) -> Path:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for weight in model.parameters():
         if weight.dim() == 1:
-            torch.nn.init.normal_(weight, mean=float(weight.mean()), std=0.1)
+            torch.nn.init.normal_(weight, mean=weight.detach().mean().item(), std=0.1)
     model.save_pretrained(folder)
     make_tokenizer(pre).save_pretrained(folder)
     return folder

@@ -289,7 +289,8 @@ def test_an_adapter_as_a_file_of_its_own_computes_the_same(
     llama.eval(ids)
     with torch.inference_mode():
         expected = merged(torch.tensor([ids])).logits[0].numpy()
-    assert np.abs(llama.scores[: len(ids)] - expected).max() < 0.05 * expected.std()
+    error = np.sqrt(np.square(llama.scores[: len(ids)] - expected).mean())
+    assert error < 0.02 * expected.std()  # what an F16 base costs; without the adapter it is 1
 
 
 def test_dora_cannot_be_kept_apart(tiny: BaseModel, make_adapter: Adapters, tmp_path: Path) -> None:

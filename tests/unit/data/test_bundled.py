@@ -15,8 +15,8 @@ from ray_jobs.records import Message, Prompt
 
 PAIRS, PROMPTS = Source(source="bundled:pairs"), Source(source="bundled:prompts")
 PINNED = {
-    "bundled:pairs": "0d737bab666326a09dc6b38044ae96451e0f0e858be9a70c3d314593c014f1da",
-    "bundled:prompts": "e247cf2aa2f27614938823fa5f4d39ed1f6ddc85be39a01141f402e3645ec4a3",
+    "bundled:pairs": "00d59b927bb70b38effaf78ac9a4ecc11c96d4639d37f5b1a4fee6e038afdd00",
+    "bundled:prompts": "6231219dfeee3491687cbb8569ed7ae67395f54ba41203b30d54a9c89acba517",
 }
 
 

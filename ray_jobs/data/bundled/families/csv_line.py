@@ -6,9 +6,9 @@ from ray_jobs.data.bundled.manner import chatty
 from ray_jobs.data.bundled.task import Task, ask, same_text
 
 _ASK = (
-    "One CSV line, only the values: {record}",
-    "{record}. Give the values as one CSV line, nothing else.",
-    "Turn into one CSV line of values: {record}",
+    "Only the values, with commas between: {record}",
+    "{record}. Give the values alone, on one line, with commas between.",
+    "One CSV line of the values, no names: {record}",
 )
 _STYLES = ("{key}: {value}", "{key} = {value}")
 

@@ -5,9 +5,14 @@ from ray_jobs.data.bundled.manner import reject
 from ray_jobs.data.bundled.task import Task, ask, same_text
 
 _UNITS = (
-    ("km", "m", 1000), ("kg", "g", 1000), ("l", "ml", 1000), ("tons", "kg", 1000), ("m", "cm", 100),
-    ("dollars", "cents", 100), ("cm", "mm", 10), ("weeks", "days", 7), ("hours", "minutes", 60),
-)  # fmt: skip
+    ("km", "m", 1000),
+    ("kg", "g", 1000),
+    ("l", "ml", 1000),
+    ("m", "cm", 100),
+    ("dollars", "cents", 100),
+    ("cm", "mm", 10),
+    ("hours", "minutes", 60),
+)
 _ASK = (
     "Convert {value} {unit} to {to}. Only number and unit.",
     "How many {to} are {value} {unit}? Only number and unit.",
@@ -17,7 +22,7 @@ _ASK = (
 
 def generate(draws: Draws) -> Task:
     unit, to, factor = draws.pick(_UNITS)
-    value = draws.integer(2, 99 if factor % 10 == 0 and factor != 60 else 12)
+    value = draws.integer(2, 12 if factor == 60 else 99)
     right, wrong = f"{value * factor} {to}", f"{value * factor * draws.pick((10, 2))} {to}"
     spoken = f"{value} {unit} is equal to {value * factor} {to}"
     prompt = draws.pick(_ASK).format(value=value, unit=unit, to=to)
