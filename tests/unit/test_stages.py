@@ -7,6 +7,7 @@ from ray_jobs.config import Config, load_config
 from ray_jobs.errors import ConfigError, RunConflict, StageFailed
 from ray_jobs.runs import RunFolder, open_run
 from ray_jobs.stages.base import Stage, check_unchanged, forget, run_stages
+from ray_jobs.stages.prepare import files_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 Work = Callable[[Config, RunFolder], list[str]]
@@ -116,3 +117,13 @@ def test_forgetting_a_stage_throws_its_folder_away(config: Config, folder: RunFo
 def test_a_stage_without_its_inputs_says_what_is_missing(config: Config, folder: RunFolder) -> None:
     with pytest.raises(ConfigError, match=r"a\.txt is missing.*'second'"):
         run_stages(Chain().stages(), ("second",), config, folder)
+
+
+def test_files_of_folders_and_patterns_are_inputs_too(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl", "c.txt"):
+        (tmp_path / name).write_text(name)
+    assert files_of(str(tmp_path / "a.jsonl")) == [tmp_path / "a.jsonl"]
+    assert files_of(str(tmp_path / "*.jsonl")) == [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    assert len(files_of(str(tmp_path))) == 3
+    assert files_of("bundled:pairs") == []
+    assert files_of("owner/name") == []
