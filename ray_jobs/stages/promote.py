@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from ray_jobs.config import Config
+from ray_jobs.errors import StageFailed
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages.base import Stage
 
@@ -11,24 +12,38 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: RunFolder) -> list[str]:
-    from serving.registry import Registry
+    from serving.registry import RegistryError
+
+    try:
+        model = promote(config, folder)
+    except RegistryError as error:
+        raise StageFailed(f"promote: {error}") from error
+    folder.write_json("promoted.json", {"model": model})
+    return ["promoted.json"]
+
+
+def promote(config: Config, folder: RunFolder) -> str | None:
+    """Puts the winner into the registry, with the base beside it; gives its name, None if nothing changed."""
+    from serving.registry import BaseModel, Registry
 
     registry = Registry(Path(config.registry))
     champion = registry.champion()
     model = winner(folder.read_json("report/report.json")["decision"], has_champion=champion is not None)
     if model is None:
         log.info("promote  the champion stays as it is")
-        return [record(folder, None)]
-    manifest = folder.read_json(f"models/{model}/manifest.json")
-    if champion is None or champion.sha256 != manifest["sha256"]:
+        return None
+    files = {name: folder.path("models", name, "model.gguf") for name in ("base", model)}
+    sha256 = {name: folder.read_json(f"models/{name}/manifest.json")["sha256"] for name in files}
+    if champion is None or champion.sha256 != sha256[model]:
         registry.promote(
-            folder.path("models", model, "model.gguf"),
-            sha256=manifest["sha256"],
+            files[model],
+            sha256=sha256[model],
             run=config.name,
             report=folder.path("report/report.json"),
+            base=BaseModel(files["base"], sha256["base"]),
         )
     log.info("promote  the %s model of run %s is the champion in %s", model, config.name, config.registry)
-    return [record(folder, model)]
+    return model
 
 
 def winner(decision: str, *, has_champion: bool) -> str | None:
@@ -40,11 +55,6 @@ def winner(decision: str, *, has_champion: bool) -> str | None:
     if decision == "promote":
         return "candidate"
     return None if has_champion else "base"
-
-
-def record(folder: RunFolder, model: str | None) -> str:
-    folder.write_json("promoted.json", {"model": model})
-    return "promoted.json"
 
 
 STAGE = Stage(
