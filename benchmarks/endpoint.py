@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -64,6 +65,7 @@ class Load:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the servers would outlive this process
     options = _options()
     model = options.model or harness.quantised(RECIPE)
     sizes = (64, 1, 20, 3) if options.quick else (96, 3, 200, 100)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def dequantised_folder(gguf: Path, folder: Path) -> Path:
-    """`folder`, filled once from a GGUF file: config.json, tokenizer, float16 weights.
+    """`folder`, filled once from a GGUF file: config.json, tokenizer, weights (matrices in float16).
 
     The folder appears whole by one rename; of two processes that make it, one wins. Needs as much
     memory as the largest tensor in float32. Raises ModelError when the file is damaged, of a family
@@ -86,7 +86,7 @@ def _fill(file: GgufFile, out: Path) -> None:
         shapes.pop(TIED_HEAD, None)
     write_tensors(out / "model.safetensors", shapes, _weights(file, shapes, layout))
     config.architectures = [type(model).__name__]
-    config.dtype = "float32"  # to compute in: the weights are stored in half of it
+    config.dtype = "float32"  # to compute in: matrices are stored in half of it
     config.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
@@ -98,6 +98,6 @@ def _weights(
         gguf_name = layout.gguf_name(hf_name)
         assert gguf_name is not None  # plan_tensors found a place for each
         values = layout.from_gguf(hf_name, file.array(gguf_name))
-        if not np.abs(values).max() <= F16_MAX:
+        if values.ndim > 1 and not np.abs(values).max() <= F16_MAX:
             raise ModelError(f"{file.path}: tensor {gguf_name} holds values that float16 cannot")
         yield hf_name, values

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ray_jobs.errors import ModelError
 
 MAX_HEADER_BYTES = 100_000_000
+DTYPES = {"F16": "<f2", "F32": "<f4"}
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -42,20 +43,28 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def write_tensors(
     path: Path, shapes: Mapping[str, tuple[int, ...]], parts: Iterable[tuple[str, NDArray[Any]]]
 ) -> None:
-    """Writes float16 tensors; `parts` gives them in the order of `shapes`, each in one or more pieces."""
+    """Writes matrices in float16 and vectors in float32.
+
+    `parts` gives them in the order of `shapes`, each in one or more pieces.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in shapes.items():
-        end = offset + 2 * prod(shape)
-        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, end]}
+        kind = _kind(shape)
+        end = offset + np.dtype(DTYPES[kind]).itemsize * prod(shape)
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for _, values in parts:
-            np.ascontiguousarray(values, dtype="<f2").tofile(file)
+        for name, values in parts:
+            np.ascontiguousarray(values, dtype=DTYPES[_kind(shapes[name])]).tofile(file)
         file.flush()
         os.fsync(file.fileno())
         if file.tell() != 8 + len(text) + offset:
             raise ModelError(f"{path}: {file.tell()} bytes written, {8 + len(text) + offset} expected")
+
+
+def _kind(shape: tuple[int, ...]) -> str:
+    return "F16" if len(shape) > 1 else "F32"

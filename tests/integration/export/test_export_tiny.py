@@ -197,7 +197,7 @@ def test_the_same_inputs_give_the_same_bytes(
     assert first.bytes == (tmp_path / "a" / "model.gguf").stat().st_size
     assert first.recipe.tensor_formats == tensor_formats(tmp_path / "a" / "model.gguf")
     assert (tmp_path / "a" / "model-f16.gguf").exists() == (quantization != "bf16")
-    rows_of_64_do_not_hold_blocks_of_256 = quantization == "q4_k_m"
+    rows_of_64_do_not_hold_blocks_of_256 = quantization in ("q4_0", "q4_k_m")  # q4_0: its output layer
     assert ("fallback" in caplog.text) == rows_of_64_do_not_hold_blocks_of_256
 
 
@@ -244,7 +244,7 @@ def test_two_processes_dequantise_side_by_side(tiny_gguf: Path, tmp_path: Path) 
     )
     command = [sys.executable, "-c", code, str(tiny_gguf), str(tmp_path)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    folders = {process.communicate(timeout=120)[0].strip() for process in running}
+    folders = {process.communicate(timeout=300)[0].strip() for process in running}
     assert [process.returncode for process in running] == [0, 0]
     assert len(folders) == 1
     assert [path.name for path in (tmp_path / "dequantised").iterdir()] == [Path(folders.pop()).name]

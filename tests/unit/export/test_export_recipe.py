@@ -127,7 +127,7 @@ def test_safetensors_written_in_pieces_are_read_by_the_package(tmp_path: Path) -
     write_tensors(path, {"a": (4, 3), "b": (3,)}, pieces)
     found = load_file(path)
     np.testing.assert_array_equal(found["a"], values)
-    assert found["b"].dtype == np.float16
+    assert (found["a"].dtype, found["b"].dtype) == (np.float16, np.float32)
     assert read_shapes(path) == {"a": (4, 3), "b": (3,)}
     with pytest.raises(ModelError, match="bytes written"):
         write_tensors(path, {"a": (4, 3)}, pieces[:1])
