@@ -1,14 +1,13 @@
 """A LoRA adapter's files, checked against the base before anything is loaded."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ray_jobs.errors import ModelError
 from ray_jobs.export.errors import ModelMismatch
+from ray_jobs.export.families import read_object
 from ray_jobs.export.gguf_tensors import Shape
 from ray_jobs.export.hashes import files_sha256
 from ray_jobs.export.safetensors_file import read_shapes
@@ -69,13 +68,8 @@ def base_shapes(hf_dir: Path) -> dict[str, Shape]:
 
 def _check_config(folder: Path) -> None:
     path = folder / CONFIG
-    try:
-        config: Any = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ModelError(f"{path}: is damaged: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    config = read_object(path)
+    if config.get("peft_type") != "LORA":
         raise ModelError(f"{path}: only LoRA and DoRA adapters are supported")
     start = config.get("init_lora_weights")
     if start not in PLAIN_STARTS:

@@ -1,14 +1,13 @@
 """Finding a base model: bundled, on the hub, in a local folder, or a GGUF file."""
 
 import importlib.util
-import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from ray_jobs.errors import ModelError
-from ray_jobs.export.families import family_of, read_config
+from ray_jobs.export.families import family_of, read_config, read_object
 from ray_jobs.export.hashes import files_sha256, remembered_sha256
 from ray_jobs.export.settings import ModelSettings
 
@@ -99,7 +98,7 @@ def check_folder(hf_dir: Path) -> None:
         for path in sorted(hf_dir.glob(pattern)):
             raise ModelError(f"{path}: pickled weights can run code; keep only safetensors in the folder")
     for path in sorted(hf_dir.glob("*config.json")):
-        if "auto_map" in json.loads(path.read_bytes()):
+        if "auto_map" in read_object(path):
             raise ModelError(f"{path}: 'auto_map' asks to run code that came with the model: refused")
     if not any(hf_dir.glob("*.safetensors")):
         raise ModelError(f"{hf_dir}: has no *.safetensors weights")
@@ -113,7 +112,7 @@ def _has_chat_template(hf_dir: Path) -> bool:
     if (hf_dir / "chat_template.jinja").is_file() or (hf_dir / "chat_template.json").is_file():
         return True
     path = hf_dir / "tokenizer_config.json"
-    return path.is_file() and bool(json.loads(path.read_bytes()).get("chat_template"))
+    return path.is_file() and bool(read_object(path).get("chat_template"))
 
 
 def _from_gguf(model: ModelSettings, cache_dir: Path) -> BaseModel:

@@ -38,7 +38,11 @@ FAMILIES: Mapping[str, Family] = {
 
 def read_config(hf_dir: Path) -> dict[str, Any]:
     """config.json of a model folder. Raises ModelError when it is missing or damaged."""
-    path = hf_dir / "config.json"
+    return read_object(hf_dir / "config.json")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ModelError, naming the file, when it is missing or damaged."""
     try:
         config = json.loads(path.read_bytes())
     except OSError as error:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ray_jobs.errors import ModelError
+from ray_jobs.export.families import read_object
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def without_code(folder: Path, cache_dir: Path) -> Path:
     try:
         for path in sorted(folder.iterdir()):
             if path in named:
-                config = json.loads(path.read_bytes())
+                config = read_object(path)
                 config.pop("auto_map", None)
                 (beside / path.name).write_text(json.dumps(config, indent=2), encoding="utf-8")
             elif path.is_file():

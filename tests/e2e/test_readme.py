@@ -188,20 +188,38 @@ def test_without_a_champion_serve_says_how_to_get_one(project: Path, run: Run) -
     assert "make run" in done.stdout + done.stderr
 
 
-def test_every_stage_runs_as_a_submitted_job(finished: Done, project: Path, run: Run) -> None:
+def wait_until_answered(
+    url: str, started: subprocess.Popen[bytes], log: Path, deadline_s: float = 120
+) -> None:
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        assert started.poll() is None, log.read_text()[-4000:]
+        try:
+            httpx.get(url, timeout=5)
+            return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    raise AssertionError(f"{url} does not answer: {log.read_text()[-4000:]}")
+
+
+def test_every_stage_runs_as_a_submitted_job(
+    finished: Done, project: Path, run: Run, environment: dict[str, str]
+) -> None:
     """The stages are whole, so each job finds nothing to do: what is tested is the way in."""
     port = free_port()
-    head = run(
-        f"ray start --head --num-cpus=2 --port={port} --dashboard-port={port + 1} --disable-usage-stats"
-    )
-    assert head.returncode == 0, head.stderr
-    try:
+    token = run("ray get-auth-token --generate")
+    assert token.returncode == 0, token.stderr
+    address = f"http://127.0.0.1:{port + 1}"
+    ports = f"--port={port} --dashboard-port={port + 1}"
+    line = f"ray start --head --block --num-cpus=2 {ports} --disable-usage-stats"
+    with process(line, project, environment, RAY_AUTH_MODE="token") as started:
+        wait_until_answered(address, started, project / "process.log")
         for stage in ("tune", "export", "generate", "judge", "verdict", "promote"):
             done = run(
                 f"ray job submit --working-dir . -- python -m ray_jobs.{stage} configs/smoke.yaml"
                 f" --set storage={project}/runs --set registry={project}/registry",
-                RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{port + 1}",
+                RAY_API_SERVER_ADDRESS=address,
+                RAY_AUTH_MODE="token",
             )
             assert done.returncode == 0, done.stdout + done.stderr
-    finally:
-        run("ray stop --force")
+            assert f"{stage:<8} done before, nothing to do" in done.stdout + done.stderr

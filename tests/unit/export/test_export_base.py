@@ -56,6 +56,7 @@ def test_a_sound_folder_with_its_template(folder: Path, tmp_path: Path) -> None:
         ("model.safetensors", None, "no \\*.safetensors"),
         ("pytorch_model.bin", "", "pytorch_model.bin: pickled weights"),
         ("tokenizer.json", None, "no tokenizer.json"),
+        ("tokenizer_config.json", "[", "tokenizer_config.json: is damaged"),
         ("tokenizer_config.json", "{}", "no chat template: not an instruct model"),
     ],
 )
