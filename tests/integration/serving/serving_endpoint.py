@@ -72,7 +72,11 @@ def serve_config(port: int, registry: Path) -> dict[str, object]:
 
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SERVING_"))}
-    return {**kept, "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares"}
+    return {
+        **kept,
+        "RAY_ADDRESS": "local",  # or `serve run` joins, or waits for, the cluster that Ray last noted on this machine
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
+    }
 
 
 def free_port() -> int:
