@@ -9,6 +9,9 @@ log = logging.getLogger(__name__)
 def connect() -> None:
     """Joins the cluster of RAY_ADDRESS (a submitted job has it set); else starts one here.
 
+    RAY_ADDRESS=auto joins the one that `ray start` began on this machine. Without it none is looked for:
+    the file that names the last such cluster outlives it, and Ray then waits minutes for a head that is gone.
+
     The dashboard stays on: without its State API, Ray Tune cannot free the placement group of a trial
     that was stopped early, and the next trial waits for ever (ray 2.60). Token authentication is left to
     ray.init, which turns it on for the clusters that it starts and writes the token.
@@ -23,6 +26,7 @@ def connect() -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
+            address="local",
             num_cpus=usable_cpus(),
             include_dashboard=True,
             log_to_driver=False,

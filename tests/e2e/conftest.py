@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,28 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def ray_folder() -> Iterator[Path]:
+    """Ray's own files; in a short path, since its sockets lie there. A cluster that is long gone is noted in it."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as name:
+        noted = Path(name) / "ray" / "ray_current_cluster"
+        noted.parent.mkdir()
+        noted.write_text("192.0.2.2:6399")
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def environment(ray_folder: Path) -> dict[str, str]:
     """The README's environment: the project's own programs first on the path."""
     bin_folder = Path(sys.executable).parent
     variables = {
         name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SERVING_"))
     }
-    return {**variables, "PATH": f"{bin_folder}:{variables['PATH']}", "VIRTUAL_ENV": str(bin_folder.parent)}
+    return {
+        **variables,
+        "PATH": f"{bin_folder}:{variables['PATH']}",
+        "VIRTUAL_ENV": str(bin_folder.parent),
+        "RAY_TMPDIR": str(ray_folder),
+    }
 
 
 @pytest.fixture(scope="session")

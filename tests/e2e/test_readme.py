@@ -162,7 +162,7 @@ def test_the_endpoint_serves_the_champion_to_the_openai_client(
 ) -> None:
     champion = json.loads((project / "registry/champion.json").read_bytes())
     line = "serve run serving.app:app"
-    with process(line, project, environment, SERVING_REGISTRY="registry") as started:
+    with process(line, project, environment, SERVING_REGISTRY="registry", RAY_ADDRESS="local") as started:
         wait_until_ready("http://127.0.0.1:8000", started, project / "process.log")
         client = openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
         messages = [{"role": "user", "content": "Write in upper case: green tea"}]
@@ -183,7 +183,7 @@ def test_the_endpoint_serves_the_champion_to_the_openai_client(
 
 
 def test_without_a_champion_serve_says_how_to_get_one(project: Path, run: Run) -> None:
-    done = run("timeout 120 serve run serving.app:app", SERVING_REGISTRY="no-such-registry")
+    done = run("timeout 120 serve run serving.app:app", SERVING_REGISTRY="no-such-registry", RAY_ADDRESS="local")
     assert done.returncode != 0
     assert "make run" in done.stdout + done.stderr
 
