@@ -6,9 +6,9 @@
 flow-judge's format is forced, in two steps. The judge's turn is begun for it with `<feedback>`, and it writes
 until it closes the tag or ends its turn. Then the turn is gone on with for it up to `<score>`, and a grammar
 allows one of the rubric's scores. A grammar over the feedback too would have to look at the whole vocabulary
-for every token of it, many times the cost of a small judge's own work. The second step finds the first one's
-prompt in its slot's cache, as no more judgements are at work than the engine has
-slots.
+for every token of it, many times the cost of a small judge's own work. The second step goes on from the very
+tokens of the first, which its slot still holds: fewer judgements are at work than the engine has slots, so
+that a new one finds a slot that nobody comes back to.
 
 Without feedback the first step is left out, so that the feedback is empty: one token of work instead of
 hundreds.
@@ -36,6 +36,12 @@ _TOP_LOGPROBS = 256
 """Tokens whose probabilities are kept at the score position: enough to hold every score of a rubric."""
 
 _DIGITS = tuple(range(10))
+
+_SPARE_SLOTS = 2
+"""Slots for new judgements while others, between their two steps, have none but still need what is in it."""
+
+_MAX_STOP_TOKENS = 16
+"""More than the stop text and blanks before it can take."""
 
 
 class ChatTemplate(Protocol):
@@ -78,7 +84,9 @@ class EngineJudge(BaseFlowJudgeModel):
         self._settings = settings
         self._scores = tuple(scores)
         self._pieces: dict[int, str] = {}
-        self._workers = ThreadPoolExecutor(engine.metrics().num_slots, "judge")
+        num_slots = engine.metrics().num_slots
+        spare = _SPARE_SLOTS if settings.feedback else 0
+        self._workers = ThreadPoolExecutor(max(1, num_slots - spare, num_slots // 2), "judge")
 
     def complete(self, calls: Sequence[Call], scores: Sequence[int], on_done: OnDone) -> list[Completion]:
         """All calls, neighbours by their prompts' common beginnings; callers on several threads share the
@@ -128,18 +136,38 @@ class EngineJudge(BaseFlowJudgeModel):
             max_tokens=self._settings.max_feedback_tokens,
             stop=_FEEDBACK_STOPS,
         )
-        result = self._run(call, (*prompt, *self._engine.tokenize(FEEDBACK_START)), sampling)
-        written = FEEDBACK_START + result.text.strip()
+        begun = (*prompt, *self._engine.tokenize(FEEDBACK_START))
+        result = self._run(call, begun, sampling)
+        feedback = result.text.rstrip()
         cut = result.finish_reason == "length" and self._settings.long_feedback == "score"
         if result.finish_reason != "stop" and not cut:
+            written = FEEDBACK_START + feedback
             return Completion(call.id, written, _finish(result), result.seconds, (), result.error)
-        return self._score(call, prompt, written, scores, result.seconds)
+        kept, rest = self._kept(result.tokens, feedback)
+        done = FEEDBACK_START + feedback[: len(feedback) - len(rest)]
+        return self._score(call, (*begun, *kept), rest, scores, result.seconds, done)
+
+    def _kept(self, tokens: Sequence[int], text: str) -> tuple[Sequence[int], str]:
+        """As many of the judge's own tokens as make a beginning of its text, and what is left of the text."""
+        for count in range(len(tokens), max(0, len(tokens) - _MAX_STOP_TOKENS), -1):
+            made = self._engine.detokenize(tokens[:count])
+            if text.startswith(made):
+                return tokens[:count], text[len(made) :]
+        return (), text
 
     def _score(
-        self, call: Call, prompt: tuple[int, ...], written: str, scores: Sequence[int], seconds: float
+        self,
+        call: Call,
+        prompt: tuple[int, ...],
+        written: str,
+        scores: Sequence[int],
+        seconds: float,
+        done: str = "",
     ) -> Completion:
-        """Has the judge score after what it has written; `seconds` are those spent on that."""
-        begun = written + SCORE_START
+        """Has the judge score after what it has written: `done`, which the prompt holds, then `written`.
+
+        `seconds` are those spent on that.
+        """
         sampling = Sampling(
             temperature=call.temperature,
             seed=call.seed,
@@ -147,13 +175,19 @@ class EngineJudge(BaseFlowJudgeModel):
             grammar=score_grammar(scores),
             top_logprobs=_TOP_LOGPROBS,
         )
-        result = self._run(call, (*prompt, *self._engine.tokenize(begun)), sampling)
+        result = self._run(call, (*prompt, *self._continuing(written + SCORE_START)), sampling)
         seconds += result.seconds
+        begun = done + written + SCORE_START
         if result.finish_reason not in ("stop", "length"):
             return Completion(call.id, begun, _finish(result), seconds, (), result.error)
         end = TokenChoice(SCORE_END, {})
         tokens = (*(self._choice(choice) for choice in result.logprobs or ()), end)
         return Completion(call.id, begun + result.text + SCORE_END, "stop", seconds, tokens)
+
+    def _continuing(self, text: str) -> Sequence[int]:
+        """Tokens of text that goes on; some vocabularies put a blank before every text."""
+        tokens = self._engine.tokenize(text)
+        return tokens[1:] if self._piece(tokens[0]) == " " != text[0] else tokens
 
     def _run(self, call: Call, prompt: tuple[int, ...], sampling: Sampling) -> Result:
         request = Request(call.id, prompt, sampling, deadline_s=self._settings.timeout_s)

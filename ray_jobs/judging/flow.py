@@ -23,10 +23,18 @@ from flow_judge.eval_data_types import EvalInput, EvalOutput  # noqa: E402
 from flow_judge.flow_judge import FlowJudge  # noqa: E402
 from flow_judge.metrics import CustomMetric, Metric, RubricItem, presets  # noqa: E402
 from flow_judge.models.common import BaseFlowJudgeModel  # noqa: E402
-from flow_judge.utils.prompt_formatter import format_rubric, format_user_prompt, format_vars  # noqa: E402
+from flow_judge.utils.prompt_formatter import (  # noqa: E402
+    USER_PROMPT_NO_INPUTS_TEMPLATE,
+    USER_PROMPT_TEMPLATE,
+    format_rubric,
+    format_user_prompt,
+    format_vars,
+)
 from flow_judge.utils.validators import validate_eval_input  # noqa: E402
 
 __all__ = [
+    "USER_PROMPT_NO_INPUTS_TEMPLATE",
+    "USER_PROMPT_TEMPLATE",
     "BaseFlowJudgeModel",
     "CustomMetric",
     "EvalInput",

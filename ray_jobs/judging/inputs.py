@@ -4,15 +4,17 @@ A conversation of several turns becomes the query with its roles shown; a single
 flow-judge's own examples have it. Everything that comes from data or from a model passes the Neutraliser.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ray_jobs.errors import DataError
 from ray_jobs.judging.metrics import input_parts, input_text
 from ray_jobs.judging.neutral import Neutraliser
 from ray_jobs.judging.presets import MetricOutline
-from ray_jobs.judging.settings import InputPart
+from ray_jobs.judging.settings import InputPart, PromptOrder
 from ray_jobs.records import Prompt
 
 if TYPE_CHECKING:
@@ -54,16 +56,34 @@ class InputMaker:
         return text
 
 
-def prompt_text(metric: "Metric", eval_input: "EvalInput") -> str:
-    """flow-judge's own user prompt (its FlowJudge builds the same)."""
+def prompt_text(metric: "Metric", eval_input: "EvalInput", order: PromptOrder = "flow_judge") -> str:
+    """flow-judge's user prompt: its own (its FlowJudge builds the same), or with the rubric first."""
     from ray_jobs.judging.flow import format_rubric, format_user_prompt, format_vars
 
-    text: str = format_user_prompt(
-        {
-            "INPUTS": format_vars(eval_input.inputs),
-            "OUTPUT": format_vars([eval_input.output]),
-            "EVALUATION_CRITERIA": metric.criteria,
-            "RUBRIC": format_rubric(metric.rubric),
-        }
-    )
-    return text
+    variables = {
+        "INPUTS": format_vars(eval_input.inputs),
+        "OUTPUT": format_vars([eval_input.output]),
+        "EVALUATION_CRITERIA": metric.criteria,
+        "RUBRIC": format_rubric(metric.rubric),
+    }
+    if order == "flow_judge":
+        text: str = format_user_prompt(variables)
+        return text
+    return _rubric_first(with_inputs=bool(eval_input.inputs)).format(**variables)
+
+
+@lru_cache(maxsize=2)
+def _rubric_first(*, with_inputs: bool) -> str:
+    """flow-judge's template with its sections in another order: what all rows share, then inputs and output.
+
+    A causal model's work on a prompt can be shared up to the first difference; flow-judge's own order has the
+    row's inputs before its rubric and instructions, which are most of the text. Its closing line stays last.
+    """
+    from ray_jobs.judging.flow import USER_PROMPT_NO_INPUTS_TEMPLATE, USER_PROMPT_TEMPLATE
+
+    template = USER_PROMPT_TEMPLATE if with_inputs else USER_PROMPT_NO_INPUTS_TEMPLATE
+    body, _, closing = template.rpartition("\n\n")
+    sections = re.split(r"^(?=# )", body, flags=re.MULTILINE)
+    of_row = [text for text in sections if text.startswith(("# INPUT\n", "# OUTPUT\n"))]
+    shared = [text for text in sections if text and text not in of_row]
+    return "\n\n".join(text.strip() for text in (*shared, *of_row, closing))

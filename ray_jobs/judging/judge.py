@@ -17,7 +17,7 @@ from ray_jobs.judging.parsing import PASSING_FAILURES, Failure, Verdict, parse_v
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.records import Judgement, row_seed, text_sha256
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised when the same settings come to mean another way of asking or reading: part of every cache key."""
 
 
@@ -77,7 +77,7 @@ class Judge:
 
     def prompt(self, item: JudgeItem) -> str:
         """The user prompt that the judge reads for an item."""
-        return prompt_text(self._flow_metric, self._eval_input(item))
+        return prompt_text(self._flow_metric, self._eval_input(item), self._settings.prompt_order)
 
     def check_context(self, items: Sequence[JudgeItem], num_answer_tokens: int = 0) -> None:
         """Raises DataError that names the rows whose prompts leave no room in the judge's context.

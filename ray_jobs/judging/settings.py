@@ -9,6 +9,8 @@ from ray_jobs.settings import Section
 
 InputPart = Literal["conversation", "last_turn", "earlier_turns", "system", "reference"]
 
+PromptOrder = Literal["flow_judge", "rubric_first"]
+
 DEFAULT_INPUT_PARTS: dict[str, InputPart] = {
     "query": "conversation",
     "context": "earlier_turns",
@@ -69,6 +71,10 @@ class JudgeSettings(Section):
     """What a metric's inputs are made of, where it is not the default: input name -> conversation (all turns
     before the answer), last_turn, earlier_turns, system, or reference. The defaults are query: conversation,
     context: earlier_turns, reference_answer: reference."""
+    prompt_order: PromptOrder = "flow_judge"
+    """`flow_judge` is its own text, which its models were trained on: inputs and answer, then rubric and
+    instructions. `rubric_first` puts what all rows share first, so that it is computed once and a judgement
+    costs its inputs and answer alone: for judges that were not trained on the other order."""
     feedback: bool = True
     """The judge writes its reasons before the score; false forces the score at once, several times
     cheaper."""

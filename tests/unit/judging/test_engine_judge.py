@@ -53,7 +53,9 @@ class FakeEngine:
         if request.sampling.grammar is not None:
             top = {ord("4"): math.log(0.5), ord("5"): math.log(0.5)}
             text, finish, logprobs = "4", "length", (TokenLogprob(ord("4"), math.log(0.5), top),)
-        tokens = tuple(self.tokenize(text))
+        tokens = tuple(map(ord, text))
+        for stop in request.sampling.stop:
+            text = text.split(stop)[0]
         return Result(request.id, text, tokens, finish, 1, 0, len(tokens), 0.25, 0.1, logprobs)  # type: ignore[arg-type]
 
 
@@ -78,6 +80,24 @@ def test_feedback_then_a_score_that_the_rubric_offers() -> None:
     assert text_of(second).endswith("]<feedback>\nBecause.\n</feedback>\n<score>\n")
     assert second.sampling.grammar == 'root ::= "1" | "2" | "3" | "4" | "5"'
     assert second.sampling.max_tokens == 1
+
+
+@pytest.mark.parametrize("says", [" Because.", "Because.\n\n", "Because.\n</feedback>", "Because"])
+def test_the_score_goes_on_from_the_tokens_of_the_feedback(says: str) -> None:
+    """The second step's prompt begins with all that the first step has computed, stop text left out."""
+    engine = FakeEngine(says)
+    judge(engine).judge([item()])
+    first, second = engine.requests
+    kept = (*first.prompt, *engine.tokenize(says.removesuffix("</feedback>").rstrip()))
+    assert second.prompt[: len(kept)] == kept
+    assert "".join(map(chr, second.prompt[len(kept) :])) == "\n</feedback>\n<score>\n"
+
+
+def test_a_vocabulary_that_puts_a_blank_before_every_text_puts_none_into_a_verdict() -> None:
+    engine = FakeEngine()
+    engine.tokenize = lambda text: [ord(character) for character in f" {text}"]  # type: ignore[method-assign]
+    judge(engine).judge([item()])
+    assert text_of(engine.requests[1]).endswith("Because.\n</feedback>\n<score>\n")
 
 
 def test_without_feedback_the_score_comes_at_once() -> None:
@@ -117,10 +137,11 @@ def test_prompts_that_do_not_fit_are_refused_before_they_are_computed() -> None:
     assert len(engine.requests) == 1
 
 
-def test_no_more_at_work_than_slots() -> None:
-    engine = FakeEngine()
-    judge(engine).judge([item(f"{number}", f"answer {number}") for number in range(24)])
-    assert engine.most_at_work <= 3
+@pytest.mark.parametrize(("feedback", "limit"), [(True, 6), (False, 8)])
+def test_fewer_at_work_than_slots(feedback: bool, limit: int) -> None:
+    engine = FakeEngine(num_slots=8)
+    judge(engine, feedback=feedback).judge([item(f"{number}", f"answer {number}") for number in range(24)])
+    assert 1 <= engine.most_at_work <= limit
 
 
 def test_common_beginnings_are_neighbours() -> None:

@@ -1,5 +1,8 @@
 """Rows become flow-judge's inputs and its own prompt text."""
 
+import pytest
+
+from ray_jobs.judging.flow import EvalInput
 from ray_jobs.judging.inputs import InputMaker, JudgeItem, prompt_text
 from ray_jobs.judging.metrics import load_metric
 from ray_jobs.judging.presets import PRESETS
@@ -64,3 +67,28 @@ def test_prompt_is_flow_judges_own() -> None:
         judge = FlowJudge(metric, Silent("m", "t", {}), None)
         judge._validate_inputs(made)
         assert judge._format_prompt(made) == prompt_text(metric, made)
+
+
+@pytest.mark.parametrize("metric", [CORRECT, "RESPONSE_RELEVANCE_BINARY"])
+def test_rubric_first_has_the_same_lines_in_another_order(metric: str) -> None:
+    """What two rows share is all but their inputs and the closing line."""
+    texts = {}
+    for order in ("flow_judge", "rubric_first"):
+        rows = [JudgeItem(name, Prompt(name, "s", TALK, f"Red {name}."), f"Blue {name}.") for name in "ab"]
+        made = [InputMaker(PRESETS[metric], {})(row) for row in rows]
+        texts[order] = [prompt_text(load_metric(metric), one, order) for one in made]  # type: ignore[arg-type]
+    own, first = texts["flow_judge"][0], texts["rubric_first"][0]
+    assert sorted(filter(None, own.splitlines())) == sorted(filter(None, first.splitlines()))
+    assert first.index("<scoring_rubric>") < first.index("# INPUT\n") < first.index("# OUTPUT\n")
+    assert first.endswith(own.splitlines()[-1])
+    shared = first[: first.index("Blue" if "<context>" in first else "Red")]
+    assert texts["rubric_first"][1].startswith(shared)
+    assert "Assign a final score" in shared
+    assert len(shared) > 0.7 * len(first)
+
+
+def test_rubric_first_without_inputs() -> None:
+    made = EvalInput(inputs=[], output={"response": "Blue."})
+    text = prompt_text(load_metric(CORRECT), made, "rubric_first")
+    assert "# INPUT" not in text
+    assert text.index("# OUTPUT\n") > text.index("## FORMAT")
