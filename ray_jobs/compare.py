@@ -135,8 +135,8 @@ def plan_lines(config: Config, given: Comparison) -> list[str]:
     """What would be done, with all inputs read and checked."""
     from ray_jobs.plan import generation_line, judging_line, power_line
 
-    check_models(given)
     prompts, pairs, _ = read_data(given, config)
+    check_models(given)
     preflight(config, prompts, pairs, given.models["base"])
     number, models = len(prompts), len(given.models)
     tested = f"tested on {len(pairs)} pairs" if pairs else "not tested (give --pairs), so it cannot promote"

@@ -212,15 +212,17 @@ def judge_job(config: Config, folder: RunFolder, metrics: Sequence[str]) -> RowJ
 
 
 def judge_pool(config: Config) -> EngineActors:
-    """The engines of the config with the judge's own context, and a cache that suits long prompts.
+    """The engines of the config with the judge's own context, and attention that suits long prompts.
 
-    `auto` may choose bf16, which writes answers faster but reads prompts at half the speed of f16
-    (AVX512-BF16, llama.cpp's fused attention); judging is mostly reading.
+    On CPUs llama.cpp's fused attention goes row by row where a pass holds several sequences: prompts of
+    hundreds of tokens take two to three times as long as with plain matrix products in f16. A `kv_type` of
+    the config's own choice leaves both as they are.
     """
     settings = config.engine.settings
     changes: dict[str, Any] = {"context_tokens": config.judge.context_tokens}
     if settings.kv_type == "auto":
         changes["kv_type"] = "f16"
+        changes["flash_attention"] = settings.flash_attention and settings.gpu_layers != 0
     return config.engine.model_copy(update={"settings": settings.model_copy(update=changes)})
 
 
