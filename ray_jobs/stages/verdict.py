@@ -77,6 +77,7 @@ def all_inputs(config: Config, folder: RunFolder) -> "dict[str, VerdictInputs]":
             timings_s={stage: state.seconds for stage, state in folder.states().items() if stage in BEFORE},
             checks={role: checks[model] for role, model in both.items()},
             best_trial=best,
+            objective=config.search.objective,
             look=look["look"],
             score_ranges={metric.key: (min(metric.scores), max(metric.scores)) for metric in metrics},
         )

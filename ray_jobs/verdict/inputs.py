@@ -38,6 +38,8 @@ class VerdictInputs:
     """Per model: prompt ID -> whether a program finds the answer right; absent where none can tell."""
     best_trial: str | None = None
     """Trial that the candidate is made from; null: the one with the best held-out accuracy."""
+    objective: str = "accuracy"
+    """What the search ranked trials by, on held-out pairs: accuracy, nll, loss or margin."""
     look: int | None = None
     """Which look of `sequential.looks` this is, from 0; null is the last, with all rows in."""
     num_candidates: int = 1

@@ -172,6 +172,7 @@ def tune(inputs: VerdictInputs) -> dict[str, Any]:
     """The trials without their times, which stand in `timings_s`, and which of them is the candidate."""
     trials = sorted(inputs.trials, key=lambda trial: str(trial.get("trial_id")))
     return {
+        "objective": f"heldout_{inputs.objective}",
         "trials": [_trial(trial) for trial in trials],
         "best": inputs.best_trial or inputs.models.get(CANDIDATE, {}).get("trial_id") or _best(trials),
     }

@@ -4,11 +4,12 @@ import dataclasses
 import random
 
 import pytest
-from verdict_rows import UNTRUSTED, inputs
+from verdict_rows import TRUSTED, UNTRUSTED, inputs
 
 from ray_jobs.verdict.candidates import best_report
 from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.verdict.verdict import VerdictInputs, p_values
+from ray_jobs.verdict.write import write_report
 
 FAST = VerdictSettings(num_resamples=500)
 
@@ -74,3 +75,41 @@ def test_that_all_fail_is_no_promotion() -> None:
     worse = inputs([4] * 40, [2] * 40)
     name, report = best_report({"candidate": worse, "candidate-2": judged(0, 5)}, FAST, 0)
     assert (name, report["decision"]) == ("candidate-2", "inconclusive")
+
+
+def test_all_candidates_stand_in_the_report() -> None:
+    given = {"candidate": judged(0, 1, trial="t4"), "candidate-2": judged(0.6, 2, trial="t7")}
+    name, report = best_report(given, FAST, 0)
+    files: dict[str, bytes] = {}
+    write_report(files.__setitem__, report, given[name])
+    for text in (files["report.md"].decode(), files["report.html"].decode()):
+        assert "All candidates" in text
+        assert "t4" in text
+        assert "t7" in text
+    _, alone = best_report({"candidate": given["candidate"]}, FAST, 0)
+    write_report(files.__setitem__, alone, given["candidate"])
+    assert "All candidates" not in files["report.html"].decode()
+
+
+def test_trust_by_metric_stands_in_the_report() -> None:
+    both = {"correctness": TRUSTED, "style": UNTRUSTED}
+    given = dataclasses.replace(judged(0.6, 2), trust=TRUSTED | {"by_metric": both, "self_referenced": 3})
+    _, report = best_report({"candidate": given}, FAST, 0)
+    files: dict[str, bytes] = {}
+    write_report(files.__setitem__, report, given)
+    page = files["report.html"].decode()
+    assert "not trusted, decides nothing" in page
+
+
+def test_curves_show_what_the_search_ranked_by() -> None:
+    curve = [{"step": step, "heldout_nll": 2 - step / 10, "heldout_accuracy": 0.9} for step in (1, 2)]
+    trials = [
+        {"trial_id": f"t{n}", "status": "done", "config": {"beta": n}, "heldout_nll": 2.0 - n, "curve": curve}
+        for n in (0, 1)
+    ]
+    given = dataclasses.replace(judged(0.6, 2), trials=trials, objective="nll")
+    _, report = best_report({"candidate": given}, FAST, 0)
+    files: dict[str, bytes] = {}
+    write_report(files.__setitem__, report, given)
+    page = files["report.html"].decode()
+    assert "Held-out loss per token of 2 trials" in page
