@@ -137,15 +137,15 @@ def plan_lines(config: Config, given: Comparison) -> list[str]:
 
     prompts, pairs, _ = read_data(given, config)
     check_models(given)
-    preflight(config, prompts, pairs, given.models["base"])
+    num_tested = preflight(config, prompts, pairs, given.models["base"])
     number, models = len(prompts), len(given.models)
-    tested = f"tested on {len(pairs)} pairs" if pairs else "not tested (give --pairs), so it cannot promote"
+    tested = f"tested on {num_tested} pairs" if num_tested else "not tested on known pairs: it cannot promote"
     lines = [
         ("run", f"{config.name}, seed {config.seed}, kept in {config.storage}/{config.name}"),
         *(("model", f"{role}: {path}") for role, path in given.models.items()),
         ("prompts", f"{number} of {config.data.prompts.source}"),
         ("generate", generation_line(config, number, models)),
-        ("judge", f"{judging_line(config, number, models, len(pairs))}; {tested}"),
+        ("judge", f"{judging_line(config, number, models, num_tested)}; {tested}"),
         ("verdict", power_line(config, number)),
     ]
     return [f"{subject:<9} {text}" for subject, text in lines]

@@ -102,14 +102,17 @@ def _shuffled(keys: Mapping[str, object], seed: int) -> list[str]:
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
 
 
-def preflight(config: Config, prompts: Sequence[Prompt], pairs: Sequence[Pair], base: Path) -> None:
-    """Raises UserError for what would fail after the answers are there: a row that lacks an input of a
-    metric, or a judge's context that is too small for the prompts."""
+def preflight(config: Config, prompts: Sequence[Prompt], pairs: Sequence[Pair], base: Path) -> int:
+    """How many of the pairs can test the judge.
+
+    Raises UserError for what would fail after the answers are there: a row that lacks an input of a metric,
+    or a judge's context that is too small for the prompts.
+    """
     from ray_jobs.stages.preflight import check_judging
 
     if not prompts:
         raise DataError(f"{config.data.prompts.source}: holds no usable prompt")
-    check_judging(config, prompts, pairs, base)
+    return check_judging(config, prompts, pairs, base)
 
 
 def check_models(given: Comparison) -> None:
