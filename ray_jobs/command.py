@@ -6,12 +6,16 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray_jobs.config import Config, load_config
 from ray_jobs.errors import ConfigError, StageFailed, UserError
 from ray_jobs.logs import configure, duration
 from ray_jobs.runs import RunFolder, open_run
 from ray_jobs.summary import summary_lines
+
+if TYPE_CHECKING:
+    from ray_jobs.stages.base import Stage
 
 log = logging.getLogger(__name__)
 
@@ -94,14 +98,24 @@ def parser(stage: str | None) -> argparse.ArgumentParser:
 
 
 def run(config: Config, names: Collection[str], forced: Collection[str]) -> None:
-    """Runs the named stages in order, under the lock of the run folder."""
-    from ray_jobs.locks import owned
-    from ray_jobs.stages.base import check_unchanged, forget, run_stages
+    """Runs the named stages of a run, and says at the end of a whole run what came of it."""
     from ray_jobs.stages.registry import stages
 
     started = time.monotonic()
+    folder = run_owned(config, stages(), names, forced)
+    if set(names) == set(STAGES):
+        sys.stdout.write("\n".join(summary_lines(config, folder)) + "\n")
+        log.info("all done in %s", duration(time.monotonic() - started))
+
+
+def run_owned(
+    config: Config, every: "Sequence[Stage]", names: Collection[str], forced: Collection[str]
+) -> RunFolder:
+    """Brings the named stages of `every` to their end, in order, under the lock of the run folder."""
+    from ray_jobs.locks import owned
+    from ray_jobs.stages.base import check_unchanged, forget, run_stages
+
     folder = open_run(config.storage, config.name)
-    every = stages()
     with owned(folder.root):
         first = min(
             (number for number, stage in enumerate(every) if stage.name in forced), default=len(every)
@@ -110,9 +124,7 @@ def run(config: Config, names: Collection[str], forced: Collection[str]) -> None
         forget(every[first:], folder)
         write_config(config, folder)
         run_stages(every, names, config, folder)
-        if set(names) == set(STAGES):
-            sys.stdout.write("\n".join(summary_lines(config, folder)) + "\n")
-            log.info("all done in %s", duration(time.monotonic() - started))
+    return folder
 
 
 def write_config(config: Config, folder: RunFolder) -> None:

@@ -42,6 +42,8 @@ class GenerationSettings(Section):
     """0 is greedy: the likeliest token each time."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of probability mass that is sampled from."""
+    candidate_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Seed of the candidates' answers where it shall not be the run's: to compare a model with itself."""
     system_prompt: str | None = None
     """Put before every prompt that has no system turn of its own."""
 

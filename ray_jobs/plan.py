@@ -11,6 +11,8 @@ def plan_lines(config: Config) -> list[str]:
     """The resolved plan, a line a subject. Raises DataError for local files that are not there."""
     from ray_jobs.data.split import plan
 
+    number, models = config.data.num_prompts, 1 + config.verdict.num_candidates
+    known = min(config.judge.trust.num_pairs, config.data.num_trust_pairs)
     lines = [
         ("run", f"{config.name}, seed {config.seed}, kept in {config.storage}/{config.name}"),
         ("model", _model(config)),
@@ -19,9 +21,9 @@ def plan_lines(config: Config) -> list[str]:
         *(("search", line) for line in _space(config)),
         ("training", _training(config)),
         ("export", f"base and candidate as {config.export.quantization} GGUF by one recipe"),
-        ("generate", _generation(config)),
-        ("judge", _judging(config)),
-        ("verdict", _power(config)),
+        ("generate", generation_line(config, number, models)),
+        ("judge", judging_line(config, number, models, known)),
+        ("verdict", power_line(config, number)),
         ("promote", f"the winner into {config.registry}"),
     ]
     return [f"{subject:<9} {text}" for subject, text in lines]
@@ -64,26 +66,30 @@ def _training(config: Config) -> str:
     )
 
 
-def _generation(config: Config) -> str:
+def generation_line(config: Config, num_prompts: int, num_models: int) -> str:
     engines = config.engine
     number = engines.actors or "as many engines as fit"
     return (
-        f"2 x {config.data.num_prompts} answers of up to {config.generation.max_answer_tokens} tokens by "
+        f"{num_models} x {num_prompts} answers of up to {config.generation.max_answer_tokens} tokens by "
         f"{number} ({engines.settings.cores} core(s) each, {engines.settings.backend})"
     )
 
 
-def _judging(config: Config) -> str:
+def judging_line(config: Config, num_prompts: int, num_models: int, num_pairs: int) -> str:
     judge = config.judge
-    answers = 2 * config.data.num_prompts + 2 * min(judge.trust.num_pairs, config.data.num_trust_pairs)
+    answers = num_models * num_prompts + 2 * num_pairs
     return f"{answers} answers x {', '.join(judge.metrics)} by {judge.model}"
 
 
-def _power(config: Config) -> str:
-    """What the number of prompts can show, by the normal approximation of a paired test."""
-    verdict, number = config.verdict, config.data.num_prompts
+def power_line(config: Config, number: int) -> str:
+    """What the number of prompts can show, by the normal approximation of a paired test.
+
+    With several candidates at the level that the least of Holm's p-values must reach.
+    """
+    verdict = config.verdict
     normal = NormalDist()
-    quantiles = normal.inv_cdf(1 - (1 - verdict.level) / 2) + normal.inv_cdf(verdict.power)
+    tail = (1 - verdict.level) / 2 / verdict.num_candidates
+    quantiles = normal.inv_cdf(1 - tail) + normal.inv_cdf(verdict.power)
     least = quantiles * verdict.expected_sd / math.sqrt(number)
     text = (
         f"{number} prompts show a score difference of about {least:.2g} with {verdict.power:.0%} power, "

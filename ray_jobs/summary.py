@@ -7,6 +7,13 @@ from ray_jobs.runs import RunFolder
 
 
 def summary_lines(config: Config, folder: RunFolder) -> list[str]:
+    return [
+        *verdict_lines(folder),
+        f"serve it   SERVING_REGISTRY={config.registry} serve run serving.app:app",
+    ]
+
+
+def verdict_lines(folder: RunFolder) -> list[str]:
     report = folder.read_json("report/report.json")
     return [
         "",
@@ -14,7 +21,6 @@ def summary_lines(config: Config, folder: RunFolder) -> list[str]:
         f"judge      {judge_line(report)}",
         f"checks     {checks_line(report)}",
         f"report     {folder.path('report/report.html')}",
-        f"serve it   SERVING_REGISTRY={config.registry} serve run serving.app:app",
     ]
 
 

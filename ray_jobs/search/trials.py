@@ -54,10 +54,14 @@ def best_trial(trials: Iterable[Trial], objective: str) -> Trial | None:
 
     Trials that failed, diverged or kept no checkpoint never win.
     """
-    ranked = sorted(
+    return next(iter(ranked_trials(trials, objective)), None)
+
+
+def ranked_trials(trials: Iterable[Trial], objective: str) -> list[Trial]:
+    """The trials that may become candidates, the best first; see best_trial."""
+    return sorted(
         (trial for trial in trials if _eligible(trial, objective)), key=lambda trial: rank(trial, objective)
     )
-    return ranked[0] if ranked else None
 
 
 def rank(trial: Trial, objective: str) -> tuple[float, float, str]:

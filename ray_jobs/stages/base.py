@@ -31,6 +31,8 @@ class Stage:
     folders: tuple[str, ...]
     run: Callable[[Config, RunFolder], list[str]]
     extra_inputs: Callable[[Config], dict[str, str]] = lambda _: {}
+    more_needs: Callable[[RunFolder], tuple[str, ...]] = lambda _: ()
+    """Files of earlier stages whose number is known only once these are done."""
 
 
 def config_inputs(stage: Stage, config: Config) -> dict[str, str]:
@@ -60,7 +62,7 @@ def flatten(prefix: str, value: Any) -> dict[str, str]:
 def stage_inputs(stage: Stage, config: Config, run: RunFolder) -> dict[str, str]:
     """Everything that decides the stage's outputs. Raises ConfigError when an earlier stage is missing."""
     inputs = config_inputs(stage, config)
-    for relative in stage.needs:
+    for relative in (*stage.needs, *stage.more_needs(run)):
         path = run.path(relative)
         if not path.is_file():
             raise ConfigError(

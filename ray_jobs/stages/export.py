@@ -6,6 +6,7 @@ from functools import partial
 from ray_jobs.config import Config
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages.base import Stage
+from ray_jobs.stages.tune import ADAPTER_FILES, candidate_folder
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +17,8 @@ def run(config: Config, folder: RunFolder) -> list[str]:
 
     base = resolve_base(config.model, default_cache_dir())
     outputs = []
-    for model, adapter in (("base", None), ("candidate", folder.path("tune/best"))):
+    adapters = [(model, folder.path(adapter)) for model, adapter in candidates(folder).items()]
+    for model, adapter in (("base", None), *adapters):
         export_model(
             base,
             adapter,
@@ -28,14 +30,24 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     return outputs
 
 
+def candidates(folder: RunFolder) -> dict[str, str]:
+    """Candidate -> the folder of its adapter, the best trial's first."""
+    found = {"candidate": candidate_folder(1)}
+    while folder.path(candidate_folder(len(found) + 1)).is_dir():
+        number = len(found) + 1
+        found[f"candidate-{number}"] = candidate_folder(number)
+    return found
+
+
+def adapter_files(folder: RunFolder) -> tuple[str, ...]:
+    return tuple(f"{adapter}/{name}" for adapter in candidates(folder).values() for name in ADAPTER_FILES)
+
+
 STAGE = Stage(
     name="export",
     settings=("export", "model"),
-    needs=(
-        "data/base.json",
-        "tune/best/adapter_model.safetensors",
-        "tune/best/adapter_config.json",
-    ),
+    needs=("data/base.json",),
     folders=("models",),
     run=run,
+    more_needs=adapter_files,
 )

@@ -25,6 +25,7 @@ from ray_jobs.tables import PROMPT_COLUMNS, read_rows, write_rows
 log = logging.getLogger(__name__)
 
 MODELS = ("base", "candidate")
+"""Those that every run has; models_of adds further candidates."""
 ANSWERS = "answers/{model}/part-00000.parquet"
 ENGINE_SETTINGS = tuple(
     f"engine.settings.{name}" for name in ("backend", "context_tokens", "kv_type", "deterministic")
@@ -91,8 +92,9 @@ def _answer(row: dict[str, Any], result: Any, error: str | None, spec: dict[str,
 def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
     rows = [as_row(prompt) for prompt in read_prompts(folder, config.generation.system_prompt)]
-    outputs = [ANSWERS.format(model=model) for model in MODELS]
-    for model, output in zip(MODELS, outputs, strict=True):
+    models = models_of(folder)
+    outputs = [ANSWERS.format(model=model) for model in models]
+    for model, output in zip(models, outputs, strict=True):
         if folder.path(output).exists():
             continue
         log.info("generate answers of the %s model", model)
@@ -101,6 +103,24 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         write_rows(folder.path(output), compute_rows(job, rows, unfinished, config.engine), Answer.COLUMNS)
         shutil.rmtree(unfinished, ignore_errors=True)
     return outputs
+
+
+def models_of(folder: RunFolder) -> tuple[str, ...]:
+    """The run's models: base, candidate, and candidate-2 and so on where several trials are judged."""
+    more: list[str] = []
+    while folder.path("models", name := f"candidate-{len(more) + 2}", "manifest.json").is_file():
+        more.append(name)
+    return (*MODELS, *more)
+
+
+def model_files(folder: RunFolder) -> tuple[str, ...]:
+    return tuple(
+        f"models/{model}/{name}" for model in models_of(folder) for name in ("model.gguf", "manifest.json")
+    )
+
+
+def answer_files(folder: RunFolder) -> tuple[str, ...]:
+    return tuple(ANSWERS.format(model=model) for model in models_of(folder))
 
 
 def answer_job(spec: dict[str, Any]) -> RowJob:
@@ -124,13 +144,19 @@ def actor_spec(config: Config, folder: RunFolder, model: str) -> dict[str, Any]:
         "model": str(folder.path("models", model, "model.gguf")),
         "model_sha256": manifest["sha256"],
         "engine": config.engine.settings.model_dump_json(),
-        "seed": config.seed,
+        "seed": seed_of(config, model),
         "sampling": {
             "temperature": generation.temperature,
             "top_p": generation.top_p,
             "max_tokens": generation.max_answer_tokens,
         },
     }
+
+
+def seed_of(config: Config, model: str) -> int:
+    """The same for all models, unless the config wants the candidates' answers from another."""
+    other = config.generation.candidate_seed
+    return config.seed if model == "base" or other is None else other
 
 
 def read_prompts(folder: RunFolder, system_prompt: str | None = None) -> list[Prompt]:
@@ -155,10 +181,8 @@ def answers_of(folder: RunFolder, model: str) -> list[Answer]:
 STAGE = Stage(
     name="generate",
     settings=("seed", "generation", *ENGINE_SETTINGS),
-    needs=(
-        "data/prompts.parquet",
-        *(f"models/{model}/{name}" for model in MODELS for name in ("model.gguf", "manifest.json")),
-    ),
+    needs=("data/prompts.parquet",),
     folders=("answers",),
     run=run,
+    more_needs=model_files,
 )

@@ -1,4 +1,4 @@
-"""Scores of both models' answers, and of pairs whose better answer is known."""
+"""Scores of the models' answers, and of pairs whose better answer is known."""
 
 import dataclasses
 import logging
@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.config import Config, EngineActors
+from ray_jobs.errors import ConfigError
 from ray_jobs.judging.inputs import JudgeItem
 from ray_jobs.judging.metrics import outline_of
 from ray_jobs.judging.settings import JudgeSettings
-from ray_jobs.records import Judgement, Message, Pair, Prompt, as_row, pair_from_row, text_sha256
+from ray_jobs.records import Judgement, Message, Pair, Prompt, as_row, pair_from_row, row_seed, text_sha256
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages import cluster, generate
-from ray_jobs.stages.base import Stage
+from ray_jobs.stages.base import Stage, flatten
 from ray_jobs.stages.engine_rows import RowJob, compute_rows
 from ray_jobs.tables import MESSAGES, read_rows, write_rows
 
 log = logging.getLogger(__name__)
 
-SUBJECTS = (*generate.MODELS, "trust", "repeat")
-"""Whose answers are judged: both models', those of known pairs, and some of these again."""
 JUDGEMENTS = "judgements/{subject}/part-00000.parquet"
 ITEM_COLUMNS = {
     "subject": "string",
@@ -126,28 +125,71 @@ def item_of(row: Mapping[str, Any]) -> JudgeItem:
 
 
 def run(config: Config, folder: RunFolder) -> list[str]:
-    from ray_jobs.judging.metrics import check_inputs
-
-    outputs = [JUDGEMENTS.format(subject=subject) for subject in SUBJECTS]
-    prompts = generate.read_prompts(folder)
-    metrics = [outline_of(metric) for metric in config.judge.metrics]
-    for metric in metrics:
-        check_inputs(metric, prompts, config.judge.inputs)
+    """Judges known pairs and all answers; with several looks, only until one of them decides."""
+    prompts = look_order(generate.read_prompts(folder), config.seed)
+    check(config, prompts)
     pairs = [pair_from_row(row) for row in read_rows(folder.path("data/trust.parquet"))]
     pairs = pairs[: config.judge.trust.num_pairs]
     references = trust_references(config, pairs)
-    rows = answer_rows(folder, prompts) + trust_rows(config, pairs, references)
+    known = trust_rows(config, pairs, references)
     cluster.connect()
     unfinished = folder.path("judgements/unfinished")
-    job = judge_job(config, folder, [metric.key for metric in metrics])
-    results = compute_rows(job, rows, unfinished, judge_pool(config))
-    for subject, output in zip(SUBJECTS, outputs, strict=True):
-        write_rows(
-            folder.path(output), [row for row in results if row["subject"] == subject], Judgement.COLUMNS
-        )
-    folder.write_json("judgements/trust.json", trust(config, folder, pairs, references))
+    job = judge_job(config, folder, [outline_of(metric).key for metric in config.judge.metrics])
+    sizes = look_sizes(config.verdict.sequential.looks, len(prompts))
+    for look, size in enumerate(sizes):
+        rows = answer_rows(folder, prompts[:size]) + known
+        results = compute_rows(job, rows, unfinished, judge_pool(config))
+        write_judgements(folder, results)
+        folder.write_json("judgements/trust.json", trust(config, folder, pairs, references))
+        folder.write_json("judgements/look.json", {"look": look, "of": len(sizes), "num_prompts": size})
+        if look + 1 < len(sizes) and decided(config, folder):
+            log.info("judge    look %d of %d decides: the other answers stay unjudged", look + 1, len(sizes))
+            break
     shutil.rmtree(unfinished, ignore_errors=True)
-    return [*outputs, "judgements/trust.json"]
+    return [*judgement_files(folder), "judgements/trust.json", "judgements/look.json"]
+
+
+def check(config: Config, prompts: Sequence[Prompt]) -> None:
+    """Raises ConfigError for metrics of one name, DataError for a row that lacks what a metric needs."""
+    from ray_jobs.judging.metrics import check_inputs
+
+    metrics = [outline_of(metric) for metric in config.judge.metrics]
+    keys = [metric.key for metric in metrics]
+    for path, metric in zip(config.judge.metrics, metrics, strict=True):
+        if keys.count(metric.key) > 1:
+            raise ConfigError(f"judge.metrics: {path}: another metric has the name {metric.key!r} too")
+        check_inputs(metric, prompts, config.judge.inputs)
+
+
+def look_order(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
+    """By chance, so that an early look sees a fair part of the prompts."""
+    return sorted(prompts, key=lambda prompt: (row_seed(seed, prompt.id), prompt.id))
+
+
+def look_sizes(shares: Iterable[float], num_prompts: int) -> list[int]:
+    """Prompts judged by the end of each look."""
+    return [max(1, round(share * num_prompts)) for share in shares]
+
+
+def decided(config: Config, folder: RunFolder) -> bool:
+    from ray_jobs.stages.verdict import decided_early
+
+    return decided_early(config, folder)
+
+
+def subjects(folder: RunFolder) -> tuple[str, ...]:
+    """Whose answers are judged: the models', those of known pairs, and some of these again."""
+    return (*generate.models_of(folder), "trust", "repeat")
+
+
+def judgement_files(folder: RunFolder) -> tuple[str, ...]:
+    return tuple(JUDGEMENTS.format(subject=subject) for subject in subjects(folder))
+
+
+def write_judgements(folder: RunFolder, results: Sequence[Mapping[str, Any]]) -> None:
+    for subject, output in zip(subjects(folder), judgement_files(folder), strict=True):
+        rows = [row for row in results if row["subject"] == subject]
+        write_rows(folder.path(output), rows, Judgement.COLUMNS)
 
 
 def judge_job(config: Config, folder: RunFolder, metrics: Sequence[str]) -> RowJob:
@@ -170,28 +212,30 @@ def judge_job(config: Config, folder: RunFolder, metrics: Sequence[str]) -> RowJ
 
 
 def judge_pool(config: Config) -> EngineActors:
-    """The engines of the config with the judge's own context, and a cache that suits long prompts.
+    """The engines of the config with the judge's own context, and attention that suits long prompts.
 
-    `auto` may choose bf16, which writes answers faster but reads prompts at half the speed of f16
-    (AVX512-BF16, llama.cpp's fused attention); judging is mostly reading.
+    On CPUs llama.cpp's fused attention goes row by row where a pass holds several sequences: prompts of
+    hundreds of tokens take two to three times as long as with plain matrix products in f16. A `kv_type` of
+    the config's own choice leaves both as they are.
     """
     settings = config.engine.settings
     changes: dict[str, Any] = {"context_tokens": config.judge.context_tokens}
     if settings.kv_type == "auto":
         changes["kv_type"] = "f16"
+        changes["flash_attention"] = settings.flash_attention and settings.gpu_layers != 0
     return config.engine.model_copy(update={"settings": settings.model_copy(update=changes)})
 
 
 def answer_rows(folder: RunFolder, prompts: Iterable[Prompt]) -> list[dict[str, Any]]:
-    """Both models' answers as rows to judge; those to one prompt stand together, to share its prefix."""
+    """All models' answers as rows to judge; those to one prompt stand together, to share its prefix."""
     answers = {
         model: {answer.id: answer for answer in generate.answers_of(folder, model)}
-        for model in generate.MODELS
+        for model in generate.models_of(folder)
     }
     return [
-        {"subject": model, **as_row(prompt), "answer": answers[model][prompt.id].answer}
+        {"subject": model, **as_row(prompt), "answer": by_id[prompt.id].answer}
         for prompt in prompts
-        for model in generate.MODELS
+        for model, by_id in answers.items()
     ]
 
 
@@ -225,22 +269,28 @@ def trust_rows(
 def trust(
     config: Config, folder: RunFolder, pairs: Sequence[Pair], references: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """How far the judge is to be trusted, as JSON; by the first metric of the config."""
+    """How far the judge is to be trusted by each metric, as JSON; the first metric's stands on top."""
     from ray_jobs.judging.trust import judge_trust
 
-    first = outline_of(config.judge.metrics[0]).key
-    by_subject = {
-        subject: [row for row in judgements_of(folder, subject) if row.metric == first]
-        for subject in ("trust", "repeat")
-    }
-    result = judge_trust(
-        pairs, by_subject["trust"], config.judge.trust, repeats=by_subject["repeat"], references=references
-    )
-    return dataclasses.asdict(result)
+    judged = {subject: judgements_of(folder, subject) for subject in ("trust", "repeat")}
+    by_metric = {}
+    for metric in config.judge.metrics:
+        key = outline_of(metric).key
+        rows, repeats = ([row for row in judged[name] if row.metric == key] for name in ("trust", "repeat"))
+        found = judge_trust(pairs, rows, config.judge.trust, repeats=repeats, references=references)
+        by_metric[key] = dataclasses.asdict(found)
+    return {**next(iter(by_metric.values())), "by_metric": by_metric}
 
 
 def judgements_of(folder: RunFolder, subject: str) -> list[Judgement]:
     return [Judgement.from_row(row) for row in read_rows(folder.path(JUDGEMENTS.format(subject=subject)))]
+
+
+def looks_depend_on(config: Config) -> dict[str, str]:
+    """With several looks the decision rule says which answers are judged at all."""
+    if len(config.verdict.sequential.looks) == 1:
+        return {}
+    return flatten("verdict", config.verdict.model_dump(mode="json"))
 
 
 STAGE = Stage(
@@ -252,11 +302,9 @@ STAGE = Stage(
         "engine.settings.kv_type",
         "engine.settings.deterministic",
     ),
-    needs=(
-        "data/prompts.parquet",
-        "data/trust.parquet",
-        *(generate.ANSWERS.format(model=model) for model in generate.MODELS),
-    ),
+    needs=("data/prompts.parquet", "data/trust.parquet"),
     folders=("judgements",),
     run=run,
+    extra_inputs=looks_depend_on,
+    more_needs=generate.answer_files,
 )

@@ -8,6 +8,7 @@ from ray_jobs.config import Config
 from ray_jobs.records import as_row
 from ray_jobs.runs import RunFolder, file_sha256
 from ray_jobs.stages.base import Stage
+from ray_jobs.stages.preflight import check_judging
 from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, write_rows
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,8 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     from ray_jobs.export.base import default_cache_dir, resolve_base
 
     splits = split(config.data, config.seed)
+    base = resolve_base(config.model, default_cache_dir())
+    check_judging(config, splits.prompts, splits.trust[: config.judge.trust.num_pairs], base.gguf)
     for name in ("train", "heldout", "trust"):
         pairs = getattr(splits, name)
         write_rows(folder.path(f"data/{name}.parquet"), [as_row(pair) for pair in pairs], PAIR_COLUMNS)
@@ -28,7 +31,6 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         "prepare  %d pairs to train on, %d held out, %d to test the judge, %d prompts",
         len(splits.train), len(splits.heldout), len(splits.trust), len(splits.prompts),
     )  # fmt: skip
-    base = resolve_base(config.model, default_cache_dir())
     folder.write_json("data/base.json", {"name": base.name, "sha256": base.sha256})
     names = (
         "train.parquet",

@@ -7,6 +7,7 @@ from ray_jobs.config import Config
 from ray_jobs.errors import StageFailed
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages.base import Stage
+from ray_jobs.stages.generate import models_of
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,10 @@ def promote(config: Config, folder: RunFolder) -> str | None:
 
     registry = Registry(Path(config.registry))
     champion = registry.champion()
-    model = winner(folder.read_json("report/report.json")["decision"], has_champion=champion is not None)
+    report = folder.read_json("report/report.json")
+    model = winner(
+        report["decision"], report.get("candidate", "candidate"), has_champion=champion is not None
+    )
     if model is None:
         log.info("promote  the champion stays as it is")
         return None
@@ -46,25 +50,27 @@ def promote(config: Config, folder: RunFolder) -> str | None:
     return model
 
 
-def winner(decision: str, *, has_champion: bool) -> str | None:
+def winner(decision: str, candidate: str, *, has_champion: bool) -> str | None:
     """Which model of the run becomes champion; None leaves the registry as it is.
 
     Only a verdict promotes a candidate. A registry without any champion takes the base, so that
     there is something to serve.
     """
     if decision == "promote":
-        return "candidate"
+        return candidate
     return None if has_champion else "base"
+
+
+def manifests(folder: RunFolder) -> tuple[str, ...]:
+    return tuple(f"models/{model}/manifest.json" for model in models_of(folder))
 
 
 STAGE = Stage(
     name="promote",
     settings=("name",),
-    needs=(
-        "report/report.json",
-        *(f"models/{model}/manifest.json" for model in ("base", "candidate")),
-    ),
+    needs=("report/report.json",),
     folders=(),
     run=run,
+    more_needs=manifests,
     extra_inputs=lambda config: {"registry": str(Path(config.registry).resolve())},
 )

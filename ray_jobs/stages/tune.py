@@ -9,7 +9,7 @@ from typing import Any
 from ray_jobs.config import Config
 from ray_jobs.errors import StageFailed
 from ray_jobs.runs import RunFolder, write_whole
-from ray_jobs.search.trials import Trial, best_trial, with_overrides
+from ray_jobs.search.trials import Trial, ranked_trials, with_overrides
 from ray_jobs.stages import cluster
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.trial_table import describe, trial_from, write_trials
@@ -26,15 +26,22 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     results = fit(config, job, folder.path("tune"))
     trials = [trial_from(number, result) for number, result in enumerate(results)]
     write_trials(folder.path("tune/trials.parquet"), trials)
-    best = best_trial(trials, config.search.objective)
-    if best is None:
+    ranked = ranked_trials(trials, config.search.objective)[: config.verdict.num_candidates]
+    if not ranked:
         reasons = {trial.error or "kept no checkpoint" for trial in trials}
         raise StageFailed(
             f"tune: none of {len(trials)} trials can be used: {'; '.join(sorted(reasons))[:2000]}"
         )
-    log.info("tune     best is %s: %s", best.trial_id, describe(best))
-    keep_best(best, folder.path("tune/best"))
-    return ["tune/trials.parquet", *(f"tune/best/{name}" for name in ADAPTER_FILES)]
+    log.info("tune     best is %s: %s", ranked[0].trial_id, describe(ranked[0]))
+    kept = [candidate_folder(number) for number in range(1, len(ranked) + 1)]
+    for trial, relative in zip(ranked, kept, strict=True):
+        keep_best(trial, folder.path(relative))
+    return ["tune/trials.parquet", *(f"{relative}/{name}" for relative in kept for name in ADAPTER_FILES)]
+
+
+def candidate_folder(number: int) -> str:
+    """Where the adapter of the number-th best trial is kept."""
+    return "tune/best" if number == 1 else f"tune/best-{number}"
 
 
 def trial_job(config: Config, folder: RunFolder) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def keep_best(best: Trial, folder: Path) -> None:
 
 STAGE = Stage(
     name="tune",
-    settings=("seed", "model", "training", "search", "workers.per_trial"),
+    settings=("seed", "model", "training", "search", "verdict.num_candidates", "workers.per_trial"),
     needs=("data/train.parquet", "data/heldout.parquet", "data/base.json"),
     folders=("tune",),
     run=run,

@@ -4,15 +4,16 @@ Clauses in order; the first that speaks decides:
 1. too many unscored answers: inconclusive.
 2. a broken guard: keep the base.
 3. a judge that is not trusted: program-checked accuracy decides where the settings say so; else inconclusive.
-4. any metric that is significantly worse: keep the base.
+   Metrics for which the judge is not trusted are reported and decide nothing.
+4. any metric that is significantly worse, without a correction that would hide it: keep the base.
 5. no metric whose whole interval is above the minimal gain: keep the base where every interval lies below
    it, else inconclusive.
 6. a gain of a longer candidate that is gone at equal length: inconclusive.
 7. promote.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ray_jobs.verdict.guards import GuardResult
@@ -32,6 +33,7 @@ class MetricEvidence:
     metric: str
     paired: Paired
     p_holm: float
+    """Of "the difference is the minimal gain", corrected for all metrics and candidates."""
     adjusted: Estimate
     mean_length_difference: float
     """Candidate minus base, in characters."""
@@ -47,6 +49,8 @@ class Trust:
     pairs: int
     agreement: float | None
     ci95: tuple[float, float] | None
+    self_referenced: int = 0
+    """Pairs whose right answer was its own reference: the judge only had to see that texts are equal."""
 
     def clause(self) -> str:
         word = "judge trusted" if self.trusted else "judge not trusted"
@@ -55,7 +59,10 @@ class Trust:
         ends = (
             f", 95 % interval {percent(self.ci95[0], 0)} to {percent(self.ci95[1], 0)}" if self.ci95 else ""
         )
-        return f"{word} (agrees with {percent(self.agreement, 0)} of {self.pairs} known pairs{ends})"
+        own = f", {self.self_referenced} of them with the right answer as reference" * bool(
+            self.self_referenced
+        )
+        return f"{word} (agrees with {percent(self.agreement, 0)} of {self.pairs} known pairs{ends}{own})"
 
 
 @dataclass(frozen=True)
@@ -64,11 +71,19 @@ class Evidence:
 
     metrics: Sequence[MetricEvidence]
     alpha: float
-    """Two-sided level of this look, shared out among candidates; the intervals here have level 1 - alpha."""
+    """Two-sided level of this look; the intervals here have level 1 - alpha."""
     trust: Trust
+    """In the judge by the leading metric."""
     program: PairedShares | None
     """Program-checked accuracy, its interval at the same level; null where no prompt has a check."""
     guards: Sequence[GuardResult]
+    trust_by_metric: Mapping[str, Trust] = field(default_factory=dict)
+    """Where it was measured for each metric."""
+    program_p: float | None = None
+    """P-value of the program checks, corrected for all candidates; null: there is one candidate."""
+
+    def trust_in(self, metric: str) -> Trust:
+        return self.trust_by_metric.get(metric, self.trust)
 
 
 @dataclass(frozen=True)
@@ -84,9 +99,13 @@ def decide(evidence: Evidence, settings: VerdictSettings) -> Decision:
     failed = _too_many_failures(evidence, settings) or _broken_guard(evidence)
     if failed:
         return failed
-    if settings.require_trust and not evidence.trust.trusted:
+    counted = [
+        row for row in evidence.metrics if not settings.require_trust or evidence.trust_in(row.metric).trusted
+    ]
+    if not counted:
         return _without_judge(evidence, settings)
-    return _worse(evidence) or _no_gain(evidence, settings) or _gain(evidence, settings)
+    left = replace(evidence, metrics=counted)
+    return _worse(left) or _no_gain(left, settings) or _gain(left, settings)
 
 
 def _too_many_failures(evidence: Evidence, settings: VerdictSettings) -> Decision | None:
@@ -117,18 +136,19 @@ def _without_judge(evidence: Evidence, settings: VerdictSettings) -> Decision:
             "inconclusive", f"{untrusted}, and no prompt has a check that a program can make", "trust"
         )
     wanted = settings.guards.program_accuracy_min_gain or 0.0
-    outcome, verb = _by_checks(program, wanted, evidence.alpha)
+    p_value = program.p_value if evidence.program_p is None else evidence.program_p
+    outcome, verb = _by_checks(program, wanted, p_value, evidence.alpha)
     change = (
         f"{percent(program.base)} to {percent(program.candidate)} on {program.num_rows} prompts, a change of "
-        f"{_points(program.difference)} ({_span(program.interval, 100)} points, p {_p(program.p_value)})"
+        f"{_points(program.difference)} ({_span(program.interval, 100)} points, p {_p(p_value)})"
     )
     reason = f"{untrusted}, so program-checked accuracy decides: {change} {verb} {100 * wanted:g} points"
     return Decision(outcome, reason, "program_checks")
 
 
-def _by_checks(program: PairedShares, wanted: float, alpha: float) -> tuple[Outcome, str]:
+def _by_checks(program: PairedShares, wanted: float, p_value: float, alpha: float) -> tuple[Outcome, str]:
     ends = program.interval.ends
-    if ends and ends[0] > wanted and program.p_value <= alpha:
+    if ends and ends[0] > wanted and p_value <= alpha:
         return "promote", "is above the wanted gain of"
     if ends and ends[1] < wanted:
         return "keep_base", "is below the wanted gain of"
@@ -138,8 +158,9 @@ def _by_checks(program: PairedShares, wanted: float, alpha: float) -> tuple[Outc
 def _worse(evidence: Evidence) -> Decision | None:
     for row in evidence.metrics:
         ends = row.paired.interval.ends
-        if ends and ends[1] < 0 and row.p_holm <= evidence.alpha:
-            return Decision("keep_base", f"the candidate is worse: {_clause(row)}", "worse")
+        if ends and ends[1] < 0 and row.paired.p_value <= evidence.alpha:
+            clause = _clause(row, row.paired.p_value)
+            return Decision("keep_base", f"the candidate is worse: {clause}", "worse")
     return None
 
 
@@ -169,7 +190,11 @@ def _gain(evidence: Evidence, settings: VerdictSettings) -> Decision:
         )
         return Decision("inconclusive", reason, "length")
     row = held[0]
-    trust = evidence.trust.clause() if settings.require_trust else "trust in the judge was not asked for"
+    trust = (
+        evidence.trust_in(row.metric).clause()
+        if settings.require_trust
+        else "trust in the judge was not asked for"
+    )
     reason = (
         f"the candidate is better: {_clause(row)}, above the wanted gain of {settings.min_gain:g}; {trust}"
     )
@@ -192,10 +217,11 @@ def _holds_at_equal_length(row: MetricEvidence, settings: VerdictSettings) -> bo
     return ends is not None and ends[0] > settings.min_gain
 
 
-def _clause(row: MetricEvidence) -> str:
+def _clause(row: MetricEvidence, p_value: float | None = None) -> str:
     paired = row.paired
+    shown = row.p_holm if p_value is None else p_value
     return (
-        f"{row.metric} {paired.mean_difference:+.3g} ({_span(paired.interval)}, p {_p(row.p_holm)}) "
+        f"{row.metric} {paired.mean_difference:+.3g} ({_span(paired.interval)}, p {_p(shown)}) "
         f"on {paired.num_rows} prompts"
     )
 

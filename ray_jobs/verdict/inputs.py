@@ -29,7 +29,8 @@ class VerdictInputs:
     models: Mapping[str, Mapping[str, Any]]
     """Manifests; `sha256` is used."""
     trust: Mapping[str, Any] | None = None
-    """The judge on known pairs: pairs, agreement, ci95, trusted, and what else is worth reporting."""
+    """The judge on known pairs: pairs, agreement, ci95, trusted, and what else is worth reporting; the same
+    for each metric in `by_metric`."""
     trials: Sequence[Mapping[str, Any]] = ()
     data_report: Mapping[str, Any] = field(default_factory=dict)
     timings_s: Mapping[str, Any] = field(default_factory=dict)
@@ -37,12 +38,24 @@ class VerdictInputs:
     """Per model: prompt ID -> whether a program finds the answer right; absent where none can tell."""
     best_trial: str | None = None
     """Trial that the candidate is made from; null: the one with the best held-out accuracy."""
+    objective: str = "accuracy"
+    """What the search ranked trials by, on held-out pairs: accuracy, nll, loss or margin."""
     look: int | None = None
     """Which look of `sequential.looks` this is, from 0; null is the last, with all rows in."""
     num_candidates: int = 1
-    """Candidates that are judged against this base; the level is shared out among them (Bonferroni)."""
+    """Candidates that are judged against this base."""
+    rivals: "Rivals | None" = None
+    """What the other candidates' tests say, for Holm's correction over all of them."""
     score_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Metric -> lowest and highest score of its rubric; else the ones that occur."""
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Uncorrected p-values of the other candidates: of their metrics, and of their program checks."""
+
+    metrics: tuple[float, ...]
+    program_checks: tuple[float, ...]
 
 
 @dataclass(frozen=True)

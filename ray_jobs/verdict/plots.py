@@ -41,7 +41,7 @@ PLOTS = (
     _Plot("scores", "Scores of both models", draw_scores),
     _Plot("lengths", "Score against answer length", draw_lengths),
     _Plot("trust", "The judge on pairs whose better answer is known", draw_trust),
-    _Plot("curves", "Held-out accuracy during training", draw_curves),
+    _Plot("curves", "Held-out pairs during training", draw_curves),
     _Plot("parallel", "Settings of each trial and what they led to", draw_parallel),
     _Plot("time", "Where time went", draw_time),
 )

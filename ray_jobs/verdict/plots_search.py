@@ -11,7 +11,13 @@ from ray_jobs.verdict.inputs import ScoredRows
 from ray_jobs.verdict.plots_style import Palette, clean, size
 
 MAX_TRIALS = 200
-OBJECTIVE = "heldout_accuracy"
+MEASURES = {
+    "heldout_accuracy": ("held-out accuracy", "%", 100.0),
+    "heldout_nll": ("held-out loss per token", "", 1.0),
+    "heldout_loss": ("held-out loss", "", 1.0),
+    "heldout_margin": ("held-out margin", "", 1.0),
+}
+"""Objective of the search -> its name, unit and scale in pictures."""
 
 
 def draw_curves(
@@ -21,31 +27,31 @@ def draw_curves(
     rows: ScoredRows,  # noqa: ARG001
 ) -> str | None:
     tune = report["tune"]
-    curves = {trial["trial_id"]: _curve(trial) for trial in tune["trials"][:MAX_TRIALS]}
-    curves = {name: curve for name, curve in curves.items() if curve}
+    name, unit, scale = MEASURES[tune["objective"]]
+    curves = {trial["trial_id"]: _curve(trial, tune["objective"]) for trial in tune["trials"][:MAX_TRIALS]}
+    curves = {trial: curve for trial, curve in curves.items() if curve}
     if not curves:
         return None
     size(figure, 2.6)
     axes = figure.add_subplot()
     axes.grid(color=palette.grid, linewidth=0.6)
     axes.set_axisbelow(True)
-    for name, curve in sorted(curves.items(), key=lambda item: item[0] == tune["best"]):
-        best = name == tune["best"]
+    for trial, curve in sorted(curves.items(), key=lambda item: item[0] == tune["best"]):
+        best = trial == tune["best"]
         axes.plot(
             [step for step, _ in curve],
-            [100 * value for _, value in curve],
+            [scale * value for _, value in curve],
             marker="o",
             markersize=4 if best else 3,
             color=palette.candidate if best else palette.muted,
             linewidth=2.4 if best else 1.2,
             alpha=1 if best else 0.55,
         )
-    axes.axhline(50, color=palette.muted, linewidth=1, linestyle=":")
+    if unit == "%":
+        axes.axhline(50, color=palette.muted, linewidth=1, linestyle=":")
     axes.set_xlabel("training step")
-    axes.set_ylabel("held-out accuracy (%)")
-    return (
-        f"Held-out preference accuracy of {len(curves)} trials by training step; the best is {tune['best']}."
-    )
+    axes.set_ylabel(f"{name} ({unit})" if unit else name)
+    return f"{name.capitalize()} of {len(curves)} trials by training step; the best is {tune['best']}."
 
 
 def draw_parallel(
@@ -54,14 +60,16 @@ def draw_parallel(
     report: Mapping[str, Any],
     rows: ScoredRows,  # noqa: ARG001
 ) -> str | None:
-    trials = [trial for trial in report["tune"]["trials"] if trial.get(OBJECTIVE) is not None][:MAX_TRIALS]
+    objective = report["tune"]["objective"]
+    trials = [trial for trial in report["tune"]["trials"] if trial.get(objective) is not None][:MAX_TRIALS]
     names = sorted({name for trial in trials for name in trial.get("config") or {}})[:8]
     if len(trials) < 2 or not names:
         return None
     size(figure, 2.9)
     axes = figure.add_subplot()
     columns = [_Column(name, [(trial.get("config") or {}).get(name) for trial in trials]) for name in names]
-    columns.append(_Column("held-out\naccuracy", [trial[OBJECTIVE] for trial in trials]))
+    name, _, _ = MEASURES[objective]
+    columns.append(_Column(name.replace(" ", "\n", 1), [trial[objective] for trial in trials]))
     best = report["tune"]["best"]
     for index, trial in sorted(enumerate(trials), key=lambda item: item[1]["trial_id"] == best):
         is_best = trial["trial_id"] == best
@@ -174,9 +182,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _curve(trial: Mapping[str, Any]) -> list[tuple[float, float]]:
+def _curve(trial: Mapping[str, Any], measure: str) -> list[tuple[float, float]]:
     return [
-        (row["step"], row[OBJECTIVE])
+        (row["step"], row[measure])
         for row in trial.get("curve") or ()
-        if row.get("step") is not None and row.get(OBJECTIVE) is not None
+        if row.get("step") is not None and row.get(measure) is not None
     ]

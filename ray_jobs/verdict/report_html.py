@@ -27,6 +27,7 @@ def html_report(report: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _template().render(
         report=readable(report),
+        headlines=HEADLINES,
         headline=HEADLINES[report["decision"]],
         pictures={picture.name: picture for picture in pictures},
         svg={picture.name: Markup(picture.svg) for picture in pictures},

@@ -18,6 +18,8 @@ def markdown_report(report: Mapping[str, Any], pictures: Sequence[Picture]) -> s
         safe(sentence(report["reason"])),
         _table(("figure", "value"), _figures(report)),
         shown.get("difference"),
+        "## All candidates" if "candidates" in report else None,
+        _candidates(report.get("candidates", ())),
         "## By source",
         _sources(report),
         shown.get("checks"),
@@ -68,6 +70,27 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if report["min_detectable_difference"] is not None:
         rows.append(("smallest difference that could be seen", f"{report['min_detectable_difference']:.2g}"))
     return rows
+
+
+def _candidates(rows: Sequence[Mapping[str, Any]]) -> str:
+    """All candidates against the same base; p-values are corrected for all of them."""
+    head = ("candidate", "trial", "difference", "95 % interval", "p", "p, Holm", "checked", "decision")
+    return _table(
+        head,
+        [
+            (
+                row["candidate"],
+                row["trial"] or MISSING,
+                signed(row["mean_difference"]),
+                span(row["ci95"]),
+                f"{row['p_value']:.2g}",
+                f"{row['p_value_holm']:.2g}",
+                percent(row["program_accuracy"]),
+                HEADLINES[row["decision"]],
+            )
+            for row in rows
+        ],
+    )
 
 
 def _sources(report: Mapping[str, Any]) -> str:

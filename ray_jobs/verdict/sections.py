@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ray_jobs.verdict.decide import MetricEvidence
-from ray_jobs.verdict.inputs import BASE, CANDIDATE, MODELS, ScoredRows, VerdictInputs
+from ray_jobs.verdict.inputs import BASE, CANDIDATE, MODELS, ScoredRows, VerdictInputs, cluster_labels
 from ray_jobs.verdict.length import Estimate, slope
 from ray_jobs.verdict.measures import measure
 from ray_jobs.verdict.planning import prompts_for_gain
@@ -113,31 +113,36 @@ def _source_row(rows: ScoredRows, chosen: Any, num_resamples: int, seed: int) ->
     }
 
 
-def program_shares(inputs: VerdictInputs, level: float, source: str | None = None) -> PairedShares | None:
+def program_shares(
+    inputs: VerdictInputs, level: float, settings: VerdictSettings, seed: int, source: str | None = None
+) -> PairedShares | None:
     """Program-checked accuracy of both models on the prompts that have a check; null where none has."""
     base, candidate = (inputs.checks.get(model, {}) for model in MODELS)
-    keys = [
-        prompt.id
+    prompts = [
+        prompt
         for prompt in inputs.prompts
         if prompt.id in base and prompt.id in candidate and source in (None, prompt.source)
     ]
-    if not keys:
+    if not prompts:
         return None
     return compare_shares(
-        np.array([base[key] for key in keys], dtype=np.bool_),
-        np.array([candidate[key] for key in keys], dtype=np.bool_),
+        np.array([base[prompt.id] for prompt in prompts], dtype=np.bool_),
+        np.array([candidate[prompt.id] for prompt in prompts], dtype=np.bool_),
         level=level,
+        clusters_B=cluster_labels(prompts, settings.cluster_by),
+        num_resamples=settings.num_resamples,
+        seed=seed,
     )
 
 
-def program_checks(inputs: VerdictInputs) -> dict[str, Any]:
+def program_checks(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> dict[str, Any]:
     """Program-checked accuracy, in all and per family (the prompt's source)."""
-    overall = program_shares(inputs, LEVEL)
+    overall = program_shares(inputs, LEVEL, settings, seed)
     if overall is None:
         return {"overall": None, "families": {}}
     families = {}
     for source in sorted({prompt.source for prompt in inputs.prompts}):
-        shares = program_shares(inputs, LEVEL, source)
+        shares = program_shares(inputs, LEVEL, settings, seed, source)
         if shares is not None:
             families[source] = shares_row(shares)
     return {"overall": shares_row(overall), "families": families}
@@ -167,6 +172,7 @@ def tune(inputs: VerdictInputs) -> dict[str, Any]:
     """The trials without their times, which stand in `timings_s`, and which of them is the candidate."""
     trials = sorted(inputs.trials, key=lambda trial: str(trial.get("trial_id")))
     return {
+        "objective": f"heldout_{inputs.objective}",
         "trials": [_trial(trial) for trial in trials],
         "best": inputs.best_trial or inputs.models.get(CANDIDATE, {}).get("trial_id") or _best(trials),
     }

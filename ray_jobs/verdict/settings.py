@@ -47,7 +47,8 @@ class VerdictSettings(Section):
 
     metrics: tuple[str, ...] = ()
     """Metrics that the decision rests on, the first one leading the report; empty: all that were judged.
-    With several, one must gain (Holm's correction over all of them) and none may fall."""
+    With several, one must gain (Holm's correction over all of them) and none may fall; those for which the
+    judge is not trusted are reported and decide nothing."""
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Confidence level of the decision, two-sided."""
     min_gain: Annotated[float, Field(ge=0)] = 0.0
@@ -60,6 +61,9 @@ class VerdictSettings(Section):
     """A judge that did not prove itself on known pairs cannot promote on its word."""
     when_untrusted: Literal["inconclusive", "program_checks"] = "inconclusive"
     """What decides where the judge is not trusted: nothing, or program-checked accuracy."""
+    num_candidates: Annotated[int, Field(ge=1, le=20)] = 1
+    """Best trials that are exported, answer and are judged against the base, with Holm's correction for
+    their number; the best of them may be promoted."""
     guards: Guards = Guards()
     max_failure_share: Share = 0.02
     """With more unscored answers than this share of the prompts, for either model, nobody wins."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.verdict.statistics import Interval
+from ray_jobs.verdict.statistics import Interval, Labels, mean_interval, sign_flip_p
 
 Flags = NDArray[np.bool_]
 
@@ -21,13 +21,23 @@ class PairedShares:
     difference: float
     interval: Interval
     p_value: float
-    """Exact McNemar test."""
+    """Exact McNemar test; with clusters the sign-flip test."""
 
 
-def compare_shares(base_B: Flags, candidate_B: Flags, *, level: float) -> PairedShares:
+def compare_shares(
+    base_B: Flags,
+    candidate_B: Flags,
+    *,
+    level: float,
+    clusters_B: Labels | None = None,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedShares:
     """Shares, their difference with Newcombe's interval, and the exact McNemar p-value.
 
-    Raises ValueError when there are no rows or the two lengths differ.
+    Both take rows for independent. Where rows come in clusters, the interval is that of a mean of clustered
+    differences, and whole clusters flip sign. Raises ValueError when there are no rows or the two lengths
+    differ.
     """
     from statsmodels.stats.contingency_tables import mcnemar
 
@@ -36,14 +46,23 @@ def compare_shares(base_B: Flags, candidate_B: Flags, *, level: float) -> Paired
     both, only_base = int((base_B & candidate_B).sum()), int((base_B & ~candidate_B).sum())
     only_candidate = int((~base_B & candidate_B).sum())
     neither = base_B.size - both - only_base - only_candidate
-    test = mcnemar([[both, only_base], [only_candidate, neither]], exact=True)
+    if clusters_B is None:
+        test = mcnemar([[both, only_base], [only_candidate, neither]], exact=True)
+        interval = newcombe_interval(both, only_base, only_candidate, neither, level=level)
+        p_value = min(1.0, float(test.pvalue))
+    else:
+        differences_B = candidate_B.astype(np.float64) - base_B
+        interval = mean_interval(
+            differences_B, level=level, num_resamples=num_resamples, seed=seed, clusters_B=clusters_B
+        )
+        p_value, _ = sign_flip_p(differences_B, num_resamples=num_resamples, seed=seed, clusters_B=clusters_B)
     return PairedShares(
         num_rows=base_B.size,
         base=float(base_B.mean()),
         candidate=float(candidate_B.mean()),
         difference=(only_candidate - only_base) / base_B.size,
-        interval=newcombe_interval(both, only_base, only_candidate, neither, level=level),
-        p_value=min(1.0, float(test.pvalue)),
+        interval=interval,
+        p_value=p_value,
     )
 
 

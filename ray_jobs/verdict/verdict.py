@@ -16,6 +16,7 @@ from ray_jobs.verdict.inputs import (
     BASE,
     CANDIDATE,
     MODELS,
+    Rivals,
     ScoredRows,
     VerdictInputs,
     cluster_labels,
@@ -27,11 +28,15 @@ from ray_jobs.verdict.looks import nominal_alphas
 from ray_jobs.verdict.measures import measure
 from ray_jobs.verdict.planning import min_detectable_difference
 from ray_jobs.verdict.settings import VerdictSettings
-from ray_jobs.verdict.statistics import Paired, compare, holm, worst_cases
+from ray_jobs.verdict.shares import PairedShares
+from ray_jobs.verdict.statistics import Paired, compare, holm, sign_flip_p, worst_cases
 
 __all__ = ["VerdictInputs", "make_report"]
 
 REPORT_LEVEL = 0.95
+MAX_RESAMPLES = 200_000
+RESAMPLES_PER_LEVEL = 50
+"""Resamples times level: what leaves enough of them in the tails."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,24 @@ def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> 
     _refuse_without_candidate(inputs.trials)
     alpha = decision_alpha(inputs, settings)
     names = metrics_of(inputs, settings.metrics)
-    metrics = _with_holm([_metric(scored_rows(inputs, name), settings, alpha, seed) for name in names])
+    rivals = inputs.rivals or Rivals((), ())
+    metrics = _with_holm(
+        [_metric(scored_rows(inputs, name), settings, alpha, seed, inputs.num_candidates) for name in names],
+        rivals.metrics,
+    )
     lead = metrics[0]
-    program = sections.program_shares(inputs, 1 - alpha)
-    trust = _trust(inputs.trust)
+    program = sections.program_shares(inputs, 1 - alpha, settings, seed)
+    trust = {name: _trust(trust_in(inputs.trust, name)) for name in names}
     guards = check_guards(settings.guards, program, *(measure(inputs.answers[model]) for model in MODELS))
-    evidence = Evidence([row.evidence for row in metrics], alpha, trust, program, guards)
+    evidence = Evidence(
+        [row.evidence for row in metrics],
+        alpha,
+        trust[names[0]],
+        program,
+        guards,
+        trust,
+        _corrected(program, rivals.program_checks),
+    )
     decision = decide(evidence, settings)
     report = {
         "run": inputs.run,
@@ -67,7 +84,7 @@ def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> 
         "num_scored_both": lead.paired.num_rows,
         "failures": lead.rows.failures,
         **lead.section,
-        "judge_trust": _trust_section(inputs.trust),
+        "judge_trust": _trust_section(inputs.trust, names[0]),
         "decision": decision.decision,
         "reason": decision.reason,
         "clause": decision.clause,
@@ -75,7 +92,7 @@ def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> 
         "guards": [asdict(guard) for guard in guards],
         "metrics": {row.rows.metric: row.section | {"failures": row.rows.failures} for row in metrics},
         "by_source": sections.by_source(lead.rows, settings.num_resamples, seed),
-        "program_checks": sections.program_checks(inputs),
+        "program_checks": sections.program_checks(inputs, settings, seed),
         "missing": _missing(lead),
         "answers": sections.answer_measures(inputs, settings),
         "data": dict(inputs.data_report),
@@ -89,7 +106,7 @@ def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> 
 
 
 def decision_alpha(inputs: VerdictInputs, settings: VerdictSettings) -> float:
-    """The two-sided level of this decision: that of its look, shared out among the candidates.
+    """The two-sided level of this decision: that of its look.
 
     Raises ValueError for a look that the settings do not have.
     """
@@ -101,7 +118,7 @@ def decision_alpha(inputs: VerdictInputs, settings: VerdictSettings) -> float:
     if len(looks) > 1:
         alpha = nominal_alphas(looks, alpha, settings.sequential.spending)[look]
     # 1 - 0.95 is not 0.05 in binary: rounding keeps a report's figures readable and equal everywhere.
-    return round(alpha / inputs.num_candidates, 12)
+    return round(alpha, 12)
 
 
 def finite(value: Any) -> Any:
@@ -115,7 +132,32 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _metric(rows: ScoredRows, settings: VerdictSettings, alpha: float, seed: int) -> _Metric:
+def p_values(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> Rivals:
+    """The uncorrected p-values of one candidate, for the correction of the others'."""
+    resamples = num_resamples(settings, decision_alpha(inputs, settings))
+    found = []
+    for name in metrics_of(inputs, settings.metrics):
+        rows = scored_rows(inputs, name)
+        found.append(_p_gain(rows, settings, resamples, seed))
+    program = sections.program_shares(inputs, settings.level, settings, seed)
+    return Rivals(tuple(found), () if program is None else (program.p_value,))
+
+
+def num_resamples(settings: VerdictSettings, alpha: float) -> int:
+    """Enough for a p-value of `alpha`: early looks have levels that the configured number cannot reach."""
+    return max(settings.num_resamples, min(MAX_RESAMPLES, math.ceil(RESAMPLES_PER_LEVEL / alpha)))
+
+
+def _p_gain(rows: ScoredRows, settings: VerdictSettings, resamples: int, seed: int) -> float:
+    """P-value of "the true difference is the minimal gain"."""
+    clusters_B = cluster_labels(rows.prompts, settings.cluster_by)
+    excess_B = rows.differences - settings.min_gain
+    return sign_flip_p(excess_B, num_resamples=resamples, seed=seed, clusters_B=clusters_B)[0]
+
+
+def _metric(
+    rows: ScoredRows, settings: VerdictSettings, alpha: float, seed: int, num_candidates: int
+) -> _Metric:
     clusters_B = cluster_labels(rows.prompts, settings.cluster_by)
     lengths_B = rows.length_differences
 
@@ -123,7 +165,7 @@ def _metric(rows: ScoredRows, settings: VerdictSettings, alpha: float, seed: int
         paired = compare(
             rows.differences,
             level=level,
-            num_resamples=settings.num_resamples,
+            num_resamples=num_resamples(settings, 1 - level),
             seed=seed,
             clusters_B=clusters_B,
         )
@@ -135,20 +177,20 @@ def _metric(rows: ScoredRows, settings: VerdictSettings, alpha: float, seed: int
     evidence = MetricEvidence(
         metric=rows.metric,
         paired=decided,
-        p_holm=decided.p_value,
+        p_holm=_p_gain(rows, settings, num_resamples(settings, alpha), seed),
         adjusted=decided_adjusted,
         mean_length_difference=float(np.mean(lengths_B)),
         min_detectable_difference=min_detectable_difference(
-            paired.num_rows, paired.sd or 0.0, settings.level, settings.power
+            paired.num_rows, paired.sd or 0.0, 1 - alpha / num_candidates, settings.power
         ),
         failure_shares={model: rows.failure_share(model) for model in MODELS},
     )
     return _Metric(rows, paired, evidence, sections.metric(rows, paired, adjusted, evidence, settings))
 
 
-def _with_holm(metrics: list[_Metric]) -> list[_Metric]:
-    """The metrics with their p-values corrected for their number."""
-    corrected = holm(np.array([row.paired.p_value for row in metrics]))
+def _with_holm(metrics: list[_Metric], rivals: Sequence[float]) -> list[_Metric]:
+    """The metrics with their p-values corrected for their number, and for the other candidates'."""
+    corrected = holm(np.array([*(row.evidence.p_holm for row in metrics), *rivals]))[: len(metrics)]
     return [
         replace(
             row,
@@ -157,6 +199,10 @@ def _with_holm(metrics: list[_Metric]) -> list[_Metric]:
         )
         for row, p_value in zip(metrics, corrected, strict=True)
     ]
+
+
+def _corrected(program: PairedShares | None, rivals: Sequence[float]) -> float | None:
+    return None if program is None else float(holm(np.array([program.p_value, *rivals]))[0])
 
 
 def _refuse_without_candidate(trials: Sequence[Mapping[str, Any]]) -> None:
@@ -182,11 +228,22 @@ def _trust(trust: Mapping[str, Any] | None) -> Trust:
         pairs=int(trust.get("pairs") or 0),
         agreement=trust.get("agreement"),
         ci95=(float(ends[0]), float(ends[1])) if ends else None,
+        self_referenced=int(trust.get("self_referenced") or 0),
     )
 
 
-def _trust_section(trust: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"pairs": 0, "agreement": None, "ci95": None, "trusted": False} | dict(trust or {})
+def trust_in(trust: Mapping[str, Any] | None, metric: str) -> Mapping[str, Any]:
+    """How far the judge is to be trusted by one metric: nothing is known where only others were tried."""
+    found: Mapping[str, Any] = (trust or {}).get("by_metric", {metric: trust or {}}).get(metric, {})
+    return found
+
+
+def _trust_section(trust: Mapping[str, Any] | None, lead: str) -> dict[str, Any]:
+    unknown = {"pairs": 0, "agreement": None, "ci95": None, "trusted": False}
+    by_metric = (trust or {}).get("by_metric", {})
+    others = {"by_metric": dict(by_metric)} if len(by_metric) > 1 else {}
+    known = {key: value for key, value in trust_in(trust, lead).items() if key != "by_metric"}
+    return unknown | known | others
 
 
 def _rule(settings: VerdictSettings, alpha: float, inputs: VerdictInputs) -> dict[str, Any]:

@@ -228,3 +228,28 @@ def test_answers_that_are_no_refusals(text):
 
 def test_measures_of_no_answers_are_null():
     assert measure([]) == AnswerMeasures(0, None, None, None)
+
+
+def test_a_metric_that_the_judge_is_not_trusted_by_decides_nothing():
+    better, worse = metric(0.1, 0.3, name="style"), metric(-0.3, -0.1, name="tone")
+    flat = metric(-0.1, 0.2, p=0.5)
+    trust = {"correctness": TRUSTED, "style": UNTRUSTED, "tone": UNTRUSTED}
+
+    def given(*metrics):
+        return dataclasses.replace(evidence(*metrics), trust_by_metric=trust)
+
+    assert outcome(given(flat, better)) == ("inconclusive", "evidence")
+    assert outcome(given(metric(0.1, 0.3), worse)) == ("promote", "gain")
+    assert outcome(given(better, worse)) == ("inconclusive", "trust")
+    assert outcome(given(better, worse), require_trust=False) == ("keep_base", "worse")
+
+
+def test_a_fall_is_not_hidden_by_the_correction_for_several_metrics():
+    fall = dataclasses.replace(metric(-0.3, -0.01, p=0.04, name="tone"), p_holm=0.12)
+    assert outcome(evidence(metric(0.1, 0.3), fall)) == ("keep_base", "worse")
+
+
+def test_pairs_that_are_their_own_reference_are_named():
+    own = dataclasses.replace(TRUSTED, self_referenced=12)
+    assert "12 of them with the right answer as reference" in own.clause()
+    assert "reference" not in TRUSTED.clause()

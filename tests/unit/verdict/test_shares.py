@@ -61,3 +61,17 @@ def test_swapping_the_models_mirrors_the_shares(rows):
     assert other.p_value == one.p_value
     assert other.interval.ends == pytest.approx(one.interval.mirrored().ends, abs=1e-12)
     assert -1 <= one.interval.low <= one.difference <= one.interval.high <= 1
+
+
+def test_rows_of_one_cluster_are_no_more_than_one():
+    """Ten copies of each of six rows: as rows they prove a gain, as clusters they do not."""
+    base = np.zeros(60, dtype=np.bool_)
+    candidate = np.repeat(np.array([True, True, True, True, False, False]), 10)
+    labels = np.repeat(np.arange(6), 10)
+    alone = compare_shares(base, candidate, level=0.95)
+    clustered = compare_shares(base, candidate, level=0.95, clusters_B=labels)
+    assert alone.difference == clustered.difference
+    assert alone.p_value < 1e-6
+    assert clustered.p_value == pytest.approx(2 / 2**4)
+    low, high = clustered.interval.ends
+    assert high - low > 2 * (alone.interval.high - alone.interval.low)

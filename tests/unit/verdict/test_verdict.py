@@ -10,7 +10,7 @@ from ray_jobs.errors import DataError, StageFailed
 from ray_jobs.records import Message, Prompt
 from ray_jobs.verdict.inputs import cluster_labels
 from ray_jobs.verdict.settings import Sequential, VerdictSettings
-from ray_jobs.verdict.verdict import decision_alpha, finite, make_report
+from ray_jobs.verdict.verdict import decision_alpha, finite, make_report, num_resamples
 
 CONTRACT = {
     "run",
@@ -241,10 +241,9 @@ def test_trials_keep_no_times_and_no_paths():
     assert tune["trials"][1]["curve"] == [{"step": 1, "heldout_accuracy": 0.6}]
 
 
-def test_the_level_is_shared_by_looks_and_candidates():
+def test_the_level_is_shared_by_looks():
     given = inputs(BASE, BETTER)
     assert decision_alpha(given, FAST) == 0.05
-    assert decision_alpha(dataclasses.replace(given, num_candidates=5), FAST) == 0.01
     looks = FAST.model_copy(update={"sequential": Sequential(looks=(0.5, 1.0))})
     first = decision_alpha(dataclasses.replace(given, look=0), looks)
     last = decision_alpha(given, looks)
@@ -283,3 +282,34 @@ def test_finite_makes_plain_json():
 def test_trust_is_passed_on_whole():
     made = report(inputs(BASE, BETTER, trust=TRUSTED | {"consistency": math.nan, "by_source": {}}))
     assert made["judge_trust"]["consistency"] is None
+
+
+def test_the_gain_is_tested_against_the_wanted_one():
+    """A gain of one half is clear of 0 and not of 0.45, whatever its interval at one metric's level says."""
+    scores = [5, 4, 4, 3] * 10
+    base = [4, 4, 4, 2] * 10
+    made = report(inputs(base, scores), FAST.model_copy(update={"min_gain": 0.45}))
+    assert made["p_value"] < 0.01
+    assert made["p_value_holm"] > 0.05
+    assert made["decision"] == "inconclusive"
+
+
+def test_trust_counts_by_metric():
+    def by(metric, trusted):
+        return {metric: TRUSTED | {"trusted": trusted}}
+
+    given = inputs(BASE, BETTER)
+    for trust, decision in (
+        (TRUSTED | {"by_metric": by("correctness", True)}, "promote"),
+        (TRUSTED | {"by_metric": by("correctness", False)}, "inconclusive"),
+        (TRUSTED | {"by_metric": by("style", True)}, "inconclusive"),
+    ):
+        made = report(dataclasses.replace(given, trust=trust))
+        assert made["decision"] == decision
+        assert "by_metric" not in made["judge_trust"]
+
+
+def test_early_looks_resample_enough_for_their_level():
+    assert num_resamples(FAST, 0.05) == 1000
+    assert num_resamples(FAST, 1e-4) == 200_000
+    assert num_resamples(VerdictSettings(), 0.05) == 10_000

@@ -1,0 +1,176 @@
+"""What the judge and verdict stages take up, without a cluster: fake judgements, real files."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_jobs.config import Config, load_config
+from ray_jobs.errors import ConfigError
+from ray_jobs.records import Answer, Judgement, Message, Pair, Prompt, as_row, text_sha256
+from ray_jobs.runs import RunFolder, open_run
+from ray_jobs.stages import cluster, export, generate, judge, promote, verdict
+from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, write_rows
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+METRIC = "RESPONSE_CORRECTNESS_5POINT"
+NUM_PROMPTS = 60
+
+
+def config_with(tmp_path: Path, *changes: str) -> Config:
+    fixed = (f"storage={tmp_path}", "verdict.num_resamples=500", "verdict.when_untrusted=inconclusive")
+    return load_config(CONFIGS / "smoke.yaml", [*fixed, *changes])
+
+
+def run_with(config: Config, *models: str) -> RunFolder:
+    """A run that is ready to be judged: NUM_PROMPTS prompts, 40 known pairs, an answer of each model."""
+    folder = open_run(config.storage, config.name)
+    prompts = [
+        Prompt(f"p{n:02d}", "s", (Message("user", f"question {n}"),), f"{n}") for n in range(NUM_PROMPTS)
+    ]
+    pairs = [Pair(f"k{n}", "s", (Message("user", f"pair {n}"),), "right", "wrong") for n in range(40)]
+    write_rows(folder.path("data/prompts.parquet"), [as_row(row) for row in prompts], PROMPT_COLUMNS)
+    write_rows(folder.path("data/trust.parquet"), [as_row(row) for row in pairs], PAIR_COLUMNS)
+    folder.write_json("data/report.json", {})
+    for model in models:
+        folder.write(f"models/{model}/model.gguf", model.encode())
+        folder.write_json(f"models/{model}/manifest.json", {"sha256": model})
+        rows = [
+            as_row(Answer(row.id, "s", row.sha256, model, f"answer {row.id}", 1, 0, 3, "stop", 0.1))
+            for row in prompts
+        ]
+        write_rows(folder.path(generate.ANSWERS.format(model=model)), rows, Answer.COLUMNS)
+    return folder
+
+
+class FakeJudge:
+    """Scores by the model's mean, with chance by prompt; right answers of known pairs win."""
+
+    def __init__(self, **means: float) -> None:
+        self.means = {name.replace("_", "-"): mean for name, mean in means.items()}
+        self.asked: list[int] = []
+
+    def __call__(
+        self, job: Any, rows: Sequence[Mapping[str, Any]], unfinished: Path, pool: Any
+    ) -> list[dict[str, Any]]:
+        self.asked.append(sum(row["subject"] in self.means for row in rows))
+        return [{"subject": row["subject"], **as_row(self._judgement(row))} for row in rows]
+
+    def _judgement(self, row: Mapping[str, Any]) -> Judgement:
+        if row["subject"] in self.means:
+            score = self.means[row["subject"]] + random.Random(f"{row['subject']}{row['id']}").gauss(0, 0.5)
+        else:
+            score = 4.0 if row["answer"] == "right" else 2.0
+        whole = min(5, max(1, round(score)))
+        sha256 = text_sha256(row["answer"])
+        return Judgement(row["id"], METRIC, whole, score, "because", None, sha256, "judge", 0.1)
+
+
+@pytest.fixture(autouse=True)
+def without_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "connect", lambda: None)
+
+
+def judged(config: Config, fake: FakeJudge, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, Any]:
+    folder = run_with(config, *fake.means)
+    monkeypatch.setattr(judge, "compute_rows", fake)
+    assert all(folder.path(name).is_file() for name in judge.run(config, folder))
+    verdict.run(config, folder)
+    return folder, json.loads(folder.path("report/report.json").read_bytes())
+
+
+def test_a_rerun_makes_the_same_report_byte_by_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        judged(config_with(tmp_path / name), FakeJudge(base=3.0, candidate=3.4), monkeypatch)[0]
+        for name in ("one", "two")
+    ]
+    for name in ("report.json", "report.md", "report.html", "difference.png"):
+        assert made[0].path("report", name).read_bytes() == made[1].path("report", name).read_bytes()
+
+
+def test_one_look_judges_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeJudge(base=3.0, candidate=3.6)
+    folder, report = judged(config_with(tmp_path), fake, monkeypatch)
+    assert fake.asked == [2 * NUM_PROMPTS]
+    assert (report["decision"], report["num_prompts"]) == ("promote", NUM_PROMPTS)
+    assert folder.read_json("judgements/look.json") == {"look": 0, "of": 1, "num_prompts": NUM_PROMPTS}
+
+
+LOOKS = "verdict.sequential={looks: [0.5, 1.0]}"
+
+
+def test_a_clear_gain_ends_the_judging_at_the_first_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeJudge(base=3.0, candidate=4.0)
+    _, report = judged(config_with(tmp_path, LOOKS), fake, monkeypatch)
+    assert fake.asked == [NUM_PROMPTS]
+    assert (report["decision"], report["num_prompts"], report["rule"]["look"]) == ("promote", 30, 0)
+    assert report["rule"]["alpha"] == pytest.approx(0.00305, abs=2e-5)
+
+
+def test_without_a_clear_gain_all_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeJudge(base=3.0, candidate=3.05)
+    _, report = judged(config_with(tmp_path, LOOKS), fake, monkeypatch)
+    assert fake.asked == [NUM_PROMPTS, 2 * NUM_PROMPTS]
+    assert (report["decision"], report["num_prompts"], report["rule"]["look"]) == (
+        "inconclusive",
+        NUM_PROMPTS,
+        1,
+    )
+
+
+def test_looks_make_the_judge_stage_depend_on_the_rule(tmp_path: Path) -> None:
+    assert judge.STAGE.extra_inputs(config_with(tmp_path)) == {}
+    depends = judge.STAGE.extra_inputs(config_with(tmp_path, LOOKS))
+    assert depends["verdict.min_gain"] == "0.0"
+
+
+def test_an_early_look_sees_prompts_by_chance() -> None:
+    prompts = [Prompt(f"p{n}", "first" if n < 50 else "second", ()) for n in range(100)]
+    ordered = judge.look_order(prompts, 0)
+    assert 10 < sum(row.source == "first" for row in ordered[:50]) < 40
+    assert ordered == judge.look_order(prompts[::-1], 0)
+    assert judge.look_sizes((0.3, 1.0), 88) == [26, 88]
+
+
+def test_the_best_of_three_candidates_is_reported_and_promoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_with(tmp_path, "verdict.num_candidates=3", f"registry={tmp_path}/registry")
+    fake = FakeJudge(base=3.0, candidate=3.1, candidate_2=3.8, candidate_3=2.9)
+    folder, report = judged(config, fake, monkeypatch)
+    assert generate.models_of(folder) == ("base", "candidate", "candidate-2", "candidate-3")
+    assert (report["decision"], report["candidate"]) == ("promote", "candidate-2")
+    assert report["models"]["candidate"]["sha256"] == "candidate-2"
+    assert [row["candidate"] for row in report["candidates"]] == ["candidate", "candidate-2", "candidate-3"]
+    needed = {*judge.STAGE.more_needs(folder), *verdict.STAGE.more_needs(folder)}
+    assert "answers/candidate-3/part-00000.parquet" in needed
+    assert "judgements/candidate-3/part-00000.parquet" in needed
+    assert promote.winner(report["decision"], report["candidate"], has_champion=True) == "candidate-2"
+
+
+def test_every_kept_adapter_is_exported(tmp_path: Path) -> None:
+    folder = open_run(str(tmp_path), "r")
+    for name in ("best", "best-2"):
+        folder.write(f"tune/{name}/adapter_config.json", b"{}")
+    assert export.candidates(folder) == {"candidate": "tune/best", "candidate-2": "tune/best-2"}
+    assert "tune/best-2/adapter_model.safetensors" in export.STAGE.more_needs(folder)
+
+
+def test_trust_is_measured_for_each_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = judged(config_with(tmp_path), FakeJudge(base=3.0, candidate=3.0), monkeypatch)
+    trust = folder.read_json("judgements/trust.json")
+    assert trust["by_metric"][METRIC]["agreement"] == trust["agreement"] == 1.0
+
+
+def test_two_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
+    text = "name: Same\ncriteria: c\nrubric: {0: bad, 1: good}\nrequired_inputs: [query]\n"
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(text)
+    config = config_with(tmp_path, f"judge.metrics=[{tmp_path}/a.yaml, {tmp_path}/b.yaml]")
+    with pytest.raises(ConfigError, match=r"judge\.metrics: .*a\.yaml: another metric has the name 'Same'"):
+        judge.check(config, [])
