@@ -213,7 +213,7 @@ def _submit(engine: Engine, call: Call) -> list[Stream]:
 
 def _prompts(engine: Engine, call: Call) -> Iterator[tuple[int, ...]]:
     if call.messages is not None:
-        yield engine.chat.render(call.messages)
+        yield engine.chat.render(call.messages, max_tokens=engine.context_tokens)
     for prompt in call.prompts:
         yield tuple(engine.tokenize(prompt, add_bos=True)) if isinstance(prompt, str) else prompt
 

@@ -45,6 +45,7 @@ _PARAMS = {
     "context_length_exceeded": "messages",
     "empty_prompt": "prompt",
     "bad_token": "prompt",
+    "bad_sampling": "logit_bias",  # the rest is within its range by now
     "bad_messages": "messages",
     "invalid_text": "messages",
     "bad_json_schema": "response_format",

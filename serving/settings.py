@@ -92,11 +92,13 @@ class GateSettings(BaseModel):
     max_inside: Count | None = None
     """SERVING_MAX_INSIDE: requests to /v1/ that may be under way; more are refused with 429 right here, which
     costs a small part of refusing them behind Serve's proxy. None: only the application itself refuses."""
+    read_timeout_s: Seconds = 20.0
+    """SERVING_READ_TIMEOUT_S: a client that takes longer to send its request gets 408."""
     write_timeout_s: Seconds = 30.0
     """SERVING_WRITE_TIMEOUT_S: a client that reads nothing for so long is cut off."""
 
     @classmethod
     def from_env(cls) -> Self:
-        names = {"api_keys_file", "max_body_bytes", "max_inside", "write_timeout_s"}
+        names = {"api_keys_file", "max_body_bytes", "max_inside", "read_timeout_s", "write_timeout_s"}
         found = {name: os.environ.get(f"SERVING_{name.upper()}") for name in names}
         return cls.model_validate({name: value for name, value in found.items() if value})

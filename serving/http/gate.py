@@ -47,7 +47,14 @@ def proxy_middlewares() -> list[Any]:
     """For Serve's proxies."""
     from starlette.middleware import Middleware
 
-    return [Middleware(Gate, settings=GateSettings.from_env())]
+    settings = GateSettings.from_env()
+    try:
+        from serving.http.wire import install
+    except ImportError as error:
+        log.info("uvicorn's own bound on headers holds: %s", error)
+    else:
+        install(settings)
+    return [Middleware(Gate, settings=settings)]
 
 
 class Gate:
@@ -71,7 +78,7 @@ class Gate:
         except ApiError as error:
             await _answer(send, error)
             return
-        exchange = _Exchange(receive, send, self._settings)
+        exchange = _Exchange(receive, send, self._settings, with_body=scope["method"] != "HEAD")
         self._num_inside += 1
         try:
             await self._app(inner, exchange.receive, exchange.send)
@@ -83,8 +90,13 @@ class Gate:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         if sum(len(name) + len(value) for name, value in headers) > self._settings.max_header_bytes:
             raise ApiError(431, "the request's headers are too long", code="headers_too_long")
-        inner = {**scope, "headers": [pair for pair in headers if pair[0].lower() not in _LIFTING]}
-        if scope["path"] not in OPEN_PATHS and not _is_preflight(scope):
+        inner = {
+            **scope,
+            "headers": [pair for pair in headers if pair[0].lower() not in _LIFTING],
+            "path": scope["path"].rstrip("/") or "/",
+            "method": "GET" if scope["method"] == "HEAD" else scope["method"],
+        }
+        if inner["path"] not in OPEN_PATHS and not _is_preflight(scope):
             inner["serving.key"] = self._authenticate(scope, dict(headers))
         _check_length(dict(headers), self._settings.max_body_bytes)
         most = self._settings.max_inside
@@ -113,8 +125,10 @@ class Gate:
 class _Exchange:
     """One request's messages, on their way through the gate."""
 
-    def __init__(self, receive: Receive, send: Send, settings: GateSettings) -> None:
+    def __init__(self, receive: Receive, send: Send, settings: GateSettings, *, with_body: bool) -> None:
         self._receive, self._send, self._settings = receive, send, settings
+        self._with_body = with_body
+        self._until_s: float | None = asyncio.get_running_loop().time() + settings.read_timeout_s
         self._num_bytes = 0
         self._over = False
         self._replaced = False
@@ -122,12 +136,21 @@ class _Exchange:
     async def receive(self) -> Message:
         if self._over:
             return {"type": "http.disconnect"}
-        message = await self._receive()
+        try:
+            async with asyncio.timeout_at(self._until_s):
+                message = await self._receive()
+        except TimeoutError:
+            return await self._give_up(for_status(408))
         self._num_bytes += len(message.get("body", b""))
-        if self._num_bytes <= self._settings.max_body_bytes:
-            return message
+        if self._num_bytes > self._settings.max_body_bytes:
+            return await self._give_up(_too_long(self._settings.max_body_bytes))
+        if not message.get("more_body", False):
+            self._until_s = None
+        return message
+
+    async def _give_up(self, error: ApiError) -> Message:
         self._over = True
-        await _answer(self._send, _too_long(self._settings.max_body_bytes))
+        await _answer(self._send, error)
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -137,6 +160,8 @@ class _Exchange:
             self._replaced = True
             await _answer(self._send, for_status(int(message["status"]), _kept_headers(message)))
         elif not self._replaced:
+            if not self._with_body and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             async with asyncio.timeout(self._settings.write_timeout_s):
                 await self._send(message)
 

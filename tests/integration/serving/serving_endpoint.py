@@ -20,6 +20,7 @@ from serving.files import sha256_of
 from serving.registry import Registry
 
 START_LIMIT_S = 90.0
+READ_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Endpoint:
         for child in psutil.Process(self.process.pid).children(recursive=True):
             if "ServeReplica:endpoint:engine" in " ".join(child.cmdline()):
                 child.kill()
+
+    def proxy(self) -> psutil.Process:
+        """Serve's process that speaks HTTP."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return next(child for child in children if "ray::ProxyActor" in " ".join(child.cmdline()))
 
     def champion(self) -> str:
         return str(httpx.get(f"{self.url}/health", timeout=10).json()["model_sha256"])
@@ -74,8 +80,9 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SERVING_"))}
     return {
         **kept,
-        "RAY_ADDRESS": "local",  # or `serve run` joins, or waits for, the cluster that Ray last noted on this machine
+        "RAY_ADDRESS": "local",  # or `serve run` joins, or waits for, the cluster that Ray has noted last
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
+        "SERVING_READ_TIMEOUT_S": str(READ_TIMEOUT_S),
     }
 
 

@@ -43,7 +43,7 @@ class FakeEngine:
         self.closed = threading.Event()
         self.streams: list[Stream] = []
         self.hold = False
-        self.chat = SimpleNamespace(render=lambda messages: tuple(range(3)))
+        self.chat = SimpleNamespace(render=lambda messages, **_: tuple(range(3)))
         self.tokenizer = SimpleNamespace(detokenize=lambda tokens, special=False: "x")
 
     def tokenize(self, text: str, **_: Any) -> list[int]:
@@ -253,10 +253,13 @@ def test_closing_an_answer_cancels_it(
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            while not opened[0].streams[-1].cancelled or host.loaded[0].num_calls:
+            while host.loaded[0].num_calls:
                 await asyncio.sleep(0.001)
 
     asyncio.run(run())
+    answer = opened[0].streams[-1]
+    assert answer.cancelled
+    assert answer.result(0).finish_reason == "cancelled"
 
 
 def test_a_deadline_of_the_engine_is_a_timeout(
