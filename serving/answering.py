@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from serving.calls import (
     Call,
@@ -29,10 +29,11 @@ from serving.engine import (
     RequestError,
     Stream,
 )
-from serving.events import chosen, ending, merged, refusal
+from serving.events import chosen, ending, merged, refusal, with_calls
 from serving.host import LoadedModel, ModelHost, NotReady
 from serving.names import UnknownModel, cards
 from serving.registry import Registry, RegistryError
+from serving.tools import ToolReader, format_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -142,16 +143,18 @@ class HostBackend:
     async def _events(
         self, call: Call, model: LoadedModel, streams: list[Stream]
     ) -> AsyncIterator[list[Event]]:
+        readers = _readers(model.engine, call)
         num_prompt_tokens = sum(len(stream.request.prompt) for stream in streams[:: call.num_choices])
         events: list[Event] = [Started(model.name, model.sha256, num_prompt_tokens)]
         if call.stream:
             yield events
             async for events in self._bundled(model.engine, streams):
-                yield events
+                if bundle := merged(list(with_calls(events, readers))):
+                    yield bundle
             return
         for choice, stream in enumerate(streams):
             events += ending(choice, model.engine, await stream.result_async(), with_text=True)
-        yield events
+        yield merged(list(with_calls(events, readers)))
 
     async def _bundled(self, engine: Engine, streams: list[Stream]) -> AsyncIterator[list[Event]]:
         """The first tokens at once, later ones together: a message to a client costs more than a token,
@@ -166,7 +169,7 @@ class HostBackend:
             while not all(pump.done() for pump in pumps) or events:
                 await arrived.wait()
                 arrived.clear()
-                bundle = merged(events)
+                bundle = list(events)
                 events.clear()
                 yield bundle
                 await asyncio.wait(pumps, timeout=min(_MAX_BUNDLE_S, _BUNDLE_S_PER_CALL * self._num_calls))
@@ -213,9 +216,29 @@ def _submit(engine: Engine, call: Call) -> list[Stream]:
 
 def _prompts(engine: Engine, call: Call) -> Iterator[tuple[int, ...]]:
     if call.messages is not None:
-        yield engine.chat.render(call.messages, max_tokens=engine.context_tokens)
+        _require_tools(engine, call)
+        variables: dict[str, Any] = {"tools": list(call.tools)} if call.tools else {}
+        yield engine.chat.render(call.messages, max_tokens=engine.context_tokens, **variables)
     for prompt in call.prompts:
         yield tuple(engine.tokenize(prompt, add_bos=True)) if isinstance(prompt, str) else prompt
+
+
+def _require_tools(engine: Engine, call: Call) -> None:
+    """Raises RequestError if the call needs a template that takes tools, and the model's does not."""
+    speaks = any(turn["role"] == "tool" or "tool_calls" in turn for turn in call.messages or ())
+    if (call.tools or speaks) and format_of(engine.chat.source) is None:
+        message = "tools: this model's chat template takes no tools, or in a form that is not known here"
+        raise RequestError("unsupported_parameter", message)
+
+
+def _readers(engine: Engine, call: Call) -> list[ToolReader]:
+    """One for each choice; none without tools."""
+    form = format_of(engine.chat.source) if call.tools else None
+    if form is None:
+        return []
+    names = {tool["function"]["name"] for tool in call.tools}
+    form = "json" if call.must_call else form
+    return [ToolReader(form, names, most=call.max_tool_calls) for _ in range(call.num_choices)]
 
 
 def _request(engine: Engine, call: Call, prompt: tuple[int, ...], index: int) -> Request:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from serving.calls import Alternative, Call, ChosenToken, Ended, Event, ModelCard, Started, Text
+from serving.calls import Alternative, Call, Called, ChosenToken, Ended, Event, ModelCard, Started, Text
+from serving.tools import ToolCall
 
 Route = Literal["chat", "completion"]
 
@@ -47,12 +48,15 @@ class Reply:
     def whole(self, events: Iterable[Event]) -> dict[str, Any]:
         """The reply to a request that did not stream."""
         texts: dict[int, Text] = {}
+        calls: dict[int, tuple[ToolCall, ...]] = {}
         choices = []
         for event in events:
             if isinstance(event, Text):
                 texts[event.choice] = event
+            elif isinstance(event, Called):
+                calls[event.choice] = event.calls
             elif isinstance(event, Ended):
-                choices.append(self._choice(texts[event.choice], event))
+                choices.append(self._choice(event, texts.get(event.choice), calls.get(event.choice, ())))
         kind = "chat.completion" if self.route == "chat" else "text_completion"
         return {**self._head(kind), "choices": choices, "usage": self.usage}
 
@@ -65,8 +69,11 @@ class Reply:
             for choice in range(self.call.num_choices)
         ]
 
-    def chunk(self, event: Text | Ended) -> dict[str, Any]:
+    def chunk(self, event: Text | Called | Ended) -> dict[str, Any]:
         """One part of a stream."""
+        if isinstance(event, Called):
+            calls = [{"index": index, **_tool_call(call)} for index, call in enumerate(event.calls)]
+            return self._chunk(event.choice, {"tool_calls": calls}, None, None)
         if isinstance(event, Ended):
             return self._chunk(event.choice, {}, None, event.finish_reason)
         return self._chunk(event.choice, {"content": event.text}, event.tokens, None)
@@ -87,15 +94,19 @@ class Reply:
             "system_fingerprint": fingerprint(self.sha256),
         }
 
-    def _choice(self, text: Text, ended: Ended) -> dict[str, Any]:
+    def _choice(self, ended: Ended, text: Text | None, calls: tuple[ToolCall, ...]) -> dict[str, Any]:
+        text = text or Text(ended.choice, "")
         common = {"index": ended.choice, "finish_reason": ended.finish_reason}
         if self.route == "completion":
             return {**common, "text": text.text, "logprobs": _completion_logprobs(text.tokens)}
-        message = {"role": "assistant", "content": text.text, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": text.text, "refusal": None}
+        if calls:
+            said = text.text if text.text.strip() else None
+            message |= {"content": said, "tool_calls": [_tool_call(call) for call in calls]}
         return {**common, "message": message, "logprobs": _chat_logprobs(text.tokens)}
 
     def _chunk(
-        self, choice: int, delta: dict[str, str], tokens: tuple[ChosenToken, ...] | None, reason: str | None
+        self, choice: int, delta: dict[str, Any], tokens: tuple[ChosenToken, ...] | None, reason: str | None
     ) -> dict[str, Any]:
         common = {"index": choice, "finish_reason": reason}
         if self.route == "completion":
@@ -124,6 +135,11 @@ def model_object(card: ModelCard) -> dict[str, Any]:
         "run": card.run,
         "sha256": card.sha256,
     }
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _chat_logprobs(tokens: tuple[ChosenToken, ...] | None) -> dict[str, Any] | None:

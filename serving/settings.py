@@ -30,6 +30,7 @@ class RequestLimits(BaseModel):
     max_logit_biases: Count = 512
     max_top_logprobs: Annotated[int, Field(ge=0, le=20)] = 20
     max_messages: Count = 1024
+    max_tools: Count = 64
     max_schema_bytes: Count = 16384
     """Length of a JSON schema as JSON text."""
     max_schema_depth: Count = 16

@@ -192,7 +192,7 @@ BAD_BODIES = [
     (chat(logit_bias={"x": 1}), "logit_bias.x"),
     (chat(logit_bias={str(i): 1 for i in range(1000)}), "logit_bias"),
     (chat(stream_options={"include_usage": True}), "stream_options"),
-    (chat(tools=[{"type": "function"}]), "tools"),
+    (chat(tools=[{"type": "function"}]), "tools.0.function"),
     (chat(functions=[]), "functions"),
     (chat(grammar="root ::= x"), "grammar"),
     (chat(guided_regex="a*"), "guided_regex"),
