@@ -32,7 +32,9 @@ from serving.engine import (
 from serving.events import chosen, ending, merged, refusal, with_calls
 from serving.host import LoadedModel, ModelHost, NotReady
 from serving.names import UnknownModel, cards
+from serving.probation import RollbackRule
 from serving.registry import Registry, RegistryError
+from serving.taking_back import Taker
 from serving.tools import ToolReader, format_of
 
 log = logging.getLogger(__name__)
@@ -45,9 +47,11 @@ _BUNDLE_S_PER_CALL = 0.005
 class HostBackend:
     """A `serving.calls.Backend` over a ModelHost."""
 
-    def __init__(self, host: ModelHost, registry: Registry) -> None:
+    def __init__(self, host: ModelHost, registry: Registry, rule: RollbackRule | None = None) -> None:
+        """`rule`: when a new champion is taken back; None: never."""
         self._host = host
         self._registry = registry
+        self._taker = None if rule is None else Taker(host, registry, rule)
         self._num_calls = 0
         self._canary: Canary | None = None
         self.failure: str | None = None
@@ -119,6 +123,8 @@ class HostBackend:
                     yield events
             finally:
                 _cancel(streams)
+                if self._taker is not None:
+                    self._taker.see(model, streams)
         finally:
             self._host.leave(model)
 

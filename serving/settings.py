@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serving.canary import Canary
 from serving.engine.settings import EngineSettings
+from serving.probation import RollbackRule
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -66,6 +67,9 @@ class ServingSettings(BaseModel):
     limits: RequestLimits = RequestLimits()
     canary: Canary | None = None
     """A share of the users gets another model; a change of it alone restarts nothing."""
+
+    rollback: RollbackRule | None = None
+    """When a new champion is taken back without being asked; None: never."""
 
     @model_validator(mode="after")
     def _replicas_in_order(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def schema(wanted: dict[str, Any]) -> dict[str, Any]:
 
 STATUSES: list[tuple[str, bytes, int]] = [
     ("no such path", request("GET", "/v1/none"), 404),
-    ("a path of junk", request("GET", "/%00%ff/..%2f..%2fetc/passwd?\x7f"), 404),
+    ("a path of junk", request("GET", "/%00%ff/..%2f..%2fetc/passwd?%zz"), 404),
     ("double slash", request("GET", "//v1/models"), 404),
     ("trailing slash", request("GET", "/v1/models/"), 200),
     ("trailing slash of a post", request("POST", f"{CHAT}/", GOOD), 200),
@@ -108,10 +109,7 @@ def test_requests_in_one_packet_are_answered_in_order(endpoint: Endpoint) -> Non
         data = b""
         while more := connection.recv(1 << 16):
             data += more
-    assert [line.split()[1] for line in data.split(b"\r\n") if line.startswith(b"HTTP/1.1")] == [
-        b"200",
-        b"404",
-    ]
+    assert re.findall(rb"HTTP/1.1 (\d+)", data) == [b"200", b"404"]
 
 
 def test_a_body_that_ends_early(endpoint: Endpoint) -> None:
@@ -174,8 +172,8 @@ def test_many_idle_connections_hold_up_nobody(endpoint: Endpoint) -> None:
 
 def test_clients_that_go_during_the_prompt_free_their_slots(endpoint: Endpoint) -> None:
     """Every request has a prompt of its own that takes a while, and its client goes before any answer."""
-    for number in range(8):
-        story = f"{number} " + " ".join(f"word{number}x{index}" for index in range(150))
+    for number in range(4):
+        story = f"{number} " + " ".join(f"word{number}x{index}" for index in range(100))
         data = request(
             "POST", CHAT, body(messages=[{"role": "user", "content": story}], stream=number % 2 == 0)
         )

@@ -13,6 +13,7 @@ from serving_fakes import CHAT, SHA256, FakeBackend, app_over, chat, client_of, 
 
 from serving.calls import Failed
 from serving.http.gate import Gate
+from serving.http.metrics import added
 from serving.settings import GateSettings
 
 
@@ -114,6 +115,15 @@ def test_models_health_and_metrics() -> None:
             assert error_of(response)["code"] == "unavailable"
 
     asyncio.run(run())
+
+
+def test_metrics_of_several_replicas_are_added_up() -> None:
+    one = '# TYPE a counter\na 1\n# TYPE b gauge\nb{sha256="x"} 1\nb{le="0.5"} 0.25\n'
+    other = '# TYPE a counter\na 2\n# TYPE b gauge\nb{sha256="y"} 1\nb{le="0.5"} 0.5\n'
+    assert added([one, other]) == (
+        '# TYPE a counter\na 3\n# TYPE b gauge\nb{sha256="x"} 1\nb{le="0.5"} 0.75\nb{sha256="y"} 1\n'
+    )
+    assert added([one]) == one
 
 
 def test_settings_of_a_request_reach_the_engine() -> None:
