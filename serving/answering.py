@@ -27,6 +27,7 @@ from serving.engine import (
     ModelMismatch,
     Request,
     RequestError,
+    Result,
     Stream,
 )
 from serving.events import chosen, ending, merged, refusal, with_calls
@@ -34,6 +35,7 @@ from serving.host import LoadedModel, ModelHost, NotReady
 from serving.names import UnknownModel, cards
 from serving.probation import RollbackRule
 from serving.registry import Registry, RegistryError
+from serving.shadowing import Shadower
 from serving.taking_back import Taker
 from serving.tools import ToolReader, format_of
 
@@ -52,6 +54,7 @@ class HostBackend:
         self._host = host
         self._registry = registry
         self._taker = None if rule is None else Taker(host, registry, rule)
+        self.shadower = Shadower(host, registry, self._answer_apart)
         self._num_calls = 0
         self._canary: Canary | None = None
         self.failure: str | None = None
@@ -123,8 +126,20 @@ class HostBackend:
                     yield events
             finally:
                 _cancel(streams)
+                self.shadower.see(call, model, streams)
                 if self._taker is not None:
                     self._taker.see(model, streams)
+        finally:
+            self._host.leave(model)
+
+    async def _answer_apart(self, call: Call) -> tuple[str, Result]:
+        model = await self._enter(call.model)
+        try:
+            streams = await self._submit(model, call)
+            try:
+                return model.sha256, await streams[0].result_async()
+            finally:
+                _cancel(streams)
         finally:
             self._host.leave(model)
 

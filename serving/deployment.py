@@ -82,9 +82,10 @@ class EngineReplica:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve calls it at the start and when only `user_config` has changed; requests go on meanwhile."""
-        canary = UserConfig.model_validate(user_config).canary
+        config = UserConfig.model_validate(user_config)
         await asyncio.to_thread(self._follow)
-        await self._backend.set_canary(canary)
+        await self._backend.set_canary(config.canary)
+        self._backend.shadower.rule = config.shadow
 
     def __del__(self) -> None:
         if hasattr(self, "_stop"):
@@ -174,7 +175,7 @@ def application(settings: ServingSettings, gate: GateSettings) -> serve.Applicat
     settings = completed(settings)
     engine = settings.engine
     assert engine is not None
-    plain = settings.model_dump(exclude={"canary"})  # or a change of it would restart the replicas
+    plain = settings.model_dump(exclude={"canary", "shadow"})  # or a change of it would restart the replicas
     several = num_replicas(settings) > 1
     engines = serve.deployment(
         EngineReplica,
@@ -183,7 +184,7 @@ def application(settings: ServingSettings, gate: GateSettings) -> serve.Applicat
         max_ongoing_requests=num_slots(engine) if several else replica_capacity(settings) + _NUM_PROBES,
         request_router_config=_STICKY_ROUTER if several else RequestRouterConfig(),
         max_queued_requests=settings.max_queued,
-        user_config=UserConfig(canary=settings.canary).model_dump(),
+        user_config=UserConfig(canary=settings.canary, shadow=settings.shadow).model_dump(),
         health_check_period_s=5,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=settings.request_timeout_s,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from serving.canary import Canary
 from serving.engine.settings import EngineSettings
 from serving.probation import RollbackRule
+from serving.shadow import Shadow
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -68,6 +69,8 @@ class ServingSettings(BaseModel):
     canary: Canary | None = None
     """A share of the users gets another model; a change of it alone restarts nothing."""
 
+    shadow: Shadow | None = None
+    """A share of the chats is answered by a second model too, unseen; a change restarts nothing."""
     rollback: RollbackRule | None = None
     """When a new champion is taken back without being asked; None: never."""
 

@@ -102,6 +102,7 @@ class FakeEngine:
         self.closed = threading.Event()
         self.streams: list[Stream] = []
         self.hold = False
+        self.num_queued = 0
         self.chat = SimpleNamespace(source=template, render=lambda messages, **_: tuple(range(3)))
         self.tokenizer = SimpleNamespace(detokenize=lambda tokens, special=False: "x")
 
@@ -124,6 +125,9 @@ class FakeEngine:
         stream.finish(
             Result(request.id, self.word, (1,) * count, reason, len(request.prompt), 1, count, 0.1, 0.1)
         )
+
+    def metrics(self) -> Any:
+        return SimpleNamespace(requests_queued=self.num_queued)
 
     def close(self) -> None:
         self.closed.set()
