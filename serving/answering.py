@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from serving.calls import (
     Call,
@@ -25,7 +25,6 @@ from serving.engine import (
     Engine,
     EngineError,
     ModelMismatch,
-    Request,
     RequestError,
     Result,
     Stream,
@@ -36,8 +35,8 @@ from serving.names import UnknownModel, cards
 from serving.probation import RollbackRule
 from serving.registry import Registry, RegistryError
 from serving.shadowing import Shadower
+from serving.submitting import cancel_all, readers_of, submit_all
 from serving.taking_back import Taker
-from serving.tools import ToolReader, format_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -125,7 +124,7 @@ class HostBackend:
                 async for events in self._events(call, model, streams):
                     yield events
             finally:
-                _cancel(streams)
+                cancel_all(streams)
                 self.shadower.see(call, model, streams)
                 if self._taker is not None:
                     self._taker.see(model, streams)
@@ -139,14 +138,14 @@ class HostBackend:
             try:
                 return model.sha256, await streams[0].result_async()
             finally:
-                _cancel(streams)
+                cancel_all(streams)
         finally:
             self._host.leave(model)
 
     async def _submit(self, model: LoadedModel, call: Call) -> list[Stream]:
         try:
-            submit = functools.partial(_submit, model.engine, call)
-            return await _finish_in(self._submitters, submit, undo=_cancel)
+            submit = functools.partial(submit_all, model.engine, call)
+            return await _finish_in(self._submitters, submit, undo=cancel_all)
         except (RequestError, ModelMismatch):
             raise
         except EngineError:
@@ -164,7 +163,7 @@ class HostBackend:
     async def _events(
         self, call: Call, model: LoadedModel, streams: list[Stream]
     ) -> AsyncIterator[list[Event]]:
-        readers = _readers(model.engine, call)
+        readers = readers_of(model.engine, call)
         num_prompt_tokens = sum(len(stream.request.prompt) for stream in streams[:: call.num_choices])
         events: list[Event] = [Started(model.name, model.sha256, num_prompt_tokens)]
         if call.stream:
@@ -219,59 +218,3 @@ async def _finish_in(pool: Executor, work: Callable[[], T], *, undo: Callable[[T
             lambda done: None if done.cancelled() or done.exception() else undo(done.result())
         )
         raise
-
-
-def _submit(engine: Engine, call: Call) -> list[Stream]:
-    """One request per prompt and choice, all or none. Raises RequestError or ModelMismatch."""
-    prompts = list(_prompts(engine, call))
-    streams: list[Stream] = []
-    try:
-        for prompt in prompts:
-            for index in range(call.num_choices):
-                streams.append(engine.submit(_request(engine, call, prompt, index)))
-    except BaseException:
-        _cancel(streams)
-        raise
-    return streams
-
-
-def _prompts(engine: Engine, call: Call) -> Iterator[tuple[int, ...]]:
-    if call.messages is not None:
-        _require_tools(engine, call)
-        variables: dict[str, Any] = {"tools": list(call.tools)} if call.tools else {}
-        yield engine.chat.render(call.messages, max_tokens=engine.context_tokens, **variables)
-    for prompt in call.prompts:
-        yield tuple(engine.tokenize(prompt, add_bos=True)) if isinstance(prompt, str) else prompt
-
-
-def _require_tools(engine: Engine, call: Call) -> None:
-    """Raises RequestError if the call needs a template that takes tools, and the model's does not."""
-    speaks = any(turn["role"] == "tool" or "tool_calls" in turn for turn in call.messages or ())
-    if (call.tools or speaks) and format_of(engine.chat.source) is None:
-        message = "tools: this model's chat template takes no tools, or in a form that is not known here"
-        raise RequestError("unsupported_parameter", message)
-
-
-def _readers(engine: Engine, call: Call) -> list[ToolReader]:
-    """One for each choice; none without tools."""
-    form = format_of(engine.chat.source) if call.tools else None
-    if form is None:
-        return []
-    names = {tool["function"]["name"] for tool in call.tools}
-    form = "json" if call.must_call else form
-    return [ToolReader(form, names, most=call.max_tool_calls) for _ in range(call.num_choices)]
-
-
-def _request(engine: Engine, call: Call, prompt: tuple[int, ...], index: int) -> Request:
-    room = max(1, engine.context_tokens - len(prompt))
-    sampling = replace(
-        call.sampling,
-        seed=(call.sampling.seed + index) % 2**32,
-        max_tokens=room if call.max_tokens is None else min(call.max_tokens, room),
-    )
-    return Request(f"{call.id}-{index}", prompt, sampling, deadline_s=call.deadline_s)
-
-
-def _cancel(streams: list[Stream]) -> None:
-    for stream in streams:
-        stream.cancel()
