@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,6 +26,8 @@ class Reply:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_answer_tokens: int = 0
+    _num_characters: Counter[int] = field(default_factory=Counter)
+    """Streamed so far, per choice: logprobs of completions say where in the text a token is."""
 
     def see(self, event: Event) -> None:
         """Keep what the usage and the head are made of."""
@@ -110,7 +113,9 @@ class Reply:
     ) -> dict[str, Any]:
         common = {"index": choice, "finish_reason": reason}
         if self.route == "completion":
-            one = {**common, "text": delta.get("content", ""), "logprobs": _completion_logprobs(tokens)}
+            text, at = delta.get("content", ""), self._num_characters[choice]
+            self._num_characters[choice] += len(text)
+            one = {**common, "text": text, "logprobs": _completion_logprobs(tokens, at)}
         else:
             one = {**common, "delta": delta, "logprobs": _chat_logprobs(tokens)}
         return {**self._head(self._chunk_kind), "choices": [one]}
@@ -159,10 +164,11 @@ def _entry(token: Alternative) -> dict[str, Any]:
     }
 
 
-def _completion_logprobs(tokens: tuple[ChosenToken, ...] | None) -> dict[str, Any] | None:
+def _completion_logprobs(tokens: tuple[ChosenToken, ...] | None, at: int = 0) -> dict[str, Any] | None:
+    """`at`: characters of the choice that came before these tokens."""
     if tokens is None:
         return None
-    offsets, length = [], 0
+    offsets, length = [], at
     for each in tokens:
         offsets.append(length)
         length += len(each.token.text)

@@ -91,6 +91,9 @@ def test_completions_are_openais() -> None:
     events = events_of(post({"prompt": [1, 2, 3], "stream": True}, "/v1/completions"))
     texts = [json.loads(event)["choices"][0]["text"] for event in events[:-1]]
     assert "".join(texts) == "red and blue"
+    events = events_of(post({"prompt": "x", "stream": True, "logprobs": 1}, "/v1/completions"))
+    logprobs = [json.loads(event)["choices"][0]["logprobs"] for event in events[:-1]]
+    assert [one["text_offset"] for one in logprobs if one] == [[0], [3], [7]]
 
 
 def test_models_health_and_metrics() -> None:
