@@ -174,9 +174,9 @@ def test_clients_that_go_during_the_prompt_free_their_slots(endpoint: Endpoint) 
     """Every request has a prompt of its own that takes a while, and its client goes before any answer."""
     for number in range(4):
         story = f"{number} " + " ".join(f"word{number}x{index}" for index in range(100))
-        data = request(
-            "POST", CHAT, body(messages=[{"role": "user", "content": story}], stream=number % 2 == 0)
-        )
+        messages = [{"role": "user", "content": story}]
+        more = {"stream": number % 2 == 0, "max_tokens": 300, "logit_bias": {"2": -100}}
+        data = request("POST", CHAT, body(messages=messages, **more))
         with connect(endpoint.url) as connection:
             connection.sendall(data)
             poll(lambda: endpoint.active() > 0, 10)

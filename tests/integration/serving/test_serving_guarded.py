@@ -48,7 +48,7 @@ def test_strangers_get_401_everywhere_but_from_health(guarded: Endpoint) -> None
         assert stranger.get("/-/healthz").status_code == 200
         paths = ["/", "/docs", "/openapi.json", "/metrics", "/v1/models", "/-/routes", "/none", "/health/x"]
         for path in paths:
-            for headers in ({}, {"authorization": "Bearer sk-eve"}, {"authorization": "Basic \xff"}):
+            for headers in ({}, {"authorization": "Bearer sk-eve"}, {"authorization": b"Basic \xff"}):
                 reply = stranger.get(path, headers=headers)
                 assert (reply.status_code, reply.json()["error"]["code"]) == (401, "invalid_api_key"), path
         assert stranger.post(CHAT, content=b"{").status_code == 401, "before the body is looked at"
@@ -64,7 +64,7 @@ def test_the_rate_of_a_key(guarded: Endpoint) -> None:
 
 
 def test_turns_of_a_chat_stay_with_their_cache_and_metrics_cover_all_replicas(client: httpx.Client) -> None:
-    assert metric(client, "serving_replicas") == 2
+    poll(lambda: metric(client, "serving_replicas") == 2, 60)
     before = metric(client, "engine_requests_done_total")
     for number in range(4):
         story = f"Chat {number}. " + " ".join(f"word{number * 100 + index}" for index in range(60))
@@ -87,6 +87,7 @@ def test_a_new_champion_reaches_all_replicas(guarded: Endpoint, client: httpx.Cl
 
 
 def test_shadow_answers_are_stored(guarded: Endpoint, client: httpx.Client) -> None:
+    client.post(CHAT, json={"messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 4})
     poll(lambda: bool(rows_of(guarded.registry.root)), 30)
     row = rows_of(guarded.registry.root)[0]
     assert set(row["answers"]) == {"champion", "shadow"}
