@@ -9,21 +9,16 @@ around the application and in Serve's proxies, with
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from typing import Any
 
+from serving.http.access import Access, Scope
 from serving.http.errors import ApiError, for_status
-from serving.keys import ApiKey, KeyRing, KeysError
 from serving.settings import GateSettings
 
 log = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -40,7 +35,6 @@ _LIFTING = frozenset(
         b"serve-multiplexed-model-id",
     }
 )
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
 def proxy_middlewares() -> list[Any]:
@@ -63,7 +57,7 @@ class Gate:
     def __init__(self, app: App, settings: GateSettings) -> None:
         self._app = app
         self._settings = settings
-        self._keys = _open_keys(settings)
+        self._access = Access(settings.api_keys_file)
         self._num_inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,29 +91,12 @@ class Gate:
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
         }
         if inner["path"] not in OPEN_PATHS and not _is_preflight(scope):
-            inner["serving.key"] = self._authenticate(scope, dict(headers))
+            inner["serving.key"] = self._access.key_of(scope, dict(headers))
         _check_length(dict(headers), self._settings.max_body_bytes)
         most = self._settings.max_inside
         if most is not None and self._num_inside >= most and scope["path"].startswith("/v1/"):
             raise for_status(429, {"retry-after": "1"})
         return inner
-
-    def _authenticate(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey | None:
-        if self._settings.api_keys_file is None:
-            _require_local(scope, headers)
-            return None
-        key = _key_of(headers.get(b"authorization", b"").decode("latin-1"))
-        found = self._keys.find(key) if self._keys is not None and key is not None else None
-        if found is None:
-            # A browser asks for the chat page's key by itself if the page is protected by Basic.
-            scheme = "Basic realm=serving" if scope["path"] == "/" else "Bearer"
-            raise ApiError(
-                401,
-                "a valid API key is required",
-                code="invalid_api_key",
-                headers={"www-authenticate": scheme},
-            )
-        return found
 
 
 class _Exchange:
@@ -169,47 +146,6 @@ class _Exchange:
 def _is_preflight(scope: Scope) -> bool:
     """A browser's question whether a page of another origin may call; it cannot carry a key."""
     return bool(scope["method"] == "OPTIONS" and scope["path"].startswith("/v1/"))
-
-
-def _open_keys(settings: GateSettings) -> KeyRing | None:
-    if settings.api_keys_file is None:
-        return None
-    try:
-        return KeyRing(Path(settings.api_keys_file))
-    except KeysError as error:
-        log.error("no request is answered: %s", error)
-        return None
-
-
-def _require_local(scope: Scope, headers: dict[bytes, bytes]) -> None:
-    """Without keys only this machine's programs are answered, and no web page that a browser here shows."""
-    client = scope.get("client")
-    host = headers.get(b"host", b"localhost").decode("latin-1").lower()
-    name = host if host.endswith("]") or host == "::1" else host.rsplit(":", 1)[0]
-    if client is None or not _is_loopback(client[0]) or name not in _LOCAL_NAMES:
-        message = "without API keys only clients on this machine are answered: set SERVING_API_KEYS_FILE"
-        raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return bool((mapped or parsed).is_loopback)
-
-
-def _key_of(authorization: str) -> str | None:
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            return None
-    return None
 
 
 def _check_length(headers: dict[bytes, bytes], max_bytes: int) -> None:
