@@ -70,6 +70,7 @@ def main() -> None:
     model = options.model or harness.quantised(RECIPE)
     sizes = (64, 1, 20, 3) if options.quick else (96, 3, 200, 100)
     num_requests, repeats, num_disconnects, num_swaps = sizes
+    num_disconnects, num_swaps = options.disconnects or num_disconnects, options.swaps or num_swaps
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         registry = Registry(folder / "registry")
@@ -101,6 +102,8 @@ def _options() -> argparse.Namespace:
     options.add_argument("--model", type=Path, help=f"a GGUF; default: the bundled model in {RECIPE}")
     options.add_argument("--no-peers", action="store_true")
     options.add_argument("--load-only", action="store_true", help="no overload, disconnects and swaps")
+    options.add_argument("--disconnects", type=int, help="streams that are torn down")
+    options.add_argument("--swaps", type=int, help="champions that change")
     options.add_argument("--lanes", type=int, default=_num_cores())
     options.add_argument("--slots", type=int, default=8, help="per lane")
     options.add_argument("--port", type=int, default=0)
@@ -123,6 +126,7 @@ def our_endpoint(registry: Registry, folder: Path, options: argparse.Namespace) 
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     command = [str(Path(sys.executable).with_name("serve")), "run", str(path)]
     gate = {
+        "RAY_ADDRESS": "local",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
         "SERVING_MAX_INSIDE": str(options.lanes * options.slots + MAX_QUEUED),
     }

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -25,14 +25,18 @@ from serving.engine import (
     Engine,
     EngineError,
     ModelMismatch,
-    Request,
     RequestError,
+    Result,
     Stream,
 )
-from serving.events import chosen, ending, merged, refusal
+from serving.events import chosen, ending, merged, refusal, with_calls
 from serving.host import LoadedModel, ModelHost, NotReady
 from serving.names import UnknownModel, cards
+from serving.probation import RollbackRule
 from serving.registry import Registry, RegistryError
+from serving.shadowing import Shadower
+from serving.submitting import cancel_all, readers_of, submit_all
+from serving.taking_back import Taker
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,9 +48,12 @@ _BUNDLE_S_PER_CALL = 0.005
 class HostBackend:
     """A `serving.calls.Backend` over a ModelHost."""
 
-    def __init__(self, host: ModelHost, registry: Registry) -> None:
+    def __init__(self, host: ModelHost, registry: Registry, rule: RollbackRule | None = None) -> None:
+        """`rule`: when a new champion is taken back; None: never."""
         self._host = host
         self._registry = registry
+        self._taker = None if rule is None else Taker(host, registry, rule)
+        self.shadower = Shadower(host, registry, self._answer_apart)
         self._num_calls = 0
         self._canary: Canary | None = None
         self.failure: str | None = None
@@ -117,14 +124,28 @@ class HostBackend:
                 async for events in self._events(call, model, streams):
                     yield events
             finally:
-                _cancel(streams)
+                cancel_all(streams)
+                self.shadower.see(call, model, streams)
+                if self._taker is not None:
+                    self._taker.see(model, streams)
+        finally:
+            self._host.leave(model)
+
+    async def _answer_apart(self, call: Call) -> tuple[str, Result]:
+        model = await self._enter(call.model)
+        try:
+            streams = await self._submit(model, call)
+            try:
+                return model.sha256, await streams[0].result_async()
+            finally:
+                cancel_all(streams)
         finally:
             self._host.leave(model)
 
     async def _submit(self, model: LoadedModel, call: Call) -> list[Stream]:
         try:
-            submit = functools.partial(_submit, model.engine, call)
-            return await _finish_in(self._submitters, submit, undo=_cancel)
+            submit = functools.partial(submit_all, model.engine, call)
+            return await _finish_in(self._submitters, submit, undo=cancel_all)
         except (RequestError, ModelMismatch):
             raise
         except EngineError:
@@ -142,16 +163,18 @@ class HostBackend:
     async def _events(
         self, call: Call, model: LoadedModel, streams: list[Stream]
     ) -> AsyncIterator[list[Event]]:
+        readers = readers_of(model.engine, call)
         num_prompt_tokens = sum(len(stream.request.prompt) for stream in streams[:: call.num_choices])
         events: list[Event] = [Started(model.name, model.sha256, num_prompt_tokens)]
         if call.stream:
             yield events
             async for events in self._bundled(model.engine, streams):
-                yield events
+                if bundle := merged(list(with_calls(events, readers))):
+                    yield bundle
             return
         for choice, stream in enumerate(streams):
             events += ending(choice, model.engine, await stream.result_async(), with_text=True)
-        yield events
+        yield merged(list(with_calls(events, readers)))
 
     async def _bundled(self, engine: Engine, streams: list[Stream]) -> AsyncIterator[list[Event]]:
         """The first tokens at once, later ones together: a message to a client costs more than a token,
@@ -166,7 +189,7 @@ class HostBackend:
             while not all(pump.done() for pump in pumps) or events:
                 await arrived.wait()
                 arrived.clear()
-                bundle = merged(events)
+                bundle = list(events)
                 events.clear()
                 yield bundle
                 await asyncio.wait(pumps, timeout=min(_MAX_BUNDLE_S, _BUNDLE_S_PER_CALL * self._num_calls))
@@ -195,39 +218,3 @@ async def _finish_in(pool: Executor, work: Callable[[], T], *, undo: Callable[[T
             lambda done: None if done.cancelled() or done.exception() else undo(done.result())
         )
         raise
-
-
-def _submit(engine: Engine, call: Call) -> list[Stream]:
-    """One request per prompt and choice, all or none. Raises RequestError or ModelMismatch."""
-    prompts = list(_prompts(engine, call))
-    streams: list[Stream] = []
-    try:
-        for prompt in prompts:
-            for index in range(call.num_choices):
-                streams.append(engine.submit(_request(engine, call, prompt, index)))
-    except BaseException:
-        _cancel(streams)
-        raise
-    return streams
-
-
-def _prompts(engine: Engine, call: Call) -> Iterator[tuple[int, ...]]:
-    if call.messages is not None:
-        yield engine.chat.render(call.messages)
-    for prompt in call.prompts:
-        yield tuple(engine.tokenize(prompt, add_bos=True)) if isinstance(prompt, str) else prompt
-
-
-def _request(engine: Engine, call: Call, prompt: tuple[int, ...], index: int) -> Request:
-    room = max(1, engine.context_tokens - len(prompt))
-    sampling = replace(
-        call.sampling,
-        seed=(call.sampling.seed + index) % 2**32,
-        max_tokens=room if call.max_tokens is None else min(call.max_tokens, room),
-    )
-    return Request(f"{call.id}-{index}", prompt, sampling, deadline_s=call.deadline_s)
-
-
-def _cancel(streams: list[Stream]) -> None:
-    for stream in streams:
-        stream.cancel()

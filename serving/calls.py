@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from serving.engine.types import FinishReason, Sampling
+from serving.tools import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Call:
     """None: as many as the context holds."""
     messages: tuple[Mapping[str, Any], ...] | None = None
     prompts: tuple[str | tuple[int, ...], ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """What the model may call, as chat templates take it."""
+    must_call: bool = False
+    """The sampling's JSON schema is that of a call."""
+    max_tool_calls: int | None = None
     num_choices: int = 1
     stream: bool = False
     user: str = ""
@@ -60,11 +66,18 @@ class Text(NamedTuple):
     tokens: tuple[ChosenToken, ...] | None = None
 
 
+class Called(NamedTuple):
+    """A choice wants functions called."""
+
+    choice: int
+    calls: tuple[ToolCall, ...]
+
+
 class Ended(NamedTuple):
     """A choice is complete."""
 
     choice: int
-    finish_reason: FinishReason
+    finish_reason: FinishReason | Literal["tool_calls"]
     num_answer_tokens: int
     num_cached_tokens: int
 
@@ -78,7 +91,7 @@ class Failed(NamedTuple):
     param: str | None = None
 
 
-Event = Started | Text | Ended | Failed
+Event = Started | Text | Called | Ended | Failed
 
 
 @dataclass(frozen=True, slots=True)

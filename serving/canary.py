@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.affinity import position
 from serving.calls import Call
+from serving.shadow import Shadow
 
 
 class Canary(BaseModel):
@@ -30,3 +31,4 @@ class UserConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     canary: Canary | None = None
+    shadow: Shadow | None = None

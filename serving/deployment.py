@@ -24,6 +24,7 @@ from serving.canary import UserConfig
 from serving.engine import EngineError
 from serving.host import ModelHost, NotReady
 from serving.http.app import create_app
+from serving.http.metrics import added
 from serving.registry import Registry, RegistryError
 from serving.settings import GateSettings, ServingSettings
 from serving.sizing import capacity, completed, num_replicas, num_slots, replica_capacity, scaling
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _NUM_PROBES = 16
 """Room for questions about health and models beside a full house."""
+_PROBE_S = 4.0
+"""A replica that takes longer to say what it has done is left out."""
 _RETRY_S = 30.0
 """A champion that could not be served is tried again after this: the reason may pass."""
 _STICKY_ROUTER = RequestRouterConfig(
@@ -50,7 +53,7 @@ class EngineReplica:
         registry = Registry(self._settings.registry_path)
         assert self._settings.engine is not None
         self._host = ModelHost(registry, self._settings.engine, max_models=self._settings.max_loaded_models)
-        self._backend = HostBackend(self._host, registry)
+        self._backend = HostBackend(self._host, registry, self._settings.rollback)
         self._registry = registry
         self._stop = threading.Event()
         self._logged: str | None = None
@@ -79,9 +82,10 @@ class EngineReplica:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve calls it at the start and when only `user_config` has changed; requests go on meanwhile."""
-        canary = UserConfig.model_validate(user_config).canary
+        config = UserConfig.model_validate(user_config)
         await asyncio.to_thread(self._follow)
-        await self._backend.set_canary(canary)
+        await self._backend.set_canary(config.canary)
+        self._backend.shadower.rule = config.shadow
 
     def __del__(self) -> None:
         if hasattr(self, "_stop"):
@@ -145,8 +149,12 @@ class HandleBackend:
         return self._health
 
     async def metrics(self) -> str:
-        text: str = await self._handle.metrics.remote()
-        return text
+        """Of all replicas, added up."""
+        found = await self._handle.broadcast("metrics").results_async(
+            timeout_s=_PROBE_S, return_exceptions=True
+        )
+        texts = [text for text in found if isinstance(text, str)]
+        return added([*texts, f"# TYPE serving_replicas gauge\nserving_replicas {len(texts)}"])
 
 
 class Ingress:
@@ -167,7 +175,7 @@ def application(settings: ServingSettings, gate: GateSettings) -> serve.Applicat
     settings = completed(settings)
     engine = settings.engine
     assert engine is not None
-    plain = settings.model_dump(exclude={"canary"})  # or a change of it would restart the replicas
+    plain = settings.model_dump(exclude={"canary", "shadow"})  # or a change of it would restart the replicas
     several = num_replicas(settings) > 1
     engines = serve.deployment(
         EngineReplica,
@@ -176,7 +184,7 @@ def application(settings: ServingSettings, gate: GateSettings) -> serve.Applicat
         max_ongoing_requests=num_slots(engine) if several else replica_capacity(settings) + _NUM_PROBES,
         request_router_config=_STICKY_ROUTER if several else RequestRouterConfig(),
         max_queued_requests=settings.max_queued,
-        user_config=UserConfig(canary=settings.canary).model_dump(),
+        user_config=UserConfig(canary=settings.canary, shadow=settings.shadow).model_dump(),
         health_check_period_s=5,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=settings.request_timeout_s,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 
-from serving.calls import Alternative, ChosenToken, Ended, Event, Failed, Text
+from serving.calls import Alternative, Called, ChosenToken, Ended, Event, Failed, Text
 from serving.engine import Engine, RequestError, Result, TokenLogprob
+from serving.tools import ToolReader
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,24 @@ def merged(events: list[Event]) -> list[Event]:
         else:
             joined.append(event)
     return joined
+
+
+def with_calls(events: list[Event], readers: Sequence[ToolReader]) -> Iterator[Event]:
+    """The same events, with tool calls read out of the text. A reader for each choice; none: no tools."""
+    for event in events:
+        if not readers or not isinstance(event, Text | Ended):
+            yield event
+        elif isinstance(event, Text):
+            shown = readers[event.choice].push(event.text)
+            if shown or event.tokens:
+                yield event._replace(text=shown)
+        else:
+            rest, calls = readers[event.choice].finish()
+            if rest:
+                yield Text(event.choice, rest)
+            if calls:
+                yield Called(event.choice, calls)
+            yield event._replace(finish_reason="tool_calls") if calls else event
 
 
 def ending(choice: int, engine: Engine, result: Result, *, with_text: bool) -> list[Event]:
@@ -42,9 +62,11 @@ def refusal(error: RequestError) -> Failed:
 
 
 _PARAMS = {
+    "unsupported_parameter": "tools",
     "context_length_exceeded": "messages",
     "empty_prompt": "prompt",
     "bad_token": "prompt",
+    "bad_sampling": "logit_bias",  # the rest is within its range by now
     "bad_messages": "messages",
     "invalid_text": "messages",
     "bad_json_schema": "response_format",

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.engine import CoreLease, Engine, EngineError, EngineSettings, Request, Sampling
+from serving.expectations import check
 from serving.files import sha256_of
 from serving.names import UnknownModel, find
-from serving.registry import Champion, Registry, RegistryError
+from serving.registry import EXPECTED_FILE, Champion, Registry, RegistryError
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,10 @@ class ModelHost:
     # Loading.
 
     def _load(self, name: str, path: Path, sha256: str) -> LoadedModel:
-        """Verify, load, and generate; then it is warm. Blocks. Raises RegistryError or EngineError."""
+        """Verify, load, and generate what was recorded; then it is warm. Blocks.
+
+        Raises RegistryError or EngineError.
+        """
         if not path.is_file():
             raise RegistryError(f"{path}: the model file is missing")
         if (found := sha256_of(path)) != sha256:
@@ -185,6 +189,8 @@ class ModelHost:
         engine = self._open_engine(path, self._settings, self._shared_lease())
         try:
             smoke(engine)
+            if (expected := path.with_name(EXPECTED_FILE)).is_file():
+                check(engine, expected)
         except BaseException:
             engine.close()
             raise

@@ -14,6 +14,7 @@ from serving.http.errors import ApiError
 from serving.http.json_schema import check_schema
 from serving.protocol import ChatRequest, CompletionRequest, GenerationRequest, ResponseFormat
 from serving.settings import RequestLimits
+from serving.tool_intake import forced_schema, tools_of, turn_of
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
@@ -34,6 +35,12 @@ def chat_call(request: ChatRequest, limits: RequestLimits, *, call_id: str, dead
     max_tokens = request.max_completion_tokens or request.max_tokens
     if request.top_logprobs is not None and not request.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
+    tools = tools_of(request, limits)
+    call_schema = forced_schema(request, tools, limits)
+    answer_schema = _json_schema(request.response_format, limits)
+    if tools and answer_schema:
+        message = "response_format and tools exclude each other here"
+        raise ApiError(400, message, param="response_format", code="unsupported_value")
     return Call(
         id=call_id,
         model=request.model,
@@ -41,10 +48,13 @@ def chat_call(request: ChatRequest, limits: RequestLimits, *, call_id: str, dead
             request,
             limits,
             top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-            json_schema=_json_schema(request.response_format, limits),
+            json_schema=call_schema or answer_schema,
         ),
         max_tokens=_max_tokens(max_tokens, limits, "max_tokens"),
-        messages=tuple(message.as_turn() for message in request.messages),
+        messages=tuple(turn_of(index, each, limits) for index, each in enumerate(request.messages)),
+        tools=tools,
+        must_call=call_schema is not None,
+        max_tool_calls=1 if request.parallel_tool_calls is False else None,
         num_choices=_num_choices(request.n or 1, 1, limits),
         stream=bool(request.stream),
         user=request.user or "",
@@ -162,10 +172,9 @@ def _over(param: str, most: int) -> ApiError:
     return ApiError(400, f"{param} must not exceed {most}", param=param, code="integer_above_max_value")
 
 
-_UNION_TAGS = frozenset({"str", "int", "float", "bool"})
+_UNION_TAGS = frozenset({"str", "int", "float", "bool", "NamedChoice"})
 
 _UNSUPPORTED: Mapping[str, str] = {
-    "tools": "this model's chat template takes no tools",
     "functions": "functions are not supported",
     "function_call": "functions are not supported",
     "audio": "audio is not supported",

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.engine import Engine, EngineError, EngineSettings
+from serving.expectations import record
 from serving.files import sha256_of
 from serving.host import smoke
 from serving.registry import BaseModel, Champion, Registry, RegistryError
@@ -60,28 +61,34 @@ def candidate_of(target: Path, *, force: bool) -> Candidate:
 
 
 def promote(registry: Registry, candidate: Candidate) -> Champion:
-    """Load the candidate in a child process, have it generate here, and make it the champion.
+    """Load the candidate in a child process, record what it says, and make it the champion.
 
     Raises EngineError or RegistryError; the old champion then is what it was.
     """
     settings = EngineSettings(pin=False, slots=1, context_tokens=512)
     with Engine.open(candidate.model, settings) as engine:
         smoke(engine)
+        expected = record(engine)
     return registry.promote(
         candidate.model,
         sha256=candidate.sha256,
         run=candidate.run,
         report=candidate.report,
         base=candidate.base,
+        expected=expected,
     )
 
 
 def status(registry: Registry) -> str:
-    """The champion and the ones before it, a line each, newest first."""
-    return "\n".join(
+    """The champion and the ones before it, a line each, newest first; then what was taken back, and why."""
+    lines = [
         f"{'previous' if index else 'champion'}  {one.sha256[:12]}  {one.run}  {one.decided_at}  {one.report}"
         for index, one in enumerate(registry.history())
-    )
+    ]
+    lines += [
+        f"rolled back  {each['from'][:12]}  {each['at']}  {each['reason']}" for each in registry.rollbacks()
+    ]
+    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

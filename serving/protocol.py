@@ -29,20 +29,70 @@ class TextPart(_Part):
     text: str
 
 
-class ChatMessage(_Part):
-    """One turn. `developer` is OpenAI's newer word for `system`."""
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+
+class ToolFunction(_Part):
+    """What the model may call; `parameters` is a JSON schema."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Part):
+    """One of `tools`."""
+
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class ChosenFunction(_Part):
+    """A function's name."""
+
+    name: FunctionName
+
+
+class NamedChoice(_Part):
+    """`tool_choice` of one function."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+class CalledFunction(_Part):
+    """A call of an earlier turn; `arguments` is a JSON object as text."""
+
+    name: FunctionName
+    arguments: str
+
+
+class EarlierCall(_Part):
+    """One of a message's `tool_calls`."""
+
+    id: Annotated[str, Field(max_length=64)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: Ignored = None
+
+
+class ChatMessage(_Part):
+    """One turn. `developer` is OpenAI's newer word for `system`; beside `tool_calls` no content is needed."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
     name: Annotated[str, Field(max_length=256)] | None = None
     refusal: None = None
     annotations: Ignored = None
     audio: None = None
     function_call: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: Annotated[list[EarlierCall], Field(max_length=64)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=64)] | None = None
 
-    def as_turn(self) -> dict[str, str]:
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    def as_turn(self) -> dict[str, Any]:
+        parts = self.content or ""
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
@@ -104,9 +154,9 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     modalities: list[Literal["text"]] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: Ignored = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
     prediction: Ignored = None
 
 

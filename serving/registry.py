@@ -3,12 +3,15 @@
     registry/
       champion.json                 the decision; written last, whole or not at all
       models/<sha256>/model.gguf    every model that a decision names, a copy of its own
+      models/<sha256>/expected.json what the model said when it was promoted
+      rollbacks.jsonl               what was taken back, when and why
 
 Paths in champion.json are relative to the registry where they lie inside it, so that the folder can be moved.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -28,7 +31,11 @@ log = logging.getLogger(__name__)
 MAX_PREVIOUS = 16
 """How many earlier champions stay in the registry, for rollback and by name."""
 
+EXPECTED_FILE = "expected.json"
+"""Beside a model: what it said when it was promoted."""
+
 _FILE = "champion.json"
+_ROLLBACKS = "rollbacks.jsonl"
 
 
 class Registry:
@@ -66,9 +73,11 @@ class Registry:
         report: Path,
         decided_at: str | None = None,
         base: BaseModel | None = None,
+        expected: bytes | None = None,
     ) -> Champion:
         """Copy the model into the registry and make it the champion.
 
+        `expected`: what `serving.expectations.record` returned; whoever serves the model compares.
         Raises RegistryError if the file's bytes are not those of `sha256`, or nothing could be written; the
         old champion then is what it was.
         """
@@ -83,20 +92,43 @@ class Registry:
                 base=base and BaseModel(self._keep(base.model, base.sha256), base.sha256),
                 previous=old.previous if old is not None and old.sha256 == sha256 else old,
             )
+            if expected is not None:
+                write_whole(champion.model.with_name(EXPECTED_FILE), expected)
             self._publish(_shorten(champion, MAX_PREVIOUS))
         log.info("champion is %s of run %s", sha256[:12], run)
         return champion
 
-    def rollback(self) -> Champion:
-        """Make the previous champion the champion again. Raises RegistryError if there is no sound one."""
+    def rollback(self, *, only_from: str | None = None, reason: str = "by hand") -> Champion:
+        """Make the previous champion the champion again.
+
+        `only_from`: the sha256 that the champion must have, for callers who may come late. Raises
+        RegistryError if there is no sound previous champion, or another one has taken over.
+        """
         with self._writing():
             current = self.champion()
             if current is None or current.previous is None:
                 raise RegistryError(f"{self.file}: there is no previous champion to go back to")
+            if only_from not in (None, current.sha256):
+                raise RegistryError(f"{self.file}: the champion is no longer {only_from:.12}")
             _verify(current.previous.model, current.previous.sha256)
             self._publish(current.previous)
+            self._note(current, reason)
         log.info("rolled back from %s to %s", current.sha256[:12], current.previous.sha256[:12])
         return current.previous
+
+    def rollbacks(self) -> list[dict[str, str]]:
+        """What was taken back, when and why; newest last."""
+        try:
+            lines = (self.root / _ROLLBACKS).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines]
+
+    def _note(self, gone: Champion, reason: str) -> None:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        line = json.dumps({"at": at, "from": gone.sha256, "run": gone.run, "reason": reason})
+        with (self.root / _ROLLBACKS).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

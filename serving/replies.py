@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from serving.calls import Alternative, Call, ChosenToken, Ended, Event, ModelCard, Started, Text
+from serving.calls import Alternative, Call, Called, ChosenToken, Ended, Event, ModelCard, Started, Text
+from serving.tools import ToolCall
 
 Route = Literal["chat", "completion"]
 
@@ -24,6 +26,8 @@ class Reply:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_answer_tokens: int = 0
+    _num_characters: Counter[int] = field(default_factory=Counter)
+    """Streamed so far, per choice: logprobs of completions say where in the text a token is."""
 
     def see(self, event: Event) -> None:
         """Keep what the usage and the head are made of."""
@@ -47,12 +51,15 @@ class Reply:
     def whole(self, events: Iterable[Event]) -> dict[str, Any]:
         """The reply to a request that did not stream."""
         texts: dict[int, Text] = {}
+        calls: dict[int, tuple[ToolCall, ...]] = {}
         choices = []
         for event in events:
             if isinstance(event, Text):
                 texts[event.choice] = event
+            elif isinstance(event, Called):
+                calls[event.choice] = event.calls
             elif isinstance(event, Ended):
-                choices.append(self._choice(texts[event.choice], event))
+                choices.append(self._choice(event, texts.get(event.choice), calls.get(event.choice, ())))
         kind = "chat.completion" if self.route == "chat" else "text_completion"
         return {**self._head(kind), "choices": choices, "usage": self.usage}
 
@@ -65,8 +72,11 @@ class Reply:
             for choice in range(self.call.num_choices)
         ]
 
-    def chunk(self, event: Text | Ended) -> dict[str, Any]:
+    def chunk(self, event: Text | Called | Ended) -> dict[str, Any]:
         """One part of a stream."""
+        if isinstance(event, Called):
+            calls = [{"index": index, **_tool_call(call)} for index, call in enumerate(event.calls)]
+            return self._chunk(event.choice, {"tool_calls": calls}, None, None)
         if isinstance(event, Ended):
             return self._chunk(event.choice, {}, None, event.finish_reason)
         return self._chunk(event.choice, {"content": event.text}, event.tokens, None)
@@ -87,19 +97,25 @@ class Reply:
             "system_fingerprint": fingerprint(self.sha256),
         }
 
-    def _choice(self, text: Text, ended: Ended) -> dict[str, Any]:
+    def _choice(self, ended: Ended, text: Text | None, calls: tuple[ToolCall, ...]) -> dict[str, Any]:
+        text = text or Text(ended.choice, "")
         common = {"index": ended.choice, "finish_reason": ended.finish_reason}
         if self.route == "completion":
             return {**common, "text": text.text, "logprobs": _completion_logprobs(text.tokens)}
-        message = {"role": "assistant", "content": text.text, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": text.text, "refusal": None}
+        if calls:
+            said = text.text if text.text.strip() else None
+            message |= {"content": said, "tool_calls": [_tool_call(call) for call in calls]}
         return {**common, "message": message, "logprobs": _chat_logprobs(text.tokens)}
 
     def _chunk(
-        self, choice: int, delta: dict[str, str], tokens: tuple[ChosenToken, ...] | None, reason: str | None
+        self, choice: int, delta: dict[str, Any], tokens: tuple[ChosenToken, ...] | None, reason: str | None
     ) -> dict[str, Any]:
         common = {"index": choice, "finish_reason": reason}
         if self.route == "completion":
-            one = {**common, "text": delta.get("content", ""), "logprobs": _completion_logprobs(tokens)}
+            text, at = delta.get("content", ""), self._num_characters[choice]
+            self._num_characters[choice] += len(text)
+            one = {**common, "text": text, "logprobs": _completion_logprobs(tokens, at)}
         else:
             one = {**common, "delta": delta, "logprobs": _chat_logprobs(tokens)}
         return {**self._head(self._chunk_kind), "choices": [one]}
@@ -126,6 +142,11 @@ def model_object(card: ModelCard) -> dict[str, Any]:
     }
 
 
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
 def _chat_logprobs(tokens: tuple[ChosenToken, ...] | None) -> dict[str, Any] | None:
     if tokens is None:
         return None
@@ -143,10 +164,11 @@ def _entry(token: Alternative) -> dict[str, Any]:
     }
 
 
-def _completion_logprobs(tokens: tuple[ChosenToken, ...] | None) -> dict[str, Any] | None:
+def _completion_logprobs(tokens: tuple[ChosenToken, ...] | None, at: int = 0) -> dict[str, Any] | None:
+    """`at`: characters of the choice that came before these tokens."""
     if tokens is None:
         return None
-    offsets, length = [], 0
+    offsets, length = [], at
     for each in tokens:
         offsets.append(length)
         length += len(each.token.text)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serving.canary import Canary
 from serving.engine.settings import EngineSettings
+from serving.probation import RollbackRule
+from serving.shadow import Shadow
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -30,6 +32,7 @@ class RequestLimits(BaseModel):
     max_logit_biases: Count = 512
     max_top_logprobs: Annotated[int, Field(ge=0, le=20)] = 20
     max_messages: Count = 1024
+    max_tools: Count = 64
     max_schema_bytes: Count = 16384
     """Length of a JSON schema as JSON text."""
     max_schema_depth: Count = 16
@@ -66,6 +69,11 @@ class ServingSettings(BaseModel):
     canary: Canary | None = None
     """A share of the users gets another model; a change of it alone restarts nothing."""
 
+    shadow: Shadow | None = None
+    """A share of the chats is answered by a second model too, unseen; a change restarts nothing."""
+    rollback: RollbackRule | None = None
+    """When a new champion is taken back without being asked; None: never."""
+
     @model_validator(mode="after")
     def _replicas_in_order(self) -> Self:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
@@ -92,11 +100,13 @@ class GateSettings(BaseModel):
     max_inside: Count | None = None
     """SERVING_MAX_INSIDE: requests to /v1/ that may be under way; more are refused with 429 right here, which
     costs a small part of refusing them behind Serve's proxy. None: only the application itself refuses."""
+    read_timeout_s: Seconds = 20.0
+    """SERVING_READ_TIMEOUT_S: a client that takes longer to send its request gets 408."""
     write_timeout_s: Seconds = 30.0
     """SERVING_WRITE_TIMEOUT_S: a client that reads nothing for so long is cut off."""
 
     @classmethod
     def from_env(cls) -> Self:
-        names = {"api_keys_file", "max_body_bytes", "max_inside", "write_timeout_s"}
+        names = {"api_keys_file", "max_body_bytes", "max_inside", "read_timeout_s", "write_timeout_s"}
         found = {name: os.environ.get(f"SERVING_{name.upper()}") for name in names}
         return cls.model_validate({name: value for name, value in found.items() if value})

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from serving.engine.bounds import check_fits
 from serving.engine.errors import ModelMismatch, RequestError
 
 RENDER_LIMIT_S = 5.0
@@ -68,17 +69,24 @@ class ChatTemplate:
         return self._supports_system
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **variables: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        max_tokens: int | None = None,
+        **variables: Any,
     ) -> tuple[int, ...]:
         """Token ids of the conversation; no BOS but the template's own.
 
         `variables` are passed to the template, such as `tools`. Raises RequestError `bad_messages` if the
-        template refuses the messages, `invalid_text` for lone surrogates; ModelMismatch if the template is at
-        fault.
+        template refuses the messages, `invalid_text` for lone surrogates, `context_length_exceeded` if they
+        are far over `max_tokens`; ModelMismatch if the template is at fault.
         """
         marker = _unused_character(self.source, messages, variables)
         guarded = self._guard(messages, marker), self._guard(variables, marker)
         text = self._render(guarded[0], add_generation_prompt, guarded[1])
+        if max_tokens is not None:
+            check_fits(_encode(text.replace(marker, "")), max_tokens, self._plain)
         tokens: list[int] = []
         strip_next = False
         for piece, control in self._split(text):
@@ -86,8 +94,11 @@ class ChatTemplate:
                 tokens.append(control[0])
                 strip_next = bool(control[1] & _RSTRIP)
             elif plain := (piece.lstrip() if strip_next else piece).replace(marker, ""):
-                tokens += self._vocabulary.tokenize(_encode(plain), special=False, add_bos=False)
+                tokens += self._plain(_encode(plain))
         return tuple(tokens)
+
+    def _plain(self, data: bytes) -> list[int]:
+        return self._vocabulary.tokenize(data, special=False, add_bos=False)
 
     def render_text(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **variables: Any
@@ -128,7 +139,7 @@ class ChatTemplate:
         if isinstance(value, str):
             return self._guard_text(value, marker)
         if isinstance(value, Mapping):
-            return {key: self._guard(item, marker) for key, item in value.items()}
+            return {self._guard(key, marker): self._guard(item, marker) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._guard(item, marker) for item in value]
         return value

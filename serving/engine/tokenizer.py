@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from serving.engine.bounds import check_fits
 from serving.engine.chat import ChatTemplate
 from serving.engine.errors import ModelMismatch, RequestError
 
@@ -58,8 +59,7 @@ class Tokenizer:
 
         `special`: read control tokens' names as control tokens, for text that no user has written. `add_bos`:
         put BOS in front where the vocabulary asks for it. Raises RequestError: `invalid_text` for lone
-        surrogates, `context_length_exceeded` for text that cannot fit into `max_tokens`, without tokenising
-        it.
+        surrogates, `context_length_exceeded` for text that is far over `max_tokens`, in little time.
         """
         try:
             data = text.encode("utf-8")
@@ -67,8 +67,10 @@ class Tokenizer:
             raise RequestError(
                 "invalid_text", "the text contains a lone surrogate: not valid Unicode"
             ) from error
-        if max_tokens is not None and len(data) > max_tokens * self._model.longest_piece:
-            raise RequestError("context_length_exceeded", f"{len(data)} bytes are over {max_tokens} tokens")
+        if max_tokens is not None:
+            check_fits(
+                data, max_tokens, lambda part: self._model.tokenize(part, special=special, add_bos=False)
+            )
         return self._model.tokenize(data, special=special, add_bos=add_bos)
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:

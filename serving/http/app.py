@@ -46,7 +46,7 @@ def create_app(
 ) -> FastAPI:
     """The endpoint over a backend. `capacity`: answers that run or wait; more are refused with 429."""
     settings = settings or ServingSettings()
-    app = FastAPI(title="orpo-on-ray", version="1", redoc_url=None)
+    app = FastAPI(title="orpo-on-ray", version="1", redoc_url=None, redirect_slashes=False)
     endpoint = Endpoint(backend, settings, capacity=capacity)
     _add_generation(app, endpoint)
     _add_models(app, backend)

@@ -9,21 +9,16 @@ around the application and in Serve's proxies, with
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from typing import Any
 
+from serving.http.access import Access, Scope
 from serving.http.errors import ApiError, for_status
-from serving.keys import ApiKey, KeyRing, KeysError
 from serving.settings import GateSettings
 
 log = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -40,14 +35,20 @@ _LIFTING = frozenset(
         b"serve-multiplexed-model-id",
     }
 )
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
 def proxy_middlewares() -> list[Any]:
     """For Serve's proxies."""
     from starlette.middleware import Middleware
 
-    return [Middleware(Gate, settings=GateSettings.from_env())]
+    settings = GateSettings.from_env()
+    try:
+        from serving.http.wire import install
+    except ImportError as error:
+        log.info("uvicorn's own bound on headers holds: %s", error)
+    else:
+        install(settings)
+    return [Middleware(Gate, settings=settings)]
 
 
 class Gate:
@@ -56,7 +57,7 @@ class Gate:
     def __init__(self, app: App, settings: GateSettings) -> None:
         self._app = app
         self._settings = settings
-        self._keys = _open_keys(settings)
+        self._access = Access(settings.api_keys_file)
         self._num_inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +72,7 @@ class Gate:
         except ApiError as error:
             await _answer(send, error)
             return
-        exchange = _Exchange(receive, send, self._settings)
+        exchange = _Exchange(receive, send, self._settings, with_body=scope["method"] != "HEAD")
         self._num_inside += 1
         try:
             await self._app(inner, exchange.receive, exchange.send)
@@ -83,38 +84,28 @@ class Gate:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         if sum(len(name) + len(value) for name, value in headers) > self._settings.max_header_bytes:
             raise ApiError(431, "the request's headers are too long", code="headers_too_long")
-        inner = {**scope, "headers": [pair for pair in headers if pair[0].lower() not in _LIFTING]}
-        if scope["path"] not in OPEN_PATHS and not _is_preflight(scope):
-            inner["serving.key"] = self._authenticate(scope, dict(headers))
+        inner = {
+            **scope,
+            "headers": [pair for pair in headers if pair[0].lower() not in _LIFTING],
+            "path": scope["path"].rstrip("/") or "/",
+            "method": "GET" if scope["method"] == "HEAD" else scope["method"],
+        }
+        if inner["path"] not in OPEN_PATHS and not _is_preflight(scope):
+            inner["serving.key"] = self._access.key_of(scope, dict(headers))
         _check_length(dict(headers), self._settings.max_body_bytes)
         most = self._settings.max_inside
         if most is not None and self._num_inside >= most and scope["path"].startswith("/v1/"):
             raise for_status(429, {"retry-after": "1"})
         return inner
 
-    def _authenticate(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey | None:
-        if self._settings.api_keys_file is None:
-            _require_local(scope, headers)
-            return None
-        key = _key_of(headers.get(b"authorization", b"").decode("latin-1"))
-        found = self._keys.find(key) if self._keys is not None and key is not None else None
-        if found is None:
-            # A browser asks for the chat page's key by itself if the page is protected by Basic.
-            scheme = "Basic realm=serving" if scope["path"] == "/" else "Bearer"
-            raise ApiError(
-                401,
-                "a valid API key is required",
-                code="invalid_api_key",
-                headers={"www-authenticate": scheme},
-            )
-        return found
-
 
 class _Exchange:
     """One request's messages, on their way through the gate."""
 
-    def __init__(self, receive: Receive, send: Send, settings: GateSettings) -> None:
+    def __init__(self, receive: Receive, send: Send, settings: GateSettings, *, with_body: bool) -> None:
         self._receive, self._send, self._settings = receive, send, settings
+        self._with_body = with_body
+        self._until_s: float | None = asyncio.get_running_loop().time() + settings.read_timeout_s
         self._num_bytes = 0
         self._over = False
         self._replaced = False
@@ -122,12 +113,21 @@ class _Exchange:
     async def receive(self) -> Message:
         if self._over:
             return {"type": "http.disconnect"}
-        message = await self._receive()
+        try:
+            async with asyncio.timeout_at(self._until_s):
+                message = await self._receive()
+        except TimeoutError:
+            return await self._give_up(for_status(408))
         self._num_bytes += len(message.get("body", b""))
-        if self._num_bytes <= self._settings.max_body_bytes:
-            return message
+        if self._num_bytes > self._settings.max_body_bytes:
+            return await self._give_up(_too_long(self._settings.max_body_bytes))
+        if not message.get("more_body", False):
+            self._until_s = None
+        return message
+
+    async def _give_up(self, error: ApiError) -> Message:
         self._over = True
-        await _answer(self._send, _too_long(self._settings.max_body_bytes))
+        await _answer(self._send, error)
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -137,6 +137,8 @@ class _Exchange:
             self._replaced = True
             await _answer(self._send, for_status(int(message["status"]), _kept_headers(message)))
         elif not self._replaced:
+            if not self._with_body and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             async with asyncio.timeout(self._settings.write_timeout_s):
                 await self._send(message)
 
@@ -144,47 +146,6 @@ class _Exchange:
 def _is_preflight(scope: Scope) -> bool:
     """A browser's question whether a page of another origin may call; it cannot carry a key."""
     return bool(scope["method"] == "OPTIONS" and scope["path"].startswith("/v1/"))
-
-
-def _open_keys(settings: GateSettings) -> KeyRing | None:
-    if settings.api_keys_file is None:
-        return None
-    try:
-        return KeyRing(Path(settings.api_keys_file))
-    except KeysError as error:
-        log.error("no request is answered: %s", error)
-        return None
-
-
-def _require_local(scope: Scope, headers: dict[bytes, bytes]) -> None:
-    """Without keys only this machine's programs are answered, and no web page that a browser here shows."""
-    client = scope.get("client")
-    host = headers.get(b"host", b"localhost").decode("latin-1").lower()
-    name = host if host.endswith("]") or host == "::1" else host.rsplit(":", 1)[0]
-    if client is None or not _is_loopback(client[0]) or name not in _LOCAL_NAMES:
-        message = "without API keys only clients on this machine are answered: set SERVING_API_KEYS_FILE"
-        raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return bool((mapped or parsed).is_loopback)
-
-
-def _key_of(authorization: str) -> str | None:
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            return None
-    return None
 
 
 def _check_length(headers: dict[bytes, bytes], max_bytes: int) -> None:

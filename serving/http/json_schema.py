@@ -35,12 +35,18 @@ def check_schema(schema: dict[str, Any], limits: RequestLimits, param: str) -> s
     return text
 
 
+def check_depth(value: object, limits: RequestLimits, param: str) -> None:
+    """Raises ApiError 400 for JSON that is nested deeper than a schema may be."""
+    if any(depth > limits.max_schema_depth for depth, _, _ in _walk(value, 1)):
+        raise _bad(f"nested deeper than {limits.max_schema_depth}", param)
+
+
 def _walk(value: object, depth: int) -> Iterator[tuple[int, str, object]]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield depth, key, item
             yield from _walk(item, depth + 1)
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for item in value:
             yield depth, "", item
             yield from _walk(item, depth + 1)

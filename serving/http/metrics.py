@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+def added(texts: Sequence[str]) -> str:
+    """Several processes' metrics as one text: what has the same name and labels is added up."""
+    sums: dict[str, float] = {}
+    for line in (line for text in texts for line in text.splitlines()):
+        name, _, value = line.rpartition(" ")
+        if line.startswith("#"):
+            sums.setdefault(line, 0)
+        else:
+            sums[name] = sums.get(name, 0) + (float(value) if "." in value or "e" in value else int(value))
+    lines = [name if name.startswith("#") else f"{name} {value}" for name, value in sums.items()]
+    return "\n".join(lines) + "\n"
 
 
 class Histogram:

@@ -30,6 +30,10 @@ class Vote(BaseModel):
 def as_pair(vote: Vote) -> dict[str, Any]:
     """A row of the training data. Raises ApiError 400 for a vote that says nothing."""
     turns = [message.as_turn() for message in vote.messages]
+    if any(
+        message.role == "tool" or message.tool_calls or message.content is None for message in vote.messages
+    ):
+        raise ApiError(400, "only messages of text can be voted on", param="messages", code="invalid_value")
     if turns[-1]["role"] != "user":
         raise ApiError(400, "the last message must be the user's", param="messages", code="invalid_value")
     if vote.chosen == vote.rejected:

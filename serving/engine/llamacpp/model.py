@@ -110,11 +110,6 @@ class LlamaModel:
                 found[name] = (token, attributes)
         return found
 
-    @functools.cached_property
-    def longest_piece(self) -> int:
-        """Bytes of the longest token: text longer than this times n tokens has more than n tokens."""
-        return max(len(self.piece(token)) for token in range(self.num_vocab))
-
     def token_text(self, token: int) -> str:
         if token < 0:
             return ""

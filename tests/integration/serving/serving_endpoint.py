@@ -6,10 +6,13 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -20,6 +23,7 @@ from serving.files import sha256_of
 from serving.registry import Registry
 
 START_LIMIT_S = 90.0
+READ_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,19 @@ class Endpoint:
         report = self.registry.root.parent / "report.json"
         self.registry.promote(path, sha256=sha256, run=run, report=report)
 
+    def engines(self) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "ServeReplica:endpoint:engine" in " ".join(child.cmdline())]
+
     def kill_engine(self) -> None:
         """As the kernel would when memory runs out: no goodbye."""
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            if "ServeReplica:endpoint:engine" in " ".join(child.cmdline()):
-                child.kill()
+        for engine in self.engines():
+            engine.kill()
+
+    def proxy(self) -> psutil.Process:
+        """Serve's process that speaks HTTP."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return next(child for child in children if "ray::ProxyActor" in " ".join(child.cmdline()))
 
     def champion(self) -> str:
         return str(httpx.get(f"{self.url}/health", timeout=10).json()["model_sha256"])
@@ -55,7 +67,7 @@ class Endpoint:
         return int(found[0])
 
 
-def serve_config(port: int, registry: Path) -> dict[str, object]:
+def serve_config(port: int, registry: Path, args: Mapping[str, Any]) -> dict[str, object]:
     project = Path(__file__).parents[3]
     config: dict[str, object] = yaml.safe_load((project / "configs" / "serve.yaml").read_text())
     engine = {"cores": 1, "pin": False, "slots": 8, "context_tokens": 1024}
@@ -66,6 +78,7 @@ def serve_config(port: int, registry: Path) -> dict[str, object]:
         "max_queued": 24,
         "watch_s": 0.1,
         "request_timeout_s": 60,
+        **args,
     }
     return config
 
@@ -74,8 +87,9 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SERVING_"))}
     return {
         **kept,
-        "RAY_ADDRESS": "local",  # or `serve run` joins, or waits for, the cluster that Ray last noted on this machine
+        "RAY_ADDRESS": "local",  # or `serve run` joins, or waits for, the cluster that Ray has noted last
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
+        "SERVING_READ_TIMEOUT_S": str(READ_TIMEOUT_S),
     }
 
 
@@ -106,3 +120,31 @@ def poll(condition: Callable[[], bool], timeout_s: float) -> float:
         assert time.monotonic() - began_s < timeout_s, "the condition did not come true in time"
         time.sleep(0.02)
     return time.monotonic() - began_s
+
+
+@contextmanager
+def running(
+    root: Path, model: Path, *, env: Mapping[str, str] | None = None, **args: Any
+) -> Iterator[Endpoint]:
+    """An endpoint over a registry of its own. `args`: settings besides those of all tests here."""
+    (root / "report.json").write_text("{}")
+    port = free_port()
+    registry = Registry(root / "registry")
+    registry.promote(model, sha256=sha256_of(model), run="local", report=root / "report.json")
+    config = root / "serve.yaml"
+    config.write_text(yaml.safe_dump(serve_config(port, registry.root, args)))
+    with (root / "serve.log").open("wb") as log:
+        command = [str(Path(sys.executable).with_name("serve")), "run", str(config)]
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment() | dict(env or {}), cwd=root
+        )
+    found = Endpoint(f"http://127.0.0.1:{port}", registry, model, process)
+    try:
+        wait_ready(found, root / "serve.log")
+        yield found
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -21,6 +24,8 @@ from serving.calls import (
     Started,
     Text,
 )
+from serving.engine import Request, RequestError, Stream
+from serving.engine.types import Delta, Result
 from serving.http.app import create_app
 from serving.settings import GateSettings, ServingSettings
 
@@ -83,6 +88,49 @@ class FakeBackend:
 
     async def metrics(self) -> str:
         return "engine_up 1\n"
+
+
+class FakeEngine:
+    """Says what its file holds, a letter at a time; `hold` keeps answers from ending."""
+
+    opened: list[FakeEngine]
+    context_tokens = 32
+
+    def __init__(self, path: Path, *, template: str = "") -> None:
+        self.model_path = path
+        self.word = path.read_text()
+        self.closed = threading.Event()
+        self.streams: list[Stream] = []
+        self.hold = False
+        self.num_queued = 0
+        self.chat = SimpleNamespace(source=template, render=lambda messages, **_: tuple(range(3)))
+        self.tokenizer = SimpleNamespace(detokenize=lambda tokens, special=False: "x")
+
+    def tokenize(self, text: str, **_: Any) -> list[int]:
+        return list(range(len(text)))
+
+    def submit(self, request: Request) -> Stream:
+        if len(request.prompt) >= self.context_tokens:
+            raise RequestError("context_length_exceeded", "too long")
+        stream = Stream(request, on_cancel=lambda stream: self.end(stream, "cancelled"))
+        self.streams.append(stream)
+        for letter in self.word:
+            stream.push(Delta(letter))
+        if not (self.hold and request.id != "smoke"):
+            self.end(stream, "stop")
+        return stream
+
+    def end(self, stream: Stream, reason: Any) -> None:
+        request, count = stream.request, len(self.word)
+        stream.finish(
+            Result(request.id, self.word, (1,) * count, reason, len(request.prompt), 1, count, 0.1, 0.1)
+        )
+
+    def metrics(self) -> Any:
+        return SimpleNamespace(requests_queued=self.num_queued)
+
+    def close(self) -> None:
+        self.closed.set()
 
 
 def app_over(backend: FakeBackend, **settings: Any) -> FastAPI:

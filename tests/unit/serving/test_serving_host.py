@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from serving_fakes import FakeEngine
 
 from serving.answering import HostBackend
 from serving.calls import Call, Ended, Event, Failed, Started, Text
@@ -20,54 +19,11 @@ from serving.engine import (
     Engine,
     EngineSettings,
     ModelLoadError,
-    Request,
-    RequestError,
     Sampling,
-    Stream,
 )
-from serving.engine.types import Delta, Result
 from serving.host import ModelHost, NotReady
 from serving.names import UnknownModel, cards
 from serving.registry import BaseModel, Registry, RegistryError
-
-
-class FakeEngine:
-    """Says what its file holds, a letter at a time; `hold` keeps answers from ending."""
-
-    opened: list[FakeEngine]
-    context_tokens = 32
-
-    def __init__(self, path: Path) -> None:
-        self.model_path = path
-        self.word = path.read_text()
-        self.closed = threading.Event()
-        self.streams: list[Stream] = []
-        self.hold = False
-        self.chat = SimpleNamespace(render=lambda messages: tuple(range(3)))
-        self.tokenizer = SimpleNamespace(detokenize=lambda tokens, special=False: "x")
-
-    def tokenize(self, text: str, **_: Any) -> list[int]:
-        return list(range(len(text)))
-
-    def submit(self, request: Request) -> Stream:
-        if len(request.prompt) >= self.context_tokens:
-            raise RequestError("context_length_exceeded", "too long")
-        stream = Stream(request, on_cancel=lambda stream: self.end(stream, "cancelled"))
-        self.streams.append(stream)
-        for letter in self.word:
-            stream.push(Delta(letter))
-        if not (self.hold and request.id != "smoke"):
-            self.end(stream, "stop")
-        return stream
-
-    def end(self, stream: Stream, reason: Any) -> None:
-        request, count = stream.request, len(self.word)
-        stream.finish(
-            Result(request.id, self.word, (1,) * count, reason, len(request.prompt), 1, count, 0.1, 0.1)
-        )
-
-    def close(self) -> None:
-        self.closed.set()
 
 
 @pytest.fixture
@@ -253,10 +209,13 @@ def test_closing_an_answer_cancels_it(
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            while not opened[0].streams[-1].cancelled or host.loaded[0].num_calls:
+            while host.loaded[0].num_calls:
                 await asyncio.sleep(0.001)
 
     asyncio.run(run())
+    answer = opened[0].streams[-1]
+    assert answer.cancelled
+    assert answer.result(0).finish_reason == "cancelled"
 
 
 def test_a_deadline_of_the_engine_is_a_timeout(

@@ -13,6 +13,7 @@ from serving_fakes import CHAT, SHA256, FakeBackend, app_over, chat, client_of, 
 
 from serving.calls import Failed
 from serving.http.gate import Gate
+from serving.http.metrics import added
 from serving.settings import GateSettings
 
 
@@ -90,6 +91,9 @@ def test_completions_are_openais() -> None:
     events = events_of(post({"prompt": [1, 2, 3], "stream": True}, "/v1/completions"))
     texts = [json.loads(event)["choices"][0]["text"] for event in events[:-1]]
     assert "".join(texts) == "red and blue"
+    events = events_of(post({"prompt": "x", "stream": True, "logprobs": 1}, "/v1/completions"))
+    logprobs = [json.loads(event)["choices"][0]["logprobs"] for event in events[:-1]]
+    assert [one["text_offset"] for one in logprobs if one] == [[0], [3], [7]]
 
 
 def test_models_health_and_metrics() -> None:
@@ -114,6 +118,15 @@ def test_models_health_and_metrics() -> None:
             assert error_of(response)["code"] == "unavailable"
 
     asyncio.run(run())
+
+
+def test_metrics_of_several_replicas_are_added_up() -> None:
+    one = '# TYPE a counter\na 1\n# TYPE b gauge\nb{sha256="x"} 1\nb{le="0.5"} 0.25\n'
+    other = '# TYPE a counter\na 2\n# TYPE b gauge\nb{sha256="y"} 1\nb{le="0.5"} 0.5\n'
+    assert added([one, other]) == (
+        '# TYPE a counter\na 3\n# TYPE b gauge\nb{sha256="x"} 1\nb{le="0.5"} 0.75\nb{sha256="y"} 1\n'
+    )
+    assert added([one]) == one
 
 
 def test_settings_of_a_request_reach_the_engine() -> None:
@@ -192,7 +205,7 @@ BAD_BODIES = [
     (chat(logit_bias={"x": 1}), "logit_bias.x"),
     (chat(logit_bias={str(i): 1 for i in range(1000)}), "logit_bias"),
     (chat(stream_options={"include_usage": True}), "stream_options"),
-    (chat(tools=[{"type": "function"}]), "tools"),
+    (chat(tools=[{"type": "function"}]), "tools.0.function"),
     (chat(functions=[]), "functions"),
     (chat(grammar="root ::= x"), "grammar"),
     (chat(guided_regex="a*"), "guided_regex"),

@@ -1,0 +1,85 @@
+"""Who may call: holders of a key, or, without keys, programs on this machine."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import logging
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from serving.http.errors import ApiError
+from serving.keys import ApiKey, KeyRing, KeysError
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+
+
+class Access:
+    """A key file that cannot be read lets nobody in."""
+
+    def __init__(self, api_keys_file: str | None) -> None:
+        self._file = api_keys_file
+        self._keys = None if api_keys_file is None else _open_keys(api_keys_file)
+
+    def key_of(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey | None:
+        """The caller's key; None where none is needed. Raises ApiError 401."""
+        if self._file is None:
+            _require_local(scope, headers)
+            return None
+        key = _key_of(headers.get(b"authorization", b"").decode("latin-1"))
+        found = self._keys.find(key) if self._keys is not None and key is not None else None
+        if found is None:
+            # A browser asks for the chat page's key by itself if the page is protected by Basic.
+            scheme = "Basic realm=serving" if scope["path"] == "/" else "Bearer"
+            raise ApiError(
+                401,
+                "a valid API key is required",
+                code="invalid_api_key",
+                headers={"www-authenticate": scheme},
+            )
+        return found
+
+
+def _open_keys(file: str) -> KeyRing | None:
+    try:
+        return KeyRing(Path(file))
+    except KeysError as error:
+        log.error("no request is answered: %s", error)
+        return None
+
+
+def _require_local(scope: Scope, headers: dict[bytes, bytes]) -> None:
+    """Without keys only this machine's programs are answered, and no web page that a browser here shows."""
+    client = scope.get("client")
+    host = headers.get(b"host", b"localhost").decode("latin-1").lower()
+    name = host if host.endswith("]") or host == "::1" else host.rsplit(":", 1)[0]
+    if client is None or not _is_loopback(client[0]) or name not in _LOCAL_NAMES:
+        message = "without API keys only clients on this machine are answered: set SERVING_API_KEYS_FILE"
+        raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return bool((mapped or parsed).is_loopback)
+
+
+def _key_of(authorization: str) -> str | None:
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+    return None

@@ -1,0 +1,61 @@
+"""serve.yaml and the Kubernetes manifest, as far as they can be checked without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from serving.http.gate import proxy_middlewares
+from serving.settings import ServingSettings
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def manifest() -> dict[str, Any]:
+    return dict(yaml.safe_load((CONFIGS / "kuberay" / "endpoint.yaml").read_text(encoding="utf-8")))
+
+
+def serve_configs() -> list[dict[str, Any]]:
+    plain = yaml.safe_load((CONFIGS / "serve.yaml").read_text(encoding="utf-8"))
+    return [plain, yaml.safe_load(manifest()["spec"]["serveConfigV2"])]
+
+
+@pytest.mark.parametrize("config", serve_configs(), ids=["serve.yaml", "RayService"])
+def test_serve_and_our_settings_take_it(config: dict[str, Any]) -> None:
+    (application,) = ServeDeploySchema.model_validate(config).applications
+    assert application.import_path == "serving.app:build"
+    ServingSettings.model_validate(application.args)
+    with pytest.raises(ValidationError, match="replica_count"):
+        ServingSettings.model_validate({**application.args, "replica_count": 2})
+
+
+def pods() -> list[dict[str, Any]]:
+    cluster = manifest()["spec"]["rayClusterConfig"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    return [group["template"]["spec"] for group in groups]
+
+
+@pytest.mark.parametrize("pod", pods(), ids=["head", "engines"])
+def test_every_pod_has_the_gate_the_keys_and_the_registry(pod: dict[str, Any]) -> None:
+    (container,) = pod["containers"]
+    env = {each["name"]: each["value"] for each in container["env"]}
+    gate = f"{proxy_middlewares.__module__}:{proxy_middlewares.__name__}"
+    assert env["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == gate
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+    assert Path(env["SERVING_API_KEYS_FILE"]).parent == Path(mounts["keys"])
+    assert mounts["registry"] == serve_configs()[1]["applications"][0]["args"]["registry"]
+
+
+def test_a_pod_has_the_cores_of_its_engine_and_there_are_pods_for_all_replicas() -> None:
+    args = serve_configs()[1]["applications"][0]["args"]
+    (group,) = manifest()["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    resources = pods()[1]["containers"][0]["resources"]
+    assert resources["requests"] == resources["limits"]
+    assert int(resources["limits"]["cpu"]) == args["engine"]["cores"]
+    assert (group["minReplicas"], group["maxReplicas"]) == (args["replicas"], args["max_replicas"])
