@@ -16,6 +16,8 @@ def connect() -> None:
     that was stopped early, and the next trial waits for ever (ray 2.60). Token authentication is left to
     ray.init, which turns it on for the clusters that it starts and writes the token.
     """
+    # Read when Ray is imported. A trial takes five small processes, which is what this warning is about.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
     import ray
 
     if ray.is_initialized():

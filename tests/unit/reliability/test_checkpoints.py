@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.stages.checkpoints import drop_damaged, drop_damaged_search, read_note, why_damaged, write_note
+from ray_jobs.stages.trial_table import evaluations
+
+ROWS = [{"step": 5, "heldout_nll": 1.5}, {"step": 10, "heldout_nll": 1.25}]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint_10"
+    (folder / "shards").mkdir(parents=True)
+    (folder / "adapter.safetensors").write_bytes(b"weights")
+    (folder / "shards" / "rank0.pt").write_bytes(b"optimiser")
+    write_note(folder, 0, ROWS)
+    return folder
+
+
+def test_a_whole_checkpoint_keeps_its_evaluations(checkpoint: Path) -> None:
+    assert why_damaged(checkpoint) is None
+    assert read_note(checkpoint) == ROWS
+    write_note(checkpoint, 1, ROWS)
+    assert why_damaged(checkpoint) is None
+
+
+def test_damage_is_named(checkpoint: Path) -> None:
+    (checkpoint / "shards" / "rank0.pt").write_bytes(b"optimizer")
+    assert str(why_damaged(checkpoint)).endswith("rank0.pt: is damaged")
+    (checkpoint / "shards" / "rank0.pt").unlink()
+    assert str(why_damaged(checkpoint)).endswith("rank0.pt: is missing")
+    (checkpoint / "evaluations-0.json").write_text('{"files": ')
+    assert "cannot be read" in str(why_damaged(checkpoint))
+    assert read_note(checkpoint) == []
+    (checkpoint / "evaluations-0.json").unlink()
+    assert "has no evaluations-0.json" in str(why_damaged(checkpoint))
+
+
+def test_the_curve_has_each_step_once_whatever_was_reported_again(checkpoint: Path) -> None:
+    reported = [
+        {"step": 10, "heldout_nll": 9.0},
+        {"step": 15, "heldout_nll": 1.0},
+        {"step": 15, "heldout_nll": 1.0},
+    ]
+    assert evaluations(str(checkpoint), reported) == [*ROWS, {"step": 15, "heldout_nll": 1.0}]
+    assert [row["step"] for row in evaluations(None, reported)] == [10, 15]
+
+
+def test_a_list_of_checkpoints_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
+    snapshot = tmp_path / "checkpoint_manager_snapshot.json"
+    drop_damaged(tmp_path)
+    (tmp_path / "checkpoint_1").mkdir()
+    whole = json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1", "metrics": {}}]})
+    snapshot.write_text(whole)
+    drop_damaged(tmp_path)
+    assert snapshot.read_text() == whole
+    for broken in (whole[:20], "", whole.replace("checkpoint_1", "checkpoint_2")):
+        snapshot.write_text(broken)
+        drop_damaged(tmp_path)
+        assert not snapshot.exists()
+
+
+def test_only_damaged_search_states_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "experiment_state-1.json").write_text('{"trial_data": []}')
+    (tmp_path / "experiment_state-2.json").write_text('{"trial_da')
+    drop_damaged_search(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment_state-1.json"]
