@@ -4,6 +4,7 @@ A trial that is taken up from a checkpoint has the evaluations of an unbroken on
 was not recorded reports its last evaluation again instead of training; a damaged checkpoint is not used.
 """
 
+import importlib.metadata
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -55,24 +56,54 @@ def why_damaged(folder: Path) -> str | None:
     return None
 
 
-def drop_damaged(trial: Path) -> None:
-    """Makes a trial's folder fit to go on from: without a readable list of checkpoints it starts anew.
+def repair_trial(trial: Path) -> None:
+    """Makes a trial's folder fit to go on from, where its list of checkpoints is damaged.
 
-    Ray Train (2.60) writes the list in place, so that a kill in between leaves a part of it, on which the
-    trial would fail for ever.
+    Ray Train (2.60) writes the list in place: a kill in between, or a full disk, leaves a part of it, on
+    which the trial would fail for ever. A new list is made of the newest whole checkpoint; without one the
+    trial starts anew.
     """
     snapshot = trial / "checkpoint_manager_snapshot.json"
-    if not snapshot.exists():
+    if not snapshot.exists() or _lists_what_is_there(snapshot):
         return
+    whole = [
+        folder for folder in sorted(trial.glob("checkpoint_*")) if folder.is_dir() and not why_damaged(folder)
+    ]
+    log.warning("%s: is damaged; going on from %s", snapshot, whole[-1].name if whole else "the start")
+    if whole:
+        write_whole(snapshot, dump_json(_list_of(whole[-1])))
+    else:
+        snapshot.unlink()
+
+
+def _lists_what_is_there(snapshot: Path) -> bool:
     try:
         data = json.loads(snapshot.read_bytes())
         names = [result["checkpoint_dir_name"] for result in data["checkpoint_results"]]
-        whole = all((trial / name).is_dir() for name in names)
     except (ValueError, LookupError, TypeError):
-        whole = False
-    if not whole:
-        log.warning("%s: is damaged; the trial starts anew", snapshot)
-        snapshot.unlink()
+        return False
+    return all((snapshot.parent / name).is_dir() for name in names)
+
+
+def _list_of(checkpoint: Path) -> dict[str, Any]:
+    """Ray Train's list with one checkpoint (`_CheckpointManagerState`, ray 2.60)."""
+    rows = read_note(checkpoint)
+    result = {"version": 0, "checkpoint_dir_name": checkpoint.name, "metrics": rows[-1]}
+    empty: tuple[str, ...] = (
+        "pending_training_results",
+        "pending_validation_specs",
+        "validated_checkpoint_dir_names",
+        "timed_out_validation_checkpoint_dir_names",
+        "failed_validation_checkpoint_dir_names",
+    )
+    return {
+        "ray_version": importlib.metadata.version("ray"),
+        "checkpoint_results": [result],
+        "checkpoint_report_indices": [0],
+        "latest_checkpoint_result": result,
+        "current_report_index": 1,
+        **{name: [] for name in empty},
+    }
 
 
 def drop_damaged_search(experiment: Path) -> None:

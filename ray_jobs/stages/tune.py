@@ -13,7 +13,7 @@ from ray_jobs.runs import RunFolder, write_whole
 from ray_jobs.search.trials import Trial, best_trial, with_overrides
 from ray_jobs.stages import cluster
 from ray_jobs.stages.base import Stage
-from ray_jobs.stages.checkpoints import drop_damaged, drop_damaged_search, why_damaged
+from ray_jobs.stages.checkpoints import drop_damaged_search, repair_trial, why_damaged
 from ray_jobs.stages.train_worker import train_worker
 from ray_jobs.stages.trial_table import describe, trial_from, write_trials
 from ray_jobs.stages.tune_search import param_space, tune_config
@@ -69,7 +69,7 @@ def run_trial(
 
     from ray_jobs.orpo.settings import TrainingSettings
 
-    drop_damaged(Path(job["storage"]) / ray.tune.get_context().get_trial_id())
+    repair_trial(Path(job["storage"]) / ray.tune.get_context().get_trial_id())
     settings = with_overrides(TrainingSettings.model_validate_json(job["training"]), overrides)
     workers = job["workers"]
     gpus = workers["gpus_per_worker"]

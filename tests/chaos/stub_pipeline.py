@@ -22,7 +22,7 @@ from ray_jobs.runs import RunFolder, file_sha256, write_whole
 from ray_jobs.stages import export, generate, judge, train_worker, tune
 from serving.engine.types import Request, Result
 
-STEP_S = 0.15
+STEP_S = 0.3
 ROW_S = 0.01
 MODEL_S = 0.5
 

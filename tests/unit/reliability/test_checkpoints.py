@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.stages.checkpoints import drop_damaged, drop_damaged_search, read_note, why_damaged, write_note
+from ray_jobs.stages.checkpoints import drop_damaged_search, read_note, repair_trial, why_damaged, write_note
 from ray_jobs.stages.trial_table import evaluations
 
 ROWS = [{"step": 5, "heldout_nll": 1.5}, {"step": 10, "heldout_nll": 1.25}]
@@ -48,18 +48,36 @@ def test_the_curve_has_each_step_once_whatever_was_reported_again(checkpoint: Pa
     assert [row["step"] for row in evaluations(None, reported)] == [10, 15]
 
 
-def test_a_list_of_checkpoints_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
+def test_a_list_of_checkpoints_that_a_kill_cut_short_is_made_anew(tmp_path: Path, checkpoint: Path) -> None:
     snapshot = tmp_path / "checkpoint_manager_snapshot.json"
-    drop_damaged(tmp_path)
-    (tmp_path / "checkpoint_1").mkdir()
-    whole = json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1", "metrics": {}}]})
+    repair_trial(tmp_path)
+    assert not snapshot.exists()
+    whole = json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_10", "metrics": {}}]})
     snapshot.write_text(whole)
-    drop_damaged(tmp_path)
+    repair_trial(tmp_path)
     assert snapshot.read_text() == whole
-    for broken in (whole[:20], "", whole.replace("checkpoint_1", "checkpoint_2")):
+    for broken in (whole[:20], "", whole.replace("checkpoint_10", "checkpoint_2")):
         snapshot.write_text(broken)
-        drop_damaged(tmp_path)
-        assert not snapshot.exists()
+        repair_trial(tmp_path)
+        (result,) = json.loads(snapshot.read_bytes())["checkpoint_results"]
+        assert (result["checkpoint_dir_name"], result["metrics"]) == ("checkpoint_10", ROWS[-1])
+
+
+def test_without_a_whole_checkpoint_the_trial_starts_anew(tmp_path: Path, checkpoint: Path) -> None:
+    snapshot = tmp_path / "checkpoint_manager_snapshot.json"
+    snapshot.write_text("{")
+    (checkpoint / "adapter.safetensors").write_bytes(b"cut")
+    repair_trial(tmp_path)
+    assert not snapshot.exists()
+
+
+def test_ray_reads_the_list_that_is_made_anew(tmp_path: Path, checkpoint: Path) -> None:
+    manager = pytest.importorskip("ray.train.v2._internal.execution.checkpoint.checkpoint_manager")
+    snapshot = tmp_path / "checkpoint_manager_snapshot.json"
+    snapshot.write_text("{")
+    repair_trial(tmp_path)
+    state = manager._CheckpointManagerState.parse_obj(json.loads(snapshot.read_bytes()))
+    assert state.latest_checkpoint_result.checkpoint_dir_name == "checkpoint_10"
 
 
 def test_only_damaged_search_states_are_dropped(tmp_path: Path) -> None:
