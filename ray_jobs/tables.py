@@ -3,7 +3,7 @@
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -51,15 +51,28 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[s
 
 
 def write_tables(path: Path, tables: Iterable[Any], columns: Mapping[str, str]) -> None:
-    """Arrow tables into one file, one after another; only one of them is held in memory."""
+    """Arrow tables into one file, one after another; a few thousand rows at once are held in memory."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with (
         replacing(path) as file,
         pq.ParquetWriter(file, schema(columns), write_page_checksum=True) as writer,
     ):
-        for table in tables:
-            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+        for group in grouped(tables):
+            writer.write_table(pa.concat_tables(group), row_group_size=ROWS_PER_GROUP)
+
+
+def grouped(tables: Iterable[Any]) -> Iterator[list[Any]]:
+    """Tables in groups that make a row group or more: readers hold a description of each row group."""
+    group: list[Any] = []
+    for table in tables:
+        group.append(table)
+        if sum(len(part) for part in group) >= ROWS_PER_GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def read_table(path: Path) -> Any:

@@ -85,7 +85,7 @@ def through_actors(
     if not ranges:
         return
     cores = pool.settings.cores
-    actors = min(pool.actors or max(1, cluster.num_cpus() // cores), len(ranges))
+    actors = min(pool.actors or max(1, cluster.engine_cpus() // cores), len(ranges))
     num_rows = sum(stop - start for start, stop in ranges)
     log.info("%-8s %d engine(s) of %d core(s), %d rows", job.stage, actors, cores, num_rows)
     progress = Progress(log, job.stage, "rows", num_rows)
