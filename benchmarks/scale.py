@@ -1,6 +1,6 @@
 """What the machinery costs around an engine and around a trial, and whether it stays flat.
 
-`python -m benchmarks.scale [--rows 1000,10000,100000] [--trials N] [--quick] [--json FILE]`
+`python -m benchmarks.scale [--rows 1000,10000,100000] [--engines 1,4] [--trials N] [--quick] [--json FILE]`
 
 Rows go through the same Ray Data path as answers do, with an engine that answers at once: what is left is
 overhead. The driver's memory is sampled while they do. Trials go through Ray Tune and Ray Train with a
@@ -30,6 +30,8 @@ from serving.engine.types import Request, Result
 
 TEXT = "What would happen to the tides if the moon were half as far away? " * 8
 CHUNK = 10_000
+ROW_S = 0.02
+"""What an answer of the steady engine takes: a small model's, in a full batch on one core."""
 CONFIG = harness.REPOSITORY / "configs/smoke.yaml"
 
 
@@ -53,6 +55,25 @@ class InstantActor(generate.AnswerActor):
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec
         self._engine: Any = InstantEngine()
+
+
+class SteadyEngine(InstantEngine):
+    """Takes `ROW_S` for each answer, one after another, without using a core."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turn = threading.Lock()
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        with self._turn:
+            time.sleep(ROW_S * len(requests))
+        return super().generate(requests)
+
+
+class SteadyActor(generate.AnswerActor):
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._spec = spec
+        self._engine: Any = SteadyEngine()
 
 
 def instant_training(job: dict[str, Any], settings: Any, reports: Any, resume_from: str | None) -> None:
@@ -107,14 +128,16 @@ def peak_rss() -> Iterator[list[float]]:
         sampler.join()
 
 
-def answer_rows(count: int, folder: Path, pool: EngineActors) -> dict[str, float]:
+def answer_rows(
+    count: int, folder: Path, pool: EngineActors, actor: type[generate.AnswerActor] = InstantActor
+) -> dict[str, float]:
     """Seconds and the driver's peak memory for `count` prompts, actors' start included."""
     from dataclasses import replace
 
     source, output = folder / f"{count}.parquet", folder / f"{count}-answers.parquet"
     write_tables(source, prompt_tables(count), PROMPT_COLUMNS)
     spec = {"model_sha256": "0" * 64, "seed": 0, "system_prompt": None, "sampling": {"max_tokens": 64}}
-    job = replace(generate.answer_job(spec), actor=InstantActor)
+    job = replace(generate.answer_job(spec), actor=actor)
     with peak_rss() as peak:
         began_s = time.perf_counter()
         compute_file(job, source, output, folder / f"{count}-blocks", pool)
@@ -142,6 +165,19 @@ def time_rows(counts: Sequence[int], pool: EngineActors, folder: Path) -> dict[s
     return figures
 
 
+def time_engines(numbers: Sequence[int], folder: Path) -> dict[str, float]:
+    """Share of the ideal rate that engines reach together, on simulated cores; their start is not in it."""
+    figures = {}
+    for number in numbers:
+        pool = EngineActors(actors=number, rows_per_block=16, settings=EngineSettings(cores=1))
+        few, many = (
+            answer_rows(number * each, folder / f"engines-{number}-{each}", pool, SteadyActor)["seconds"]
+            for each in (128, 640)
+        )
+        figures[f"efficiency_{number}_engines"] = 512 * ROW_S / (many - few)
+    return figures
+
+
 def time_trials(count: int, folder: Path) -> dict[str, float]:
     """Seconds of a trial that trains nothing: Tune's and Train's own work, several trials at once."""
     changes = [f"search.num_trials={count}", "workers.cpus_per_worker=0.5"]
@@ -158,19 +194,33 @@ def time_trials(count: int, folder: Path) -> dict[str, float]:
     return {"overhead_per_trial_s": seconds / count, "trials": count}
 
 
+def start(num_cpus: int) -> None:
+    """A cluster that believes in as many CPUs as the largest simulation has engines."""
+    import logging
+
+    import ray
+
+    ray.init(address="local", num_cpus=num_cpus, log_to_driver=False, logging_level=logging.ERROR)
+    cluster.connect()
+    cluster.quiet()
+
+
 def main() -> None:
     options = harness.parser(__doc__.splitlines()[0])
     options.add_argument("--rows", default="", help="numbers of rows, rising, such as 1000,10000,100000")
     options.add_argument("--trials", type=int, default=None, help="trials that train nothing; 0: none")
+    options.add_argument("--engines", default="", help="numbers of engines to simulate, such as 1,4,16")
     given = options.parse_args()
+    engines = [int(text) for text in given.engines.split(",") if text]
     counts = [
         int(text) for text in (given.rows or ("1000,5000" if given.quick else "1000,10000,100000")).split(",")
     ]
     num_trials = given.trials if given.trials is not None else (4 if given.quick else 16)
     pool = EngineActors(actors=cluster.usable_cpus(), rows_per_block=16, settings=EngineSettings(cores=1))
-    cluster.connect()
+    start(max([pool.actors, *engines]))
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         figures = time_rows(counts, pool, Path(folder))
+        figures |= time_engines(engines, Path(folder))
         if num_trials:
             figures |= time_trials(num_trials, Path(folder))
     work = {

@@ -117,8 +117,8 @@ class Chaos:
             self._watch_strays(family)
 
     def _watch_strays(self, family: list[psutil.Process]) -> None:
-        """Whatever outlives its driver by 30 s is counted and ended."""
-        _, alive = psutil.wait_procs(family, timeout=30)
+        """Whatever outlives its driver by a minute is counted and ended."""
+        _, alive = psutil.wait_procs(family, timeout=60)
         for process in alive:
             self._strays[process.name()] += 1
             process.kill()

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,23 @@ def compare(expected: Path, found: Path) -> list[str]:
     for name in ("answers", "judgements"):
         lost, doubled = ids(one[name]) - ids(two[name]), ids(two[name]) - ids(one[name])
         if lost or doubled:
-            differences.append(f"{found.name}: {name}: {lost.total()} lost, {doubled.total()} too many")
-    differences += [f"{found.name}: {name} differ" for name in one if one[name] != two[name]]
-    return differences + [f"{found.name}: {text}" for text in trained_again(found / "chaos")]
+            differences.append(
+                f"{found.parent.name}: {name}: {lost.total()} lost, {doubled.total()} too many"
+            )
+    differences += [f"{found.parent.name}: {text}" for text in list(unequal(one, two))[:20]]
+    return differences + [f"{found.parent.name}: {text}" for text in trained_again(found / "chaos")]
+
+
+def unequal(one: Any, two: Any, where: str = "") -> Iterator[str]:
+    """The places in which two nested values differ."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        for key in sorted({*one, *two}):
+            yield from unequal(one.get(key), two.get(key), f"{where}.{key}" if where else key)
+    elif isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
+        for number, (left, right) in enumerate(zip(one, two, strict=True)):
+            yield from unequal(left, right, f"{where}[{number}]")
+    elif one != two:
+        yield f"{where}: {str(one)[:200]} became {str(two)[:200]}"
 
 
 def trained_again(logs: Path) -> list[str]:
