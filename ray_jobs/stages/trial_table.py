@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,17 @@ CURVE = (
     "train_loss",
     "tokens_per_s",
 )
+
+
+DRAWN = re.compile(r"_[0-9a-f]{5,8}(?:_\d{5})?_(\d+)_")
+"""Of a trial's folder as Tune names it: run_trial_ID_NUMBER_SETTINGS."""
+
+
+def drawn_order(path: str) -> tuple[int, str]:
+    """Sorts trials as they were drawn: Tune gives those of a restored search in another order."""
+    name = Path(path).name
+    found = DRAWN.search(name)
+    return (int(found[1]) if found else 0, name)
 
 
 def write_trials(path: Path, trials: list[Trial]) -> None:

@@ -15,7 +15,7 @@ from ray_jobs.stages import cluster
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.checkpoints import drop_damaged_search, repair_trial, why_damaged
 from ray_jobs.stages.train_worker import train_worker
-from ray_jobs.stages.trial_table import describe, trial_from, write_trials
+from ray_jobs.stages.trial_table import describe, drawn_order, trial_from, write_trials
 from ray_jobs.stages.tune_search import param_space, tune_config
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
     job = trial_job(config, folder)
     results = fit(config, job, folder.path("tune"))
-    trials = [trial_from(number, result) for number, result in enumerate(results)]
+    in_order = sorted(results, key=lambda result: drawn_order(result.path))
+    trials = [trial_from(number, result) for number, result in enumerate(in_order)]
     write_trials(folder.path("tune/trials.parquet"), trials)
     best = best_trial(trials, config.search.objective)
     if best is None:

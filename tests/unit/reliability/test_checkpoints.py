@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.stages.checkpoints import drop_damaged_search, read_note, repair_trial, why_damaged, write_note
-from ray_jobs.stages.trial_table import evaluations
+from ray_jobs.stages.trial_table import drawn_order, evaluations
 
 ROWS = [{"step": 5, "heldout_nll": 1.5}, {"step": 10, "heldout_nll": 1.25}]
 
@@ -85,3 +85,14 @@ def test_only_damaged_search_states_are_dropped(tmp_path: Path) -> None:
     (tmp_path / "experiment_state-2.json").write_text('{"trial_da')
     drop_damaged_search(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["experiment_state-1.json"]
+
+
+def test_trials_keep_the_order_in_which_they_were_drawn() -> None:
+    names = [
+        "/s/run_trial_b26b2_00010_10_beta=0.1_2026-11-22_22-47-31",
+        "/s/run_trial_b26b2_00002_2_beta=0.2,lora_rank=8_2026-11-22_22-47-31",
+        "/s/run_trial_1f00ab12_1_beta=0.3_2026-11-22_22-47-31",
+        "/s/run_trial_b26b2_00000_0_2026-11-22_22-47-31",
+    ]
+    assert [drawn_order(name)[0] for name in names] == [10, 2, 1, 0]
+    assert sorted(names, key=drawn_order) == names[::-1]
