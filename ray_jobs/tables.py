@@ -1,12 +1,19 @@
 """Typed rows in Parquet files that appear whole or not at all."""
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.errors import RunConflict
-from ray_jobs.runs import write_whole
+from ray_jobs.runs import replacing
+
+ROWS_PER_GROUP = 1024
+"""Rows that a reader of a range has to decode at once."""
+GROUPS_HELD = 8
 
 MESSAGES = "list<struct<role: string, content: string>>"
 PAIR_COLUMNS = {
@@ -33,32 +40,101 @@ def schema(columns: Mapping[str, str]) -> Any:
     return pa.schema([(name, types[kind]) for name, kind in columns.items()])
 
 
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(list(rows), schema=schema(columns))
+
+
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    write_tables(path, [table_of(rows, columns)], columns)
+
+
+def write_tables(path: Path, tables: Iterable[Any], columns: Mapping[str, str]) -> None:
+    """Arrow tables into one file, one after another; a few thousand rows at once are held in memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema(columns)), buffer)
-    write_whole(path, buffer.getvalue())
+    with (
+        replacing(path) as file,
+        pq.ParquetWriter(file, schema(columns), write_page_checksum=True) as writer,
+    ):
+        for group in grouped(tables):
+            writer.write_table(pa.concat_tables(group), row_group_size=ROWS_PER_GROUP)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of one file. Raises RunConflict, naming the file, when it is missing or damaged."""
+def grouped(tables: Iterable[Any]) -> Iterator[list[Any]]:
+    """Tables in groups that make a row group or more: readers hold a description of each row group."""
+    group: list[Any] = []
+    for table in tables:
+        group.append(table)
+        if sum(len(part) for part in group) >= ROWS_PER_GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def read_table(path: Path) -> Any:
+    """One file as an Arrow table. Raises RunConflict, naming the file, when it is missing or damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
+        return pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
         raise RunConflict(f"{path}: cannot be read: {error}") from error
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of one file. Raises RunConflict, naming the file, when it is missing or damaged."""
+    rows: list[dict[str, Any]] = read_table(path).to_pylist()
     return rows
 
 
-def parts(folder: Path) -> list[Path]:
-    """The Parquet files of a folder, in order of name."""
-    return sorted(folder.glob("*.parquet"))
+class RowFile:
+    """A Parquet file of which ranges of rows are read, by several threads, without holding all of it."""
 
+    def __init__(self, path: Path) -> None:
+        """Raises RunConflict, naming the file, when it is missing or damaged."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-def read_parts(folder: Path) -> Iterator[dict[str, Any]]:
-    for part in parts(folder):
-        yield from read_rows(part)
+        self._path = path
+        try:
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
+            raise RunConflict(f"{path}: cannot be read: {error}") from error
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self._starts = list(accumulate(sizes, initial=0))
+        self._lock = threading.Lock()
+        self._groups: OrderedDict[int, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Rows `start` to `stop` (exclusive). Raises RunConflict when they cannot be read."""
+        found: list[dict[str, Any]] = []
+        number = bisect_right(self._starts, start) - 1
+        while number < len(self._starts) - 1 and self._starts[number] < stop:
+            begin = self._starts[number]
+            group = self._group(number)
+            found += group.slice(max(0, start - begin), stop - max(begin, start)).to_pylist()
+            number += 1
+        return found
+
+    def _group(self, number: int) -> Any:
+        import pyarrow as pa
+
+        with self._lock:
+            if number not in self._groups:
+                try:
+                    self._groups[number] = self._file.read_row_group(number)
+                except (OSError, pa.ArrowException) as error:
+                    raise RunConflict(f"{self._path}: cannot be read: {error}") from error
+            self._groups.move_to_end(number)
+            if len(self._groups) > GROUPS_HELD:
+                self._groups.popitem(last=False)
+            return self._groups[number]

@@ -1,19 +1,24 @@
 """What a stage is, and how one is skipped, resumed, refused or run."""
 
+import errno
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
 from ray_jobs.config import Config
-from ray_jobs.errors import ConfigError, RunConflict
+from ray_jobs.errors import ConfigError, RunConflict, StageFailed
 from ray_jobs.runs import RunFolder, StageState, file_sha256, json_sha256, now
 
 log = logging.getLogger(__name__)
+
+FULL = os.strerror(errno.ENOSPC)
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,13 @@ def run_stage(stage: Stage, config: Config, run: RunFolder) -> bool:
     return True
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a write failed for want of room, here or in a worker whose error Ray passes on."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return isinstance(error, Exception) and FULL in str(error)
+
+
 def _work(stage: Stage, config: Config, run: RunFolder, inputs: dict[str, str], before: float) -> None:
     started, clock = now(), time.monotonic()
 
@@ -148,8 +160,11 @@ def _work(stage: Stage, config: Config, run: RunFolder, inputs: dict[str, str], 
     record("running", {})
     try:
         outputs = stage.run(config, run)
-    except BaseException:
-        record("failed", {})
+    except BaseException as error:
+        with suppress(OSError):  # a full disk takes no state either; the old one then says `running`
+            record("failed", {})
+        if is_full_disk(error):
+            raise StageFailed(f"{stage.name}: {run.root}: {FULL}; make room and run it again") from error
         raise
     record("done", {relative: file_sha256(run.path(relative)) for relative in sorted(outputs)})
     log.info("%-8s done in %.0f s", stage.name, time.monotonic() - clock)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +18,8 @@ def connect() -> None:
     that was stopped early, and the next trial waits for ever (ray 2.60). Token authentication is left to
     ray.init, which turns it on for the clusters that it starts and writes the token.
     """
+    # Read when Ray is imported. A trial takes five small processes, which is what this warning is about.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
     import ray
 
     if ray.is_initialized():
@@ -52,7 +56,55 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class NodeKind:
+    """Nodes of one kind: how many there are, or may be, and what each has."""
+
+    count: int
+    cpus: float
+    gpus: float
+
+
 def num_cpus() -> int:
     import ray
 
     return int(ray.cluster_resources().get("CPU", 1))
+
+
+def engine_cpus() -> int:
+    """CPUs that engines can have, on nodes yet to come too; nodes with GPUs are for trials."""
+    return max(cpus_for_engines(nodes_there()), cpus_for_engines(nodes_to_come()))
+
+
+def trial_capacity(resource: str) -> float:
+    """CPUs or GPUs that trials can have, on nodes yet to come too."""
+    field = {"CPU": "cpus", "GPU": "gpus"}[resource]
+    return max(
+        sum(kind.count * float(getattr(kind, field)) for kind in kinds)
+        for kinds in (nodes_there(), nodes_to_come())
+    )
+
+
+def cpus_for_engines(kinds: Sequence[NodeKind]) -> int:
+    """CPUs of the nodes without a GPU; of all nodes where each has one."""
+    without = [kind for kind in kinds if kind.gpus == 0 and kind.cpus > 0]
+    return int(sum(kind.count * kind.cpus for kind in without or kinds))
+
+
+def nodes_there() -> list[NodeKind]:
+    import ray
+
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [NodeKind(1, found.get("CPU", 0), found.get("GPU", 0)) for found in resources]
+
+
+def nodes_to_come() -> list[NodeKind]:
+    """What the autoscaler may start at most; nothing where there is none, or no limit is set."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    groups = [] if config is None else config.node_group_configs
+    return [
+        NodeKind(max(0, group.max_count), group.resources.get("CPU", 0), group.resources.get("GPU", 0))
+        for group in groups
+    ]

@@ -1,115 +1,141 @@
-"""Rows through a Ray Data pool of engine actors, with what is finished kept as it arrives."""
+"""Rows through a Ray Data pool of engine actors, with what is finished kept as it arrives.
+
+Ray Data schedules ranges of rows; the actors read them from a file and write what they finished to the run
+folder. So the driver holds no rows, and a killed actor, driver or node loses the blocks that were in work.
+(Ray Data's own checkpoint keeps whole write tasks, which may be all rows, and hangs on restore when the
+engines have all CPUs; ray 2.60.)
+"""
 
 import logging
-import uuid
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.config import EngineActors
-from ray_jobs.errors import StageFailed
+from ray_jobs.errors import RunConflict, StageFailed
 from ray_jobs.logs import Progress
 from ray_jobs.stages import cluster
-from ray_jobs.tables import read_parts, schema, write_rows
+from ray_jobs.stages.block_actor import BlockActor, Ledger
+from ray_jobs.stages.blocks import Blocks, Range, RowJob, cut
+from ray_jobs.tables import RowFile, read_rows, write_rows, write_tables
+
+__all__ = ["RowJob", "compute_file", "compute_rows"]
 
 log = logging.getLogger(__name__)
 
 BLOCKS_IN_FLIGHT = 4
 """Blocks that one actor works on at once, so that its slots stay full while a block's last rows finish."""
-
-
-Key = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RowJob:
-    """What a pool of actors does with rows.
-
-    `actor(spec)` is called with Arrow tables of `columns_in` and gives tables of `columns_out`, whose rows
-    are told apart by their `key` columns; `keys_of` names the keys that one row leads to.
-    """
-
-    stage: str
-    what: str
-    actor: Callable[..., Any]
-    spec: dict[str, Any]
-    columns_in: Mapping[str, str]
-    columns_out: Mapping[str, str]
-    key: tuple[str, ...]
-    keys_of: Callable[[Mapping[str, Any]], list[Key]]
-
-    def key_of(self, result: Mapping[str, Any]) -> Key:
-        return tuple(result[name] for name in self.key)
+TASKS_PER_SLOT = 8
+"""Ray tasks for each block that can be worked on at once: enough to spread work evenly to the end."""
+BLOCKS_PER_TASK = 64
+DAMAGE_ROUNDS = 3
+"""Times that damaged blocks are computed anew."""
 
 
 def compute_rows(
     job: RowJob, rows: Sequence[Mapping[str, Any]], unfinished: Path, pool: EngineActors
 ) -> list[dict[str, Any]]:
-    """One result for every key of every row, in the order of the rows.
+    """One result for every key of every row, in the order of the rows, for rows that fit into memory.
 
     Results are kept in `unfinished` as they come, and what is there already is not computed again. The
     caller publishes the results and removes the folder. Raises StageFailed when results are missing.
     """
-    results = {job.key_of(result): result for result in read_parts(unfinished)}
-    pending = [row for row in rows if any(key not in results for key in job.keys_of(row))]
-    if results:
-        log.info("%-8s takes up %d %s; %d rows are left", job.stage, len(results), job.what, len(pending))
-    progress = Progress(log, job.stage, job.what, sum(len(job.keys_of(row)) for row in pending))
-    for block in through_actors(job, pending, pool):
-        write_rows(unfinished / f"{uuid.uuid4().hex}.parquet", block, job.columns_out)
-        results.update((job.key_of(result), result) for result in block)
-        progress.add(len(block))
-    keys = [key for row in rows for key in job.keys_of(row)]
-    missing = [key for key in keys if key not in results]
-    if missing:
-        raise StageFailed(f"{job.stage}: {len(missing)} of {len(keys)} {job.what} are missing: {missing[:3]}")
-    return [results[key] for key in keys]
+    source, output = unfinished / "input.parquet", unfinished / "output.parquet"
+    if not _holds(source, rows):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_rows(source, rows, job.columns_in)
+    compute_file(job, source, output, unfinished / "blocks", pool)
+    return read_rows(output)
+
+
+def _holds(source: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
+    try:
+        return source.exists() and read_rows(source) == [dict(row) for row in rows]
+    except RunConflict:
+        return False
+
+
+def compute_file(job: RowJob, source: Path, output: Path, unfinished: Path, pool: EngineActors) -> None:
+    """Results for every key of every row of the file `source`, in the order of the rows, into `output`.
+
+    Memory does not grow with the number of rows. Blocks of results are kept in `unfinished`; the caller
+    removes the folder. Raises StageFailed when results are missing.
+    """
+    num_rows = len(RowFile(source))
+    blocks = Blocks(unfinished)
+    for _ in range(DAMAGE_ROUNDS):
+        through_actors(job, source, unfinished, blocks.missing(num_rows), pool)
+        if missing := blocks.missing(num_rows):
+            raise StageFailed(f"{job.stage}: {job.what} of rows {missing[:3]} are missing")
+        try:
+            write_tables(output, blocks.tables(), job.columns_out)
+        except RunConflict as error:
+            log.warning("%-8s %s; computing it again", job.stage, error)
+        else:
+            return
+    raise StageFailed(f"{job.stage}: {unfinished}: blocks are damaged again and again")
 
 
 def through_actors(
-    job: RowJob, rows: Sequence[Mapping[str, Any]], pool: EngineActors
-) -> Iterator[list[dict[str, Any]]]:
-    """The results, a block at a time, in the order in which they are finished."""
-    if not rows:
+    job: RowJob, source: Path, folder: Path, gaps: Sequence[Range], pool: EngineActors
+) -> None:
+    """Has the missing ranges computed, and logs how far it is."""
+    ranges = cut(gaps, pool.rows_per_block)
+    if not ranges:
         return
-    import pyarrow as pa
-    import ray.data
-
-    arrow = schema(job.columns_in)
-    size = pool.rows_per_block
-    tables = [
-        pa.Table.from_pylist(list(rows[at : at + size]), schema=arrow) for at in range(0, len(rows), size)
-    ]
     cores = pool.settings.cores
-    actors = min(pool.actors or max(1, cluster.num_cpus() // cores), len(tables))
-    log.info("%-8s %d engine(s) of %d core(s), %d rows", job.stage, actors, cores, len(rows))
-    results = map_batches(job, ray.data.from_arrow(tables), actors, cores)
-    for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield table.to_pylist()
+    actors = min(pool.actors or max(1, cluster.engine_cpus() // cores), len(ranges))
+    num_rows = sum(stop - start for start, stop in ranges)
+    log.info("%-8s %d engine(s) of %d core(s), %d rows", job.stage, actors, cores, num_rows)
+    progress = Progress(log, job.stage, "rows", num_rows)
+    quarantined = 0
+    for done in map_ranges(job, source, folder, tasks(ranges, actors), actors, cores):
+        quarantined += done["quarantined"]
+        progress.add(done["rows"], f"{quarantined} quarantined" if quarantined else "")
 
 
-def map_batches(job: RowJob, rows: Any, actors: int, cores: int) -> Any:
-    """The Ray Data step: a fixed pool of actors, each with its cores."""
+def tasks(ranges: Sequence[Range], actors: int) -> list[list[Range]]:
+    """The ranges in Ray tasks of one or more each."""
+    size = len(ranges) // (actors * BLOCKS_IN_FLIGHT * TASKS_PER_SLOT)
+    size = max(1, min(BLOCKS_PER_TASK, size))
+    return [list(ranges[at : at + size]) for at in range(0, len(ranges), size)]
+
+
+def map_ranges(
+    job: RowJob, source: Path, folder: Path, ranges: Sequence[Sequence[Range]], actors: int, cores: int
+) -> Iterator[dict[str, int]]:
+    """The Ray Data step: a fixed pool of actors, each with its cores; summaries as tasks end.
+
+    Ray Data restarts dead actors and repeats their tasks without end; the ledger is what ends it.
+    """
+    import pyarrow as pa
+    import ray
     import ray.data
 
-    # By default Ray Data restarts and retries for ever: a row that kills its actor would never end. The
-    # limits have no named parameter, and giving them the old way warns of a release above our pin.
-    limits = {"max_restarts": 2, "max_task_retries": 2}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return rows.map_batches(
-            job.actor,
-            fn_constructor_kwargs={"spec": job.spec},
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=cores,
-            compute=ray.data.ActorPoolStrategy(
-                size=actors,
-                max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT,
-                max_concurrent_calls_per_actor=BLOCKS_IN_FLIGHT,
-                enable_true_multi_threading=True,
-            ),
-            **limits,
-        )
+    ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    tables = [
+        pa.table({"start": [start for start, _ in task], "stop": [stop for _, stop in task]})
+        for task in ranges
+    ]
+    results = ray.data.from_arrow(tables).map_batches(
+        BlockActor,
+        fn_constructor_kwargs={
+            "job": job,
+            "source": str(source),
+            "folder": str(folder),
+            "ledger": ledger,
+        },
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=cores,
+        compute=ray.data.ActorPoolStrategy(
+            size=actors,
+            max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT,
+            max_concurrent_calls_per_actor=BLOCKS_IN_FLIGHT,
+            enable_true_multi_threading=True,
+        ),
+    )
+    for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from table.to_pylist()
+    ray.kill(ledger)

@@ -2,13 +2,14 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.config import Config
 from ray_jobs.records import (
     Answer,
-    Message,
     Prompt,
     as_row,
     messages_from,
@@ -19,8 +20,8 @@ from ray_jobs.records import (
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages import cluster
 from ray_jobs.stages.base import Stage
-from ray_jobs.stages.engine_rows import RowJob, compute_rows
-from ray_jobs.tables import PROMPT_COLUMNS, read_rows, write_rows
+from ray_jobs.stages.engine_rows import RowJob, compute_file
+from ray_jobs.tables import PROMPT_COLUMNS, read_rows
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def answer_rows(engine: Any, rows: list[dict[str, Any]], spec: dict[str, Any]) -
     from serving.engine.errors import RequestError
     from serving.engine.types import Request, Sampling
 
+    rows = [with_system(row, spec["system_prompt"]) for row in rows]
     requests, errors = [], {}
     for row in rows:
         sampling = Sampling(**spec["sampling"], seed=row_seed(spec["seed"], row["id"]))
@@ -69,6 +71,18 @@ def answer_rows(engine: Any, rows: list[dict[str, Any]], spec: dict[str, Any]) -
             errors[row["id"]] = f"{error.code}: {error}"
     results = {result.id: result for result in engine.generate(requests)}
     return [_answer(row, results.get(row["id"]), errors.get(row["id"]), spec) for row in rows]
+
+
+def with_system(row: Mapping[str, Any], system_prompt: str | None) -> dict[str, Any]:
+    """The row, with the config's system turn before the others where it has none of its own."""
+    if system_prompt is None or row["messages"][0]["role"] == "system":
+        return dict(row)
+    return {**row, "messages": [{"role": "system", "content": system_prompt}, *row["messages"]]}
+
+
+def failed_answer(row: Mapping[str, Any], error: str, *, spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The answer row of a prompt that no engine survives."""
+    return [_answer(with_system(row, spec["system_prompt"]), None, error, spec)]
 
 
 def _answer(row: dict[str, Any], result: Any, error: str | None, spec: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +105,6 @@ def _answer(row: dict[str, Any], result: Any, error: str | None, spec: dict[str,
 
 def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
-    rows = [as_row(prompt) for prompt in read_prompts(folder, config.generation.system_prompt)]
     models = models_of(folder)
     outputs = [ANSWERS.format(model=model) for model in models]
     for model, output in zip(models, outputs, strict=True):
@@ -100,7 +113,7 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         log.info("generate answers of the %s model", model)
         job = answer_job(actor_spec(config, folder, model))
         unfinished = folder.path("answers", model, "unfinished")
-        write_rows(folder.path(output), compute_rows(job, rows, unfinished, config.engine), Answer.COLUMNS)
+        compute_file(job, folder.path("data/prompts.parquet"), folder.path(output), unfinished, config.engine)
         shutil.rmtree(unfinished, ignore_errors=True)
     return outputs
 
@@ -133,6 +146,7 @@ def answer_job(spec: dict[str, Any]) -> RowJob:
         columns_out=Answer.COLUMNS,
         key=("id",),
         keys_of=lambda row: [(row["id"],)],
+        failed=partial(failed_answer, spec=spec),
     )
 
 
@@ -145,6 +159,7 @@ def actor_spec(config: Config, folder: RunFolder, model: str) -> dict[str, Any]:
         "model_sha256": manifest["sha256"],
         "engine": config.engine.settings.model_dump_json(),
         "seed": seed_of(config, model),
+        "system_prompt": generation.system_prompt,
         "sampling": {
             "temperature": generation.temperature,
             "top_p": generation.top_p,
@@ -159,18 +174,8 @@ def seed_of(config: Config, model: str) -> int:
     return config.seed if model == "base" or other is None else other
 
 
-def read_prompts(folder: RunFolder, system_prompt: str | None = None) -> list[Prompt]:
-    """The evaluation prompts, each with the system turn of the config where it has none."""
-    prompts = [prompt_from_row(row) for row in read_rows(folder.path("data/prompts.parquet"))]
-    if system_prompt is None:
-        return prompts
-    system = Message("system", system_prompt)
-    return [
-        prompt
-        if prompt.messages[0].role == "system"
-        else Prompt(prompt.id, prompt.source, (system, *prompt.messages), prompt.reference)
-        for prompt in prompts
-    ]
+def read_prompts(folder: RunFolder) -> list[Prompt]:
+    return [prompt_from_row(row) for row in read_rows(folder.path("data/prompts.parquet"))]
 
 
 def answers_of(folder: RunFolder, model: str) -> list[Answer]:

@@ -1,8 +1,19 @@
 """One Ray Train worker: reads the splits, trains, reports each evaluation with its checkpoint."""
 
+import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ray_jobs.stages.checkpoints import read_note, why_damaged, write_note
+
+if TYPE_CHECKING:
+    from ray_jobs.orpo.settings import TrainingSettings
+
+    Training = Callable[[dict[str, Any], TrainingSettings, "Reports", str | None], None]
+
+log = logging.getLogger(__name__)
 
 
 def train_worker(job: dict[str, Any]) -> None:
@@ -11,27 +22,45 @@ def train_worker(job: dict[str, Any]) -> None:
     base (ModelSettings), training (TrainingSettings, with the trial's own values), train and heldout
     (paths of Parquet files), threads (of this worker).
     """
+    resumed(job, run_training)
+
+
+def resumed(job: dict[str, Any], training: "Training") -> None:
+    """Has `training` go on from the trial's last whole checkpoint, if it is not at its end already."""
     import ray.train
+
+    from ray_jobs.orpo.settings import TrainingSettings
+
+    settings = TrainingSettings.model_validate_json(job["training"])
+    checkpoint = ray.train.get_checkpoint()
+    with checkpoint_folder(checkpoint) as folder:
+        resume_from = whole(folder)
+        reports = Reports(resume_from)
+        if not reports.finished(settings.num_steps):
+            training(job, settings, reports, resume_from)
+
+
+def run_training(
+    job: dict[str, Any], settings: "TrainingSettings", reports: "Reports", resume_from: str | None
+) -> None:
     import torch
 
     from ray_jobs.export.base import default_cache_dir, resolve_base
     from ray_jobs.export.settings import ModelSettings
-    from ray_jobs.orpo.settings import TrainingSettings
     from ray_jobs.orpo.training import train
     from ray_jobs.records import pair_from_row
     from ray_jobs.tables import read_rows
 
     torch.set_num_threads(job["threads"])
     base = resolve_base(ModelSettings.model_validate_json(job["base"]), default_cache_dir())
-    checkpoint = ray.train.get_checkpoint()
-    with checkpoint_folder(checkpoint) as resume_from, tempfile.TemporaryDirectory() as output_dir:
+    with tempfile.TemporaryDirectory() as output_dir:
         train(
-            TrainingSettings.model_validate_json(job["training"]),
+            settings,
             model_dir=str(base.hf_dir),
             train_pairs=[pair_from_row(row) for row in read_rows(Path(job["train"]))],
             heldout_pairs=[pair_from_row(row) for row in read_rows(Path(job["heldout"]))],
             output_dir=output_dir,
-            on_eval=report,
+            on_eval=lambda metrics, folder: reports.add(metrics.as_row(), folder),
             resume_from=resume_from,
         )
 
@@ -43,9 +72,43 @@ def checkpoint_folder(checkpoint: Any) -> Any:
     return nullcontext(None) if checkpoint is None else checkpoint.as_directory()
 
 
-def report(metrics: Any, folder: str | None) -> None:
-    """A barrier over the workers: all report the numbers, and what they wrote of the checkpoint."""
-    import ray.train
+def whole(folder: str | None) -> str | None:
+    """The checkpoint's folder, None when it is damaged: then training starts anew."""
+    if folder is None:
+        return None
+    reason = why_damaged(Path(folder))
+    if reason is not None:
+        log.warning("not resumed from its checkpoint: %s", reason)
+    return folder if reason is None else None
 
-    checkpoint = ray.train.Checkpoint.from_directory(folder) if folder else None
-    ray.train.report(metrics.as_row(), checkpoint=checkpoint)
+
+class Reports:
+    """Passes evaluations on to Ray Train, each checkpoint with those that led to it."""
+
+    def __init__(self, resume_from: str | None) -> None:
+        self._resume_from = resume_from
+        self._rows = read_note(Path(resume_from)) if resume_from else []
+
+    def finished(self, num_steps: int) -> bool:
+        """True when the checkpoint is the last one; its evaluation is then reported once more."""
+        import ray.train
+
+        if not self._rows or self._rows[-1]["step"] < num_steps:
+            return False
+        self._pass_on(self._resume_from if ray.train.get_context().get_world_rank() == 0 else None)
+        return True
+
+    def add(self, row: dict[str, Any], folder: str | None) -> None:
+        """A barrier over the workers: all report the numbers, and what they wrote of the checkpoint."""
+        import ray.train
+
+        self._rows.append(row)
+        if folder:
+            write_note(Path(folder), ray.train.get_context().get_world_rank(), self._rows)
+        self._pass_on(folder)
+
+    def _pass_on(self, folder: str | None) -> None:
+        import ray.train
+
+        checkpoint = ray.train.Checkpoint.from_directory(folder) if folder else None
+        ray.train.report(self._rows[-1], checkpoint=checkpoint)

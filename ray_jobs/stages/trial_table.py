@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.search.trials import METRICS, Trial
+from ray_jobs.stages.checkpoints import read_note
 from ray_jobs.tables import read_rows, write_rows
 
 TRIAL_COLUMNS = {
@@ -34,6 +36,17 @@ CURVE = (
 )
 
 
+DRAWN = re.compile(r"_[0-9a-f]{5,8}(?:_\d{5})?_(\d+)_")
+"""Of a trial's folder as Tune names it: run_trial_ID_NUMBER_SETTINGS."""
+
+
+def drawn_order(path: str) -> tuple[int, str]:
+    """Sorts trials as they were drawn: Tune gives those of a restored search in another order."""
+    name = Path(path).name
+    found = DRAWN.search(name)
+    return (int(found[1]) if found else 0, name)
+
+
 def write_trials(path: Path, trials: list[Trial]) -> None:
     write_rows(path, [trial_row(trial) for trial in trials], TRIAL_COLUMNS)
 
@@ -41,11 +54,11 @@ def write_trials(path: Path, trials: list[Trial]) -> None:
 def trial_from(number: int, result: Any) -> Trial:
     """A trial as plain data, out of Tune's result."""
     metrics = result.metrics or {}
+    checkpoint = metrics.get("checkpoint_path")
     frame = result.metrics_dataframe
-    rows = [] if frame is None else frame.to_dict("records")
+    rows = evaluations(checkpoint, [] if frame is None else frame.to_dict("records"))
     curve = [{key: float(row[key]) for key in CURVE if _finite(row.get(key))} for row in rows]
     steps = int(metrics.get("step", 0))
-    checkpoint = metrics.get("checkpoint_path")
     return Trial(
         trial_id=f"trial-{number:03d}",
         status="failed" if result.error else "done",
@@ -57,6 +70,17 @@ def trial_from(number: int, result: Any) -> Trial:
         curve=curve,
         **{name: float(metrics[name]) for name in METRICS.values() if _finite(metrics.get(name))},
     )
+
+
+def evaluations(checkpoint: Any, reported: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each step's evaluation once: those kept with the checkpoint, then those that came after it.
+
+    Tune's own list lacks what was reported before an interruption, or holds it twice.
+    """
+    kept = read_note(Path(checkpoint)) if isinstance(checkpoint, str) else []
+    last = kept[-1]["step"] if kept else -1
+    later = {row["step"]: row for row in reported if row.get("step", -1) > last}
+    return [*kept, *(later[step] for step in sorted(later))]
 
 
 def _finite(value: Any) -> bool:

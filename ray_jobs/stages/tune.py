@@ -3,6 +3,7 @@
 import logging
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from ray_jobs.runs import RunFolder, write_whole
 from ray_jobs.search.trials import Trial, ranked_trials, with_overrides
 from ray_jobs.stages import cluster
 from ray_jobs.stages.base import Stage
-from ray_jobs.stages.trial_table import describe, trial_from, write_trials
+from ray_jobs.stages.checkpoints import drop_damaged_search, repair_trial, why_damaged
+from ray_jobs.stages.train_worker import train_worker
+from ray_jobs.stages.trial_table import describe, drawn_order, trial_from, write_trials
 from ray_jobs.stages.tune_search import param_space, tune_config
 
 log = logging.getLogger(__name__)
@@ -24,7 +27,8 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
     job = trial_job(config, folder)
     results = fit(config, job, folder.path("tune"))
-    trials = [trial_from(number, result) for number, result in enumerate(results)]
+    in_order = sorted(results, key=lambda result: drawn_order(result.path))
+    trials = [trial_from(number, result) for number, result in enumerate(in_order)]
     write_trials(folder.path("tune/trials.parquet"), trials)
     ranked = ranked_trials(trials, config.search.objective)[: config.verdict.num_candidates]
     if not ranked:
@@ -59,8 +63,10 @@ def trial_job(config: Config, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def run_trial(overrides: dict[str, Any], *, job: dict[str, Any]) -> None:
-    """A Tune trial: drives one Ray Train worker group and passes its reports on.
+def run_trial(
+    overrides: dict[str, Any], *, job: dict[str, Any], worker: Callable[[dict[str, Any]], None]
+) -> None:
+    """A Tune trial: drives one Ray Train group of `worker`s and passes its reports on.
 
     The group's name is the trial's ID, so that a restored trial finds its checkpoints.
     """
@@ -70,13 +76,13 @@ def run_trial(overrides: dict[str, Any], *, job: dict[str, Any]) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from ray_jobs.orpo.settings import TrainingSettings
-    from ray_jobs.stages.train_worker import train_worker
 
+    repair_trial(Path(job["storage"]) / ray.tune.get_context().get_trial_id())
     settings = with_overrides(TrainingSettings.model_validate_json(job["training"]), overrides)
     workers = job["workers"]
     gpus = workers["gpus_per_worker"]
     TorchTrainer(
-        train_worker,
+        worker,
         train_loop_config={**job, "training": settings.model_dump_json()},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers["per_trial"],
@@ -101,9 +107,10 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
 
     # The driver of a trial only waits for its workers: it needs a place, not a core.
     trainable = ray.tune.with_resources(
-        ray.tune.with_parameters(run_trial, job=job), {"node:__internal_head__": 0.001}
+        ray.tune.with_parameters(run_trial, job=job, worker=train_worker), {"node:__internal_head__": 0.001}
     )
     experiment = folder / "experiment"
+    drop_damaged_search(experiment)
     if ray.tune.Tuner.can_restore(str(experiment)):
         log.info("tune     takes up the search in %s", experiment)
         tuner = ray.tune.Tuner.restore(str(experiment), trainable=trainable, resume_errored=True)
@@ -115,6 +122,8 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
             run_config=ray.tune.RunConfig(
                 name="experiment",
                 storage_path=str(folder),
+                # A lost driver of a trial, besides the lost workers that Ray Train sees to.
+                failure_config=ray.tune.FailureConfig(max_failures=config.search.max_failures),
                 callbacks=[TrialLog(config.search.num_trials, config.training.num_steps)],
                 verbose=0,
             ),
@@ -125,6 +134,8 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
 def keep_best(best: Trial, folder: Path) -> None:
     """Copies the winning adapter beside the trial table, whole."""
     assert best.checkpoint is not None
+    if reason := why_damaged(Path(best.checkpoint)):
+        raise StageFailed(f"tune: {reason}; redo it with --force tune")
     shutil.rmtree(folder, ignore_errors=True)
     for name in ADAPTER_FILES:
         source = Path(best.checkpoint) / name

@@ -49,13 +49,11 @@ def tune_config(config: Config) -> Any:
 
 def num_concurrent(config: Config) -> int:
     """Trials that the cluster holds at once."""
-    import ray
-
     workers = config.workers
     if workers.gpus_per_worker:
-        there, wanted = ray.cluster_resources().get("GPU", 0), workers.gpus_per_worker
+        there, wanted = cluster.trial_capacity("GPU"), workers.gpus_per_worker
     else:
-        there, wanted = cluster.num_cpus(), workers.cpus_per_worker
+        there, wanted = cluster.trial_capacity("CPU"), workers.cpus_per_worker
     held = int(there // (wanted * workers.per_trial))
     if held == 0:
         kind = "GPU" if workers.gpus_per_worker else "CPU"

@@ -47,3 +47,12 @@ def test_a_cluster_without_a_token_is_not_started(cluster: dict[str, Any]) -> No
     starts = [line for line in commands + cluster["worker_start_ray_commands"] if "ray start" in line]
     assert len(starts) == 2
     assert all("RAY_AUTH_MODE=token" in line for line in starts)
+
+
+def test_engines_are_sized_by_nodes_without_gpus() -> None:
+    from ray_jobs.stages.cluster import NodeKind, cpus_for_engines
+
+    trial, engine, head = NodeKind(8, 16, 1), NodeKind(4, 16, 0), NodeKind(1, 0, 0)
+    assert cpus_for_engines([trial, engine, head]) == 64
+    assert cpus_for_engines([trial, head]) == 128
+    assert cpus_for_engines([]) == 0

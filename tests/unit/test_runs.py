@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,8 +87,40 @@ def test_storage_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_has_one_owner_at_a_time(tmp_path: Path) -> None:
     with owned(tmp_path):
-        holder = json.loads((tmp_path / ".lock").read_text())
-        with pytest.raises(RunBusy, match=f'"pid": {holder["pid"]}'), owned(tmp_path):
+        holder = json.loads((tmp_path / "owner.json").read_text())
+        assert set(holder) == {"host", "pid", "since", "seen"}
+        with pytest.raises(RunBusy, match=f"process {holder['pid']} on {holder['host']}"), owned(tmp_path):
             pass
+    assert not (tmp_path / "owner.json").exists()
     with owned(tmp_path):
         pass
+
+
+def test_a_killed_owner_lets_go(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, ray_jobs.locks as locks\n"
+        f"with locks.owned(pathlib.Path({str(tmp_path)!r})):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunBusy, match=f"process {holder.pid} on "), owned(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+        with owned(tmp_path):
+            assert json.loads((tmp_path / "owner.json").read_text())["pid"] == os.getpid()
+
+
+def test_without_file_locks_the_heartbeat_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    (tmp_path / "owner.json").write_text('{"host": "elsewhere", "pid": 7}')
+    with pytest.raises(RunBusy, match="process 7 on elsewhere"), owned(tmp_path):
+        pass
+    os.utime(tmp_path / "owner.json", (0, 0))
+    with owned(tmp_path):
+        assert json.loads((tmp_path / "owner.json").read_text())["pid"] == os.getpid()

@@ -1,0 +1,154 @@
+"""The actor that takes blocks of rows through an engine, and outlives a row that kills it.
+
+Each block is entered in a ledger, outside of the process, before it is begun. A block that is begun anew was
+being worked on when its process died. Its rows are then processed one at a time, with nothing else in the
+process: a row on which it then dies twice is quarantined. So a poison row costs three deaths, and an
+actor that was killed for other reasons costs no row.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.errors import StageFailed
+from ray_jobs.stages.blocks import Blocks, Range, RowJob
+from ray_jobs.tables import RowFile, table_of
+
+DEATHS_ALONE = 2
+"""Times that a process dies on a row alone before the row is quarantined."""
+STARTS = 5
+"""Times that an actor's process may die while its engine starts."""
+ROW_ERRORS = (ValueError, TypeError, LookupError, RecursionError)
+"""What one row's content may raise; anything else is the engine's or the machine's, and fails the stage."""
+SUMMARY = {"rows": "int64", "results": "int64", "quarantined": "int64"}
+
+
+class Ledger:
+    """Counts what was begun and not ended, for processes that may die of it. A Ray actor."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+
+    def begin(self, what: str) -> int:
+        """How often it was begun before."""
+        self._begun[what] += 1
+        return self._begun[what] - 1
+
+    def end(self, what: str) -> None:
+        self._begun.pop(what, None)
+
+
+class Room:
+    """Work in company, or alone: who asks to be alone waits for the others, and no new ones come in."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._asking = 0
+
+    @contextmanager
+    def company(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._asking == 0)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._asking += 1
+            self._changed.wait_for(lambda: self._inside == 0)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._asking -= 1
+                self._changed.notify_all()
+
+
+class BlockActor:
+    """Called by Ray Data with tables of ranges (`start`, `stop`); writes each range's results as a block."""
+
+    def __init__(self, job: RowJob, source: str, folder: str, ledger: Any) -> None:
+        import ray
+
+        self._job = job
+        self._ledger = ledger
+        self._rows = RowFile(Path(source))
+        self._blocks = Blocks(Path(folder))
+        self._room = Room()
+        name = f"engine {ray.get_runtime_context().get_actor_id()}"
+        if self._begin(name) >= STARTS:
+            raise StageFailed(f"{job.stage}: the engine's process died {STARTS} times while it started")
+        self._work = job.actor(job.spec)
+        self._end(name)
+
+    def __call__(self, ranges: Any) -> Any:
+        return table_of([self._block((row["start"], row["stop"])) for row in ranges.to_pylist()], SUMMARY)
+
+    def _block(self, block: Range) -> dict[str, int]:
+        """Answers one range of rows, unless another attempt has."""
+        rows = self._rows.rows(*block)
+        quarantined = 0
+        if not self._blocks.path(block).exists():
+            if self._begin(f"rows {block}") or not self._in_company(block, rows):
+                quarantined = sum(self._row(block[0] + number, row) for number, row in enumerate(rows))
+            self._end(f"rows {block}")
+        results = sum(len(self._job.keys_of(row)) for row in rows)
+        return {"rows": len(rows), "results": results, "quarantined": quarantined}
+
+    def _in_company(self, block: Range, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Processes the rows together; false when one of them raised an error."""
+        with self._room.company():
+            try:
+                results = self._process(rows)
+            except ROW_ERRORS:
+                return False
+        self._write(block, results)
+        return True
+
+    def _row(self, number: int, row: Mapping[str, Any]) -> int:
+        """Processes one row alone; 1 when it had to be quarantined."""
+        block = (number, number + 1)
+        if self._blocks.path(block).exists():
+            return 0
+        with self._room.alone():
+            died, error = self._begin(f"row {number}"), None
+            if died >= DEATHS_ALONE:
+                error = f"engine_died: the engine's process died {died} times on this row alone"
+            else:
+                try:
+                    results: Sequence[Mapping[str, Any]] = self._process([row])
+                except ROW_ERRORS as raised:
+                    error = f"row_error: {type(raised).__name__}: {raised}"[:500]
+            if error is not None:
+                results = self._job.quarantined(row, error)
+            self._write(block, results)
+            self._end(f"row {number}")
+        return int(error is not None)
+
+    def _process(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        results = self._work(table_of(rows, self._job.columns_in)).to_pylist()
+        return self._job.in_order(rows, results)
+
+    def _write(self, block: Range, results: Sequence[Mapping[str, Any]]) -> None:
+        self._blocks.write(block, results, self._job.columns_out)
+
+    def _begin(self, what: str) -> int:
+        import ray
+
+        before: int = ray.get(self._ledger.begin.remote(what))
+        return before
+
+    def _end(self, what: str) -> None:
+        self._ledger.end.remote(what)

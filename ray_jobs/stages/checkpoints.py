@@ -1,0 +1,116 @@
+"""What lies with a checkpoint: the evaluations so far, and the hashes that tell whether it is whole.
+
+A trial that is taken up from a checkpoint has the evaluations of an unbroken one; a finished trial whose end
+was not recorded reports its last evaluation again instead of training; a damaged checkpoint is not used.
+"""
+
+import importlib.metadata
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.runs import dump_json, file_sha256, write_whole
+
+log = logging.getLogger(__name__)
+
+NOTE = "evaluations-{rank}.json"
+
+
+def write_note(folder: Path, rank: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Beside the files that worker `rank` wrote into its part of a checkpoint."""
+    files = {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.match(NOTE.format(rank="*"))
+    }
+    write_whole(folder / NOTE.format(rank=rank), dump_json({"evaluations": rows, "files": files}))
+
+
+def read_note(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
+    """The evaluations up to the checkpoint; none where there is no readable note."""
+    try:
+        rows = json.loads((folder / NOTE.format(rank=rank)).read_bytes())["evaluations"]
+    except (OSError, ValueError, LookupError):
+        return []
+    return list(rows)
+
+
+def why_damaged(folder: Path) -> str | None:
+    """Which file of a checkpoint is not what was written; None when all are."""
+    notes = sorted(folder.glob(NOTE.format(rank="*")))
+    if not notes:
+        return f"{folder}: has no {NOTE.format(rank=0)}"
+    for note in notes:
+        try:
+            files = json.loads(note.read_bytes())["files"]
+        except (OSError, ValueError, LookupError) as error:
+            return f"{note}: cannot be read: {error}"
+        for name, sha256 in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{path}: is missing"
+            if file_sha256(path) != sha256:
+                return f"{path}: is damaged"
+    return None
+
+
+def repair_trial(trial: Path) -> None:
+    """Makes a trial's folder fit to go on from, where its list of checkpoints is damaged.
+
+    Ray Train (2.60) writes the list in place: a kill in between, or a full disk, leaves a part of it, on
+    which the trial would fail for ever. A new list is made of the newest whole checkpoint; without one the
+    trial starts anew.
+    """
+    snapshot = trial / "checkpoint_manager_snapshot.json"
+    if not snapshot.exists() or _lists_what_is_there(snapshot):
+        return
+    whole = [
+        folder for folder in sorted(trial.glob("checkpoint_*")) if folder.is_dir() and not why_damaged(folder)
+    ]
+    log.warning("%s: is damaged; going on from %s", snapshot, whole[-1].name if whole else "the start")
+    if whole:
+        write_whole(snapshot, dump_json(_list_of(whole[-1])))
+    else:
+        snapshot.unlink()
+
+
+def _lists_what_is_there(snapshot: Path) -> bool:
+    try:
+        data = json.loads(snapshot.read_bytes())
+        names = [result["checkpoint_dir_name"] for result in data["checkpoint_results"]]
+    except (ValueError, LookupError, TypeError):
+        return False
+    return all((snapshot.parent / name).is_dir() for name in names)
+
+
+def _list_of(checkpoint: Path) -> dict[str, Any]:
+    """Ray Train's list with one checkpoint (`_CheckpointManagerState`, ray 2.60)."""
+    rows = read_note(checkpoint)
+    result = {"version": 0, "checkpoint_dir_name": checkpoint.name, "metrics": rows[-1]}
+    empty: tuple[str, ...] = (
+        "pending_training_results",
+        "pending_validation_specs",
+        "validated_checkpoint_dir_names",
+        "timed_out_validation_checkpoint_dir_names",
+        "failed_validation_checkpoint_dir_names",
+    )
+    return {
+        "ray_version": importlib.metadata.version("ray"),
+        "checkpoint_results": [result],
+        "checkpoint_report_indices": [0],
+        "latest_checkpoint_result": result,
+        "current_report_index": 1,
+        **{name: [] for name in empty},
+    }
+
+
+def drop_damaged_search(experiment: Path) -> None:
+    """Removes search states that a kill left unfinished; the ones of earlier tries are still there."""
+    for state in experiment.glob("experiment_state-*.json"):
+        try:
+            json.loads(state.read_bytes())
+        except ValueError:
+            log.warning("%s: is damaged; the state before it is taken", state)
+            state.unlink()

@@ -1,0 +1,160 @@
+"""cluster.yaml's own kinds of nodes on Ray's fake autoscaling cluster, one of them killed while it works."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from ray_jobs.config import EngineActors
+from ray_jobs.stages import cluster
+from ray_jobs.stages.engine_rows import compute_rows
+from serving.engine.settings import EngineSettings
+from tests.chaos.stub import echo_job
+
+ROOT = Path(__file__).parents[3]
+HEAD = "ray.head.default"
+HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
+TOKEN = "0123456789abcdef" * 4
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def autoscaling_config(address: str) -> dict[str, Any]:
+    """cluster.yaml's node types, with Ray's provider of nodes that are processes."""
+    ours = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    kinds = {
+        HEAD if name == ours["head_node_type"] else name: {**kind, "node_config": {}}
+        for name, kind in ours["available_node_types"].items()
+    }
+    return {
+        "cluster_name": "fake",
+        "max_workers": ours["max_workers"],
+        "upscaling_speed": ours["upscaling_speed"],
+        "idle_timeout_minutes": 0.05,
+        "provider": {
+            "type": "fake_multinode",
+            "launch_multiple": True,
+            "head_node_id": HEAD_ID,
+            "gcs_address": address,
+        },
+        "available_node_types": kinds,
+        "head_node_type": HEAD,
+        "auth": {},
+        "file_mounts": {},
+    }
+
+
+def wait_for(what: Callable[[], bool], deadline_s: float, why: Callable[[], str]) -> None:
+    end = time.monotonic() + deadline_s
+    while not what():
+        assert time.monotonic() < end, why()
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def autoscaling(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
+    """The head, which this process is connected to."""
+    import ray
+    from ray._private.services import get_node_ip_address
+
+    ray.shutdown()
+    port = free_port()
+    address = f"{get_node_ip_address()}:{port}"
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    (folder / "config.yaml").write_text(json.dumps(autoscaling_config(address)))
+    for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_ADDRESS": address}.items():
+        monkeypatch.setenv(name, value)
+    fake = {
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+    }
+    line = [
+        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}",
+        "--num-cpus=0", "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}/t",
+        f"--autoscaling-config={folder}/config.yaml",
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        head = subprocess.Popen(
+            line, env={**os.environ, **fake}, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
+        )
+    try:
+        wait_for(lambda: answers(port), 60, lambda: (folder / "log").read_text()[-3000:])
+        cluster.connect()
+        yield psutil.Process(head.pid)
+    finally:
+        ray.shutdown()
+        family = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
+        for process in family:
+            process.kill()
+        head.wait()
+        psutil.wait_procs(family, timeout=20)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((socket.gethostbyname(socket.gethostname()), port)) == 0 or (
+            probe.connect_ex(("127.0.0.1", port)) == 0
+        )
+
+
+def alive() -> list[dict[str, float]]:
+    """Resources of the nodes besides the head."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [
+        {name: resources.get(name, 0.0) for name in ("CPU", "GPU")}
+        for resources in nodes
+        if "node:__internal_head__" not in resources
+    ]
+
+
+def worker_raylets(head: psutil.Process) -> list[psutil.Process]:
+    raylets = [child for child in head.children(recursive=True) if child.name() == "raylet"]
+    return sorted(raylets, key=lambda raylet: raylet.create_time())[1:]
+
+
+def test_stages_size_the_cluster_by_kind_and_a_lost_node_loses_no_row(
+    autoscaling: psutil.Process, tmp_path: Path
+) -> None:
+    kinds = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
+    engine = kinds["cpu_engine"]
+    assert alive() == []
+    assert cluster.engine_cpus() == engine["max_workers"] * engine["resources"]["CPU"]
+    assert cluster.trial_capacity("GPU") == kinds["gpu_trial"]["max_workers"]
+    pool = EngineActors(actors=2, rows_per_block=4, settings=EngineSettings(cores=engine["resources"]["CPU"]))
+    rows = [{"id": f"r{number}", "text": "text"} for number in range(200)]
+    log = tmp_path / "log"
+    seen: list[list[dict[str, float]]] = []
+
+    def kill_a_node() -> None:
+        wait_for(lambda: len(alive()) == 2 and len(list(log.iterdir())) > 20, 90, lambda: f"{alive()}")
+        seen.append(alive())
+        worker_raylets(autoscaling)[0].send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_a_node)
+    job = echo_job(log, wait_s=0.1)
+    killer.start()
+    results = compute_rows(job, rows, tmp_path / "unfinished", pool)
+    killer.join()
+    assert seen == [[{"CPU": 16.0, "GPU": 0.0}] * 2]
+    assert [(result["id"], result["answer"]) for result in results] == [(row["id"], "TEXT") for row in rows]

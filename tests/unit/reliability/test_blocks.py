@@ -1,0 +1,141 @@
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_jobs.errors import RunConflict
+from ray_jobs.stages.block_actor import Ledger, Room
+from ray_jobs.stages.blocks import Blocks, RowJob, cut
+from ray_jobs.stages.engine_rows import tasks
+from ray_jobs.tables import RowFile, read_rows, table_of, write_rows, write_tables
+
+COLUMNS = {"id": "string", "value": "int64"}
+
+
+def some_rows(start: int, stop: int) -> list[dict[str, Any]]:
+    return [{"id": f"r{number}", "value": number} for number in range(start, stop)]
+
+
+def job(**changes: Any) -> RowJob:
+    fields: dict[str, Any] = {
+        "stage": "s",
+        "what": "results",
+        "actor": object,
+        "spec": {},
+        "columns_in": COLUMNS,
+        "columns_out": {"id": "string", "metric": "string", "failure": "string"},
+        "key": ("id", "metric"),
+        "keys_of": lambda row: [(row["id"], "a"), (row["id"], "b")],
+    }
+    return RowJob(**{**fields, **changes})
+
+
+def test_ranges_are_cut_at_multiples_so_that_blocks_stay_the_same() -> None:
+    assert cut([(0, 10)], 4) == [(0, 4), (4, 8), (8, 10)]
+    assert cut([(3, 9)], 4) == [(3, 4), (4, 8), (8, 9)]
+    assert cut([], 4) == []
+
+
+def test_what_is_missing_are_the_gaps_between_blocks(tmp_path: Path) -> None:
+    blocks = Blocks(tmp_path / "blocks")
+    assert blocks.missing(10) == [(0, 10)]
+    for block in ((0, 4), (5, 6), (8, 10)):
+        blocks.write(block, some_rows(*block), COLUMNS)
+    (tmp_path / "blocks" / ".rows-000000000004-000000000005.parquet.x1").write_bytes(b"unfinished")
+    assert blocks.missing(10) == [(4, 5), (6, 8)]
+    assert blocks.missing(12) == [(4, 5), (6, 8), (10, 12)]
+    blocks.write((4, 8), some_rows(4, 8), COLUMNS)
+    assert blocks.done() == [(0, 4), (4, 8), (8, 10)]
+    whole = [row for table in blocks.tables() for row in table.to_pylist()]
+    assert whole == some_rows(0, 10)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_block_is_thrown_away(tmp_path: Path, damage: str) -> None:
+    blocks = Blocks(tmp_path)
+    blocks.write((0, 4), some_rows(0, 4), COLUMNS)
+    path = blocks.path((0, 4))
+    data = bytearray(path.read_bytes())
+    data[12] ^= 1
+    path.write_bytes({"flip": bytes(data), "cut": bytes(data[:40]), "empty": b""}[damage])
+    with pytest.raises(RunConflict, match="cannot be read"):
+        list(blocks.tables())
+    assert blocks.missing(4) == [(0, 4)]
+
+
+def test_results_must_be_one_for_each_key() -> None:
+    rows = some_rows(0, 2)
+    results = [{"id": row["id"], "metric": metric} for metric in "ab" for row in rows]
+    ordered = job().in_order(rows, results)
+    assert [(result["id"], result["metric"]) for result in ordered] == [
+        ("r0", "a"), ("r0", "b"), ("r1", "a"), ("r1", "b"),
+    ]  # fmt: skip
+    for wrong in (results[:3], [*results, results[0]], [*results[:3], {"id": "r9", "metric": "a"}]):
+        with pytest.raises(LookupError):
+            job().in_order(rows, wrong)
+
+
+def test_a_quarantined_row_has_a_result_for_each_key() -> None:
+    results = job().quarantined({"id": "r0"}, "engine_died: twice")
+    assert results == [{"id": "r0", "metric": metric, "failure": "engine_died"} for metric in "ab"]
+
+
+def test_tasks_hold_every_range_once_and_are_fine_at_small_numbers() -> None:
+    few = cut([(0, 100)], 10)
+    assert tasks(few, actors=2) == [[block] for block in few]
+    many = cut([(0, 1_000_000)], 16)
+    grouped = tasks(many, actors=2)
+    assert [block for task in grouped for block in task] == many
+    assert len(grouped) == 977
+
+
+def test_rows_of_a_file_are_read_by_range(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    write_tables(
+        path, [table_of(some_rows(0, 2500), COLUMNS), table_of(some_rows(2500, 2600), COLUMNS)], COLUMNS
+    )
+    file = RowFile(path)
+    assert len(file) == 2600
+    for start, stop in ((0, 3), (1020, 1030), (2040, 2600), (500, 2550), (2599, 2600)):
+        assert file.rows(start, stop) == some_rows(start, stop)
+    write_rows(path, [], COLUMNS)
+    assert len(RowFile(path)) == 0
+    assert read_rows(path) == []
+
+
+def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RunConflict, match=r"x\.parquet: cannot be read"):
+        RowFile(tmp_path / "x.parquet")
+
+
+def test_the_ledger_counts_what_was_begun_and_not_ended() -> None:
+    ledger = Ledger()
+    assert [ledger.begin("a"), ledger.begin("a"), ledger.begin("b")] == [0, 1, 0]
+    ledger.end("a")
+    assert ledger.begin("a") == 0
+
+
+def test_alone_means_that_nothing_else_is_inside() -> None:
+    room, inside, worst = Room(), [0], [0]
+    lock = threading.Lock()
+
+    def enter(alone: bool) -> None:
+        for _ in range(50):
+            with room.alone() if alone else room.company():
+                with lock:
+                    inside[0] += 1
+                    now = inside[0]
+                if alone:
+                    worst[0] = max(worst[0], now)
+                with lock:
+                    inside[0] -= 1
+
+    threads = [threading.Thread(target=enter, args=(number % 2 == 0,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert worst == [1]
