@@ -1,36 +1,18 @@
 """What the commands of `orpo` share: arguments, options and their completion."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ray_jobs.command import STAGES
 
 
-def config_fields(model: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all fields of a config section that hold no further section."""
-    for name, field in model.model_fields.items():
-        inner = section_of(field.annotation)
-        if inner is None:
-            yield prefix + name
-        else:
-            yield from config_fields(inner, f"{prefix}{name}.")
-
-
-def section_of(annotation: Any) -> Any:
-    """The section inside a field's annotation, optional or not; None for a plain value."""
-    import typing
-
-    candidates = (annotation, *typing.get_args(annotation))
-    return next((item for item in candidates if hasattr(item, "model_fields")), None)
-
-
 def complete_fields(incomplete: str) -> list[str]:
     from ray_jobs.config import Config
+    from ray_jobs.config_reference import leaf_fields
 
-    return [f"{name}=" for name in config_fields(Config) if name.startswith(incomplete)]
+    return [f"{name}=" for name in leaf_fields(Config) if name.startswith(incomplete)]
 
 
 def complete_stages(incomplete: str) -> list[str]:
