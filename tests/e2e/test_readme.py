@@ -183,7 +183,9 @@ def test_the_endpoint_serves_the_champion_to_the_openai_client(
 
 
 def test_without_a_champion_serve_says_how_to_get_one(project: Path, run: Run) -> None:
-    done = run("timeout 120 serve run serving.app:app", SERVING_REGISTRY="no-such-registry", RAY_ADDRESS="local")
+    done = run(
+        "timeout 120 serve run serving.app:app", SERVING_REGISTRY="no-such-registry", RAY_ADDRESS="local"
+    )
     assert done.returncode != 0
     assert "make run" in done.stdout + done.stderr
 
