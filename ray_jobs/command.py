@@ -98,6 +98,7 @@ def run(config: Config, names: Collection[str], forced: Collection[str]) -> None
     from ray_jobs.locks import owned
     from ray_jobs.stages.base import check_unchanged, forget, run_stages
     from ray_jobs.stages.registry import stages
+    from ray_jobs.tracking.publish import publish
 
     started = time.monotonic()
     folder = open_run(config.storage, config.name)
@@ -109,7 +110,10 @@ def run(config: Config, names: Collection[str], forced: Collection[str]) -> None
         check_unchanged(every[:first], config, folder)
         forget(every[first:], folder)
         write_config(config, folder)
-        run_stages(every, names, config, folder)
+        try:
+            run_stages(every, names, config, folder)
+        finally:
+            publish(config, folder)
         if set(names) == set(STAGES):
             sys.stdout.write("\n".join(summary_lines(config, folder)) + "\n")
             log.info("all done in %s", duration(time.monotonic() - started))
