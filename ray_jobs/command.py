@@ -114,6 +114,7 @@ def run_owned(
     """Brings the named stages of `every` to their end, in order, under the lock of the run folder."""
     from ray_jobs.locks import owned
     from ray_jobs.stages.base import check_unchanged, forget, run_stages
+    from ray_jobs.tracking.publish import publish
 
     folder = open_run(config.storage, config.name)
     with owned(folder.root):
@@ -123,7 +124,10 @@ def run_owned(
         check_unchanged(every[:first], config, folder)
         forget(every[first:], folder)
         write_config(config, folder)
-        run_stages(every, names, config, folder)
+        try:
+            run_stages(every, names, config, folder)
+        finally:
+            publish(config, folder)
     return folder
 
 

@@ -15,6 +15,7 @@ from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.search.settings import SearchSettings
 from ray_jobs.settings import Section
+from ray_jobs.tracking.settings import TrackingSettings
 from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.yaml_files import parse_yaml, read_yaml
 from serving.engine.settings import EngineSettings
@@ -80,6 +81,7 @@ class Config(Section):
     generation: GenerationSettings = GenerationSettings()
     judge: JudgeSettings
     verdict: VerdictSettings = VerdictSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @field_validator("name")
     @classmethod

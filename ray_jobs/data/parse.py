@@ -148,9 +148,18 @@ def _message(item: Any, column: str) -> Message:
     content = item.get("content") if item.get("content") is not None else item.get("value")
     if not isinstance(role, str) or role not in _ROLES:
         raise BadRow("bad_role", column)
+    return Message(_ROLES[role], _text_of(content, column))
+
+
+def _text_of(content: Any, column: str) -> str:
+    """Text, or the text parts of a list as chat APIs write it; images and sounds are no text."""
+    if isinstance(content, Sequence) and not isinstance(content, str | bytes):
+        texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+        known = [text for text in texts if isinstance(text, str)]
+        content = "".join(known) if known and len(known) == len(texts) else None
     if not isinstance(content, str):
         raise BadRow("not_text", column)
-    return Message(_ROLES[role], content)
+    return content
 
 
 def check_prompt(turns: Sequence[Message]) -> None:

@@ -83,3 +83,8 @@ class DataSettings(Section):
     """Pairs to train on; null: all that are left."""
     overlap: Literal["refuse", "drop"] = "refuse"
     """What happens when evaluation prompts stand in the pairs too: an error, or they are left out."""
+    near_overlap: Literal["off", "report", "drop", "refuse"] = "report"
+    """What happens when evaluation prompts nearly stand in the pairs: they are not looked for, counted in
+    the data report, left out, or an error."""
+    near_similarity: Annotated[float, Field(ge=0.5, lt=1)] = 0.8
+    """Share of words in a row (three each) that two prompts have in common, from which on they are near."""

@@ -1,17 +1,21 @@
 """Disjoint splits: train, held-out and trust pairs, and evaluation prompts that stand in none of them."""
 
 import hashlib
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray_jobs.data.load import Loaded, fingerprint, load_pairs, load_prompts
+from ray_jobs.data.near import Near, near_duplicates
 from ray_jobs.data.overlap import leak_key
-from ray_jobs.data.report import describe
+from ray_jobs.data.report import MAX_ROWS_SHOWN, describe
 from ray_jobs.data.settings import DataSettings
 from ray_jobs.errors import DataError
 from ray_jobs.records import Pair, Prompt
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ def split(settings: DataSettings, seed: int) -> Splits:
     heldout, trust, train = divide_pairs(pairs.rows, settings, seed)
     paired = {leak_key(pair.prompt) for pair in (*heldout, *trust, *train)}
     apart, overlap = _apart(prompts, paired, settings)
+    used = (*heldout, *trust, *train)
+    apart, dropped = _without_near(apart, used, settings)
     chosen = _first_prompts(apart, settings, seed)
     report = {
         "preferences": describe(settings.preferences, pairs),
@@ -45,6 +51,7 @@ def split(settings: DataSettings, seed: int) -> Splits:
             for name, rows in (("train", train), ("heldout", heldout), ("trust", trust), ("prompts", chosen))
         },
         "overlap": overlap,
+        "near_overlap": dropped or _near_report(chosen, used, settings),
     }
     return Splits(train, heldout, trust, chosen, report)
 
@@ -123,6 +130,71 @@ def _apart(
             "take them out, or leave them out with data.overlap: drop"
         )
     return apart, {"dropped_prompts": len(shared), "repeated_prompts": num_repeated}
+
+
+def _without_near(
+    apart: dict[str, Prompt], pairs: Sequence[Pair], settings: DataSettings
+) -> tuple[dict[str, Prompt], dict[str, Any]]:
+    """The prompts that are near no pair, and a report; with another setting than `drop`, all and nothing."""
+    if settings.near_overlap != "drop":
+        return apart, {}
+    keys = list(apart)
+    found = _near([apart[key] for key in keys], pairs, settings)
+    near = {keys[one.prompt] for one in found}
+    report = _near_words(found, [apart[key] for key in keys], pairs, settings, num_dropped=len(near))
+    return {key: prompt for key, prompt in apart.items() if key not in near}, report
+
+
+def _near_report(prompts: Sequence[Prompt], pairs: Sequence[Pair], settings: DataSettings) -> dict[str, Any]:
+    """How many of the prompts that will be compared on are near a pair. Raises DataError for `refuse`."""
+    if settings.near_overlap == "off":
+        return {"similarity": None, "found": None, "dropped": 0, "most_similar": []}
+    found = _near(prompts, pairs, settings)
+    report = _near_words(found, prompts, pairs, settings, num_dropped=0)
+    if found and settings.near_overlap == "refuse":
+        first = report["most_similar"][0]
+        raise DataError(
+            f"{settings.prompts.source}: {len(found)} of {len(prompts)} prompts are nearly in "
+            f"{settings.preferences.source} (prompt {first['prompt']} and pair {first['pair']}: "
+            f"{first['similarity']:.2f}); leave them out with data.near_overlap: drop"
+        )
+    if found:
+        log.info(
+            "data     %d of %d evaluation prompts are nearly in the pairs; data.near_overlap: drop leaves "
+            "them out",
+            len(found),
+            len(prompts),
+        )
+    return report
+
+
+def _near(prompts: Sequence[Prompt], pairs: Sequence[Pair], settings: DataSettings) -> list[Near]:
+    messages = [prompt.messages for prompt in prompts]
+    return near_duplicates(messages, [pair.prompt for pair in pairs], settings.near_similarity)
+
+
+def _near_words(
+    found: Sequence[Near],
+    prompts: Sequence[Prompt],
+    pairs: Sequence[Pair],
+    settings: DataSettings,
+    *,
+    num_dropped: int,
+) -> dict[str, Any]:
+    most = sorted(found, key=lambda one: (-one.similarity, one.prompt))[:MAX_ROWS_SHOWN]
+    return {
+        "similarity": settings.near_similarity,
+        "found": len(found),
+        "dropped": num_dropped,
+        "most_similar": [
+            {
+                "prompt": prompts[one.prompt].id,
+                "pair": pairs[one.other].id,
+                "similarity": round(one.similarity, 3),
+            }
+            for one in most
+        ],
+    }
 
 
 def _first_prompts(apart: dict[str, Prompt], settings: DataSettings, seed: int) -> tuple[Prompt, ...]:

@@ -13,7 +13,7 @@ from ray_jobs.orpo.settings import LoraSettings, TrainingSettings
 
 logger = logging.getLogger(__name__)
 
-PACKED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma"})
+PACKED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma3_text", "smollm3"})
 """Architectures (`model_type` in config.json) whose packed step is tested to equal the unpacked one."""
 
 
@@ -80,7 +80,7 @@ def check_folder(model_dir: str) -> None:
         )
 
 
-def why_not_packed(model_dir: str, settings: TrainingSettings) -> str | None:
+def why_not_packed(model_dir: str) -> str | None:
     """Why the packed step cannot compute this model, or None if it can."""
     from transformers import AutoConfig
 
@@ -88,12 +88,26 @@ def why_not_packed(model_dir: str, settings: TrainingSettings) -> str | None:
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     if config.model_type not in PACKED_FAMILIES:
         return f"{config.model_type} models are not among the verified {sorted(PACKED_FAMILIES)}"
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) and window and window < settings.max_pair_tokens:
-        return f"its attention sees only {window} tokens back, less than max_pair_tokens"
     if getattr(config, "attention_dropout", 0.0):
         return "it drops attention weights at random"
+    for field, reason in UNPACKABLE.items():
+        if getattr(config, field, None):
+            return f"{reason} ({field})"
     return None
+
+
+UNPACKABLE = {
+    "final_logit_softcapping": "its logits are capped",
+    "attn_logit_softcapping": "its attention scores are capped",
+    "use_bidirectional_attention": "its tokens see later ones",
+}
+"""Fields of config.json that change what the packed step computes by itself."""
+
+
+def attention_window(config: Any) -> int | None:
+    """Positions that a token sees in the layers that do not see all, itself included; None without such."""
+    window = getattr(config, "sliding_window", None)
+    return int(window) if window and getattr(config, "use_sliding_window", True) else None
 
 
 def causal_lm_of(model: nn.Module) -> Any:

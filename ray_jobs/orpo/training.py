@@ -101,7 +101,7 @@ def build_trainer(job: Any, model_dir: str, output_dir: str) -> tuple[Any, str]:
     from ray_jobs.orpo.trainer import TrlTrainer
 
     settings: TrainingSettings = job.settings
-    if settings.step == "packed" and (reason := why_not_packed(model_dir, settings)):
+    if settings.step == "packed" and (reason := why_not_packed(model_dir)):
         logger.warning("training.step: trl is used instead of packed: %s", reason)
         settings = settings.model_copy(update={"step": "trl"})
         job = replace(job, settings=settings)
@@ -145,7 +145,7 @@ def prepare_packed_step(model: Any, settings: TrainingSettings, tokens_per_pair:
     """Give a loaded model the packed step, as fast as the model, the settings and the machine allow."""
     from ray_jobs.orpo import kernels
     from ray_jobs.orpo.fused import fuse_layers, why_not_fused
-    from ray_jobs.orpo.models import causal_lm_of
+    from ray_jobs.orpo.models import attention_window, causal_lm_of
     from ray_jobs.orpo.step import enable_packed_step
 
     causal_lm = causal_lm_of(model)
@@ -154,7 +154,13 @@ def prepare_packed_step(model: Any, settings: TrainingSettings, tokens_per_pair:
     wanted = settings.compile == "on" or (settings.compile == "auto" and num_tokens >= MIN_TOKENS_TO_COMPILE)
     logger.info("compiled kernels: %s", "on" if kernels.use_compiled(wanted) else "off")
     stage = (settings.deepspeed or {}).get("zero_optimization", {}).get("stage", 0)
-    reason = "ZeRO-3 gathers weights module by module" if stage == 3 else why_not_fused(causal_lm)
+    window = attention_window(causal_lm.config)
+    if stage == 3:
+        reason: str | None = "ZeRO-3 gathers weights module by module"
+    elif window is not None and window < settings.max_pair_tokens:
+        reason = f"its attention sees only {window} tokens back"
+    else:
+        reason = why_not_fused(causal_lm)
     if reason:
         logger.info("decoder layers are not fused: %s", reason)
     else:

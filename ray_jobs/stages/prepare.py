@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: RunFolder) -> list[str]:
+    from ray_jobs.data.forecast import load_tokenizer, report_markdown, token_report
     from ray_jobs.data.split import split
     from ray_jobs.export.base import default_cache_dir, resolve_base
 
@@ -26,18 +27,23 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         write_rows(folder.path(f"data/{name}.parquet"), [as_row(pair) for pair in pairs], PAIR_COLUMNS)
     prompts = [as_row(prompt) for prompt in splits.prompts]
     write_rows(folder.path("data/prompts.parquet"), prompts, PROMPT_COLUMNS)
-    folder.write_json("data/report.json", splits.report)
     log.info(
         "prepare  %d pairs to train on, %d held out, %d to test the judge, %d prompts",
         len(splits.train), len(splits.heldout), len(splits.trust), len(splits.prompts),
     )  # fmt: skip
     folder.write_json("data/base.json", {"name": base.name, "sha256": base.sha256})
+    report = splits.report
+    if (tokenizer := load_tokenizer(base.hf_dir)) is not None:
+        report = report | {"tokens": token_report(config, splits.train, splits.prompts, tokenizer)}
+    folder.write_json("data/report.json", report)
+    folder.write("data/report.md", report_markdown(report).encode())
     names = (
         "train.parquet",
         "heldout.parquet",
         "trust.parquet",
         "prompts.parquet",
         "report.json",
+        "report.md",
         "base.json",
     )
     return [f"data/{name}" for name in names]

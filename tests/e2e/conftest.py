@@ -30,7 +30,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_folder() -> Iterator[Path]:
-    """Ray's own files; in a short path, since its sockets lie there. A cluster that is long gone is noted in it."""
+    """Ray's own files, in a short path for its sockets. A cluster that is long gone is noted in it."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as name:
         noted = Path(name) / "ray" / "ray_current_cluster"
         noted.parent.mkdir()

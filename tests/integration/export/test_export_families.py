@@ -8,26 +8,43 @@ import transformers
 from export_tiny_models import FAMILIES, LLAMA3_ROPE, make_model
 
 from ray_jobs.errors import ModelError
-from ray_jobs.export.base import resolve_base
-from ray_jobs.export.export import export_model
 from ray_jobs.export.families import full_config
 from ray_jobs.export.rope import rope_tensors
-from ray_jobs.export.settings import ExportSettings, ModelSettings
 from ray_jobs.export.template import template_from_hf
-
-EXACT = ExportSettings(quantization="f16", parity_prompts=8, parity_tokens=64)
+from tests.integration.export.family_table import HEADINGS, family_row, written_table
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_llama_cpp_computes_what_transformers_does(family: str, tmp_path: Path) -> None:
-    make_model(family, tmp_path / family)
-    base = resolve_base(ModelSettings(base=str(tmp_path / family)), tmp_path / "cache")
-    parity = export_model(base, None, tmp_path / "out", EXACT, lambda _: None).parity
+def test_a_family_trains_exports_with_parity_and_serves(family: str, tmp_path: Path) -> None:
+    row = family_row(family, tmp_path)
+    parity = row.parity
+    assert row.trains == "packed"
+    assert row.serves
     assert parity.prompts == 8
     assert parity.tokens == parity.identical + parity.near_ties
     assert parity.identical >= 0.98 * parity.tokens
     assert parity.max_relative_compute_error < 0.005
     assert parity.max_relative_logit_error < 0.05
+    # the published line says the same; rounding may choose another token on another processor
+    published = dict(zip(HEADINGS, published_cells(family), strict=True))
+    found = dict(zip(HEADINGS, row.cells(), strict=True))
+    for name in ("model type", "trains", "exports", "template", "serves"):
+        assert published[name] == found[name]
+    assert float(published["parity error"]) < 0.005
+    assert int(published["greedy tokens equal"].split()[0]) >= 0.98 * parity.tokens
+
+
+def published_cells(family: str) -> tuple[str, ...]:
+    """The family's line in docs/models.md."""
+    lines = [line.strip("| ").split(" | ") for line in written_table().splitlines()]
+    (cells,) = (line for line in lines if line[0] == family)
+    return tuple(cells)
+
+
+def test_the_published_table_has_every_family_once() -> None:
+    lines = written_table().splitlines()
+    assert lines[0].strip("| ").split(" | ") == list(HEADINGS)
+    assert [line.strip("| ").split(" | ")[0] for line in lines[2:]] == list(FAMILIES)
 
 
 def test_rope_factors_are_those_of_transformers() -> None:

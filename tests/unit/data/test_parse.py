@@ -48,6 +48,12 @@ def pair_row(**changes: Any) -> dict[str, Any]:
         pair_row(chosen="Scattering.", rejected=[turn("assistant", "Paint.")]),
         pair_row(prompt=None, chosen=f"{USER.content} Scattering.", rejected=f"{USER.content} Paint."),
         pair_row(
+            chosen=[
+                turn("user", [{"type": "text", "text": USER.content}]),
+                turn("assistant", [{"type": "text", "text": "Scatter"}, {"type": "text", "text": "ing."}]),
+            ],
+        ),
+        pair_row(
             chosen=[said("human", USER.content), said("gpt", "Scattering.")],
             rejected=[said("human", USER.content), said("gpt", "Paint.")],
         ),

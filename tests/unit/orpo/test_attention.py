@@ -9,23 +9,25 @@ from torch import Tensor
 from ray_jobs.orpo import attention_blocks
 from ray_jobs.orpo.attention import attend_pairs, attend_row
 from ray_jobs.orpo.attention_blocks import BlockAttention, blocks_of
-from ray_jobs.orpo.packing import Span, pack
+from ray_jobs.orpo.packing import pack
 from tests.unit.orpo.tiny import random_pairs
 
 SPANS = pack(random_pairs(4, longest=30)).spans
 NUM_TOKENS = SPANS[-1].end
 SCALE = 0.3
-Attention = Callable[[Tensor, Tensor, Tensor, tuple[Span, ...], float], Tensor]
+Attention = Callable[..., Tensor]
 
 
-def dense(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def dense(query: Tensor, key: Tensor, value: Tensor, window: int = 1000) -> Tensor:
     """[T, H, C] from [T, H, C] and [T, K, C], with every score."""
     sees = torch.zeros(NUM_TOKENS, NUM_TOKENS, dtype=torch.bool)
+    position = pack(random_pairs(4, longest=30)).position_ids_T
     for span in SPANS:
         for q in range(span.start, span.end):
             own = span.start if q < span.rejected else span.rejected
             sees[q, span.start : min(q + 1, span.answers)] = True
             sees[q, own : q + 1] = True
+    sees &= position[:, None] - position < window
     repeats = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     scores = torch.einsum("qhc,khc->hqk", query, key) * SCALE
@@ -78,6 +80,17 @@ def test_one_call_for_the_row_equals_dense_attention(key_heads: int) -> None:
     with torch.no_grad():  # its backward pass exists on GPUs only
         got = in_transformers_layout(attend_row)(*inputs)
     torch.testing.assert_close(got, dense(*inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attend", [attend_pairs, attend_row])
+@pytest.mark.parametrize("window", [1, 5, 40, 1000])
+def test_a_window_hides_what_lies_further_back(attend: Attention, window: int) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(NUM_TOKENS, heads, 8) for heads in (6, 2, 2)]
+    query, key, value = (x.transpose(0, 1)[None] for x in inputs)
+    with torch.no_grad():
+        got = attend(query, key, value, SPANS, SCALE, window)[0].transpose(0, 1)
+    torch.testing.assert_close(got, dense(*inputs, window), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

@@ -1,5 +1,6 @@
 """The packed step against the plain one: every answer alone behind its prompt, in a model untouched."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 from ray_jobs.orpo import attention_blocks, kernels
 from ray_jobs.orpo.fused import fuse_layers, why_not_fused
 from ray_jobs.orpo.loss import orpo_loss
-from ray_jobs.orpo.models import causal_lm_of
+from ray_jobs.orpo.models import PACKED_FAMILIES, attention_window, causal_lm_of, why_not_packed
 from ray_jobs.orpo.packing import pack
+from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.orpo.step import PairLogps, enable_packed_step
 from ray_jobs.orpo.tokens import PairTokens
+from ray_jobs.orpo.training import prepare_packed_step
 from tests.unit.orpo.tiny import gradient, random_pairs, tiny_llama, with_adapters
 
 PAIRS = random_pairs(5)
@@ -95,11 +98,18 @@ FAMILIES = {
     "qwen3": {"head_dim": 8},
     "phi3": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
     "gemma": {"head_dim": 8},
+    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 1024},
+    "smollm3": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "num_hidden_layers": 5},
 }
+WINDOWS: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 9, "head_dim": 8},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 9, "num_hidden_layers": 7},
+}
+"""Layers that see 9 positions back, alone or between layers that see all."""
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_verified_family(family: str) -> None:
+def make_family(family: str, changes: dict[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     sizes = {
@@ -112,14 +122,53 @@ def test_every_verified_family(family: str) -> None:
         "initializer_range": 0.2,
         "max_position_embeddings": 512,
     }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **(sizes | changes))
+    return AutoModelForCausalLM.from_config(config).train()
 
+
+def test_the_verified_families_are_those_that_are_tested() -> None:
+    assert {*FAMILIES, "llama"} == PACKED_FAMILIES
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_verified_family(family: str) -> None:
     def make() -> Any:
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(family, **(sizes | FAMILIES[family]))
-        return AutoModelForCausalLM.from_config(config).train()
+        return make_family(family, FAMILIES[family])
 
     for fused in {False, why_not_fused(make()) is None}:
         assert_equal_steps(make, fused=fused)
+
+
+@pytest.mark.parametrize("family", WINDOWS)
+def test_attention_windows_are_kept(family: str) -> None:
+    assert attention_window(make_family(family, WINDOWS[family]).config) == 9
+    assert_equal_steps(lambda: make_family(family, WINDOWS[family]), fused=False)
+
+
+def test_layers_with_a_narrow_window_are_not_fused(caplog: pytest.LogCaptureFixture) -> None:
+    model = make_family("mistral", WINDOWS["mistral"])
+    caplog.set_level("INFO")
+    prepare_packed_step(model, TrainingSettings(max_pair_tokens=16, compile="off"), tokens_per_pair=10)
+    assert "not fused: its attention sees only 9 tokens back" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"final_logit_softcapping": 30.0}, "its logits are capped"),
+        ({"attn_logit_softcapping": 50.0}, "its attention scores are capped"),
+        ({"use_bidirectional_attention": True}, "its tokens see later ones"),
+        ({"attention_dropout": 0.1}, "at random"),
+        ({"sliding_window": 9}, None),
+    ],
+)
+def test_what_the_packed_step_does_not_compute_is_left_to_trl(
+    changes: dict[str, Any], says: str | None, tmp_path: Path
+) -> None:
+    make_family("gemma3_text", FAMILIES["gemma3_text"] | changes).save_pretrained(tmp_path)
+    reason = why_not_packed(str(tmp_path))
+    assert reason is None if says is None else says in str(reason)
 
 
 def scores(model: Any, pairs: list[PairTokens]) -> dict[str, torch.Tensor]:

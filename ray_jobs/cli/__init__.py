@@ -1,0 +1,1 @@
+"""The command line `orpo`: the functions of the modules under one name."""

@@ -1,0 +1,244 @@
+"""`orpo`: every command of the project under one name.
+
+Each command calls what its module calls (`python -m ray_jobs.tune`, `python -m serving.promote`, …): the
+same settings, the same exit codes (ray_jobs.errors).
+"""
+
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ray_jobs.cli import options, results
+from ray_jobs.cli.processes import hand_over
+from ray_jobs.command import end, main
+from ray_jobs.errors import StageFailed, UserError
+
+app = typer.Typer(
+    name="orpo",
+    help="Preference-tune a small instruct model, prove that it is better, serve the better one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def entry(program: str = "orpo") -> None:
+    """The console script. A user's mistake is one line and an exit code; a bug keeps its traceback."""
+    try:
+        app(prog_name=program)
+    except (UserError, StageFailed) as error:
+        sys.exit(end(str(error), error.exit_code))
+
+
+def run_stages(
+    stage: str | None,
+    config: Path,
+    check: bool,
+    changes: list[str] | None,
+    forced: list[str] | None,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """What `python -m ray_jobs.STAGE` does; with `--json` its result alone goes to standard output."""
+    argv = [str(config)]
+    argv += ["--check"] * check + ["--verbose"] * verbose
+    for name in options.known_stages(forced or []):
+        argv += ["--force", name]
+    for change in changes or []:
+        argv += ["--set", change]
+    if not as_json:
+        raise typer.Exit(main(stage, argv))
+    with contextlib.redirect_stdout(sys.stderr):
+        code = main(stage, argv)
+    if code == 0 or code == 1:
+        from ray_jobs.config import load_config
+
+        found = results.run_result(load_config(config, changes or []))
+        sys.stdout.write(results.dump({**found, "exit_code": code}))
+    raise typer.Exit(code)
+
+
+def stage_command(name: str, stage: str | None, summary: str) -> None:
+    """Adds a command that runs one stage, or all."""
+
+    def command(
+        config: options.ConfigFile,
+        check: options.Check = False,
+        changes: options.Changes = None,
+        force: options.Forced = None,
+        verbose: options.Verbose = False,
+        as_json: options.AsJson = False,
+    ) -> None:
+        run_stages(stage, config, check, changes, force, verbose, as_json)
+
+    app.command(name, help=summary)(command)
+
+
+STAGE_COMMANDS: tuple[tuple[str, str | None, str], ...] = (
+    ("run", None, "Run every stage of CONFIG; what is done is skipped, what was interrupted goes on."),
+    ("tune", "tune", "Search for the best adapter: Ray Tune over ORPO trials."),
+    ("export", "export", "Base and best adapter as GGUF files of one recipe."),
+    ("generate", "generate", "Answers of base and candidate to the evaluation prompts."),
+    ("judge", "judge", "Scores of both models' answers."),
+    ("verdict", "verdict", "Paired statistics, decision and report."),
+)
+for _name, _stage, _summary in STAGE_COMMANDS:
+    stage_command(_name, _stage, _summary)
+
+
+@app.command()
+def promote(
+    target: Annotated[str, typer.Argument(metavar="CONFIG|RUN_DIR|MODEL.gguf|rollback|status")],
+    registry: options.Registry = "registry",
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote whatever the run's report decided.")
+    ] = False,
+    changes: options.Changes = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make the winner of a run, or a model, the champion; go back to the one before; tell who it is."""
+    if target.endswith((".yaml", ".yml")):
+        run_stages("promote", Path(target), False, changes, ["promote"] if force else None, False, as_json)
+    if target == "status" and as_json:
+        raise typer.Exit(champion_json(Path(registry)))
+    argv = [target, "--registry", registry, *(["--force"] if force else [])]
+    raise typer.Exit(hand_over("serving.promote", argv))
+
+
+def champion_json(folder: Path) -> int:
+    from serving.registry import Registry, RegistryError
+
+    try:
+        history = Registry(folder).history()
+    except RegistryError as error:
+        return end(str(error), 1)
+    rows = [
+        {
+            "sha256": one.sha256,
+            "run": one.run,
+            "decided_at": one.decided_at,
+            "model": str(one.model),
+            "report": str(one.report),
+        }
+        for one in history
+    ]
+    sys.stdout.write(results.dump({"champion": rows[0] if rows else None, "previous": rows[1:]}))
+    return 0 if rows else 1
+
+
+@app.command()
+def report(
+    target: Annotated[Path, typer.Argument(metavar="CONFIG|RUN_DIR")],
+    changes: options.Changes = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the whole report as Markdown.")] = False,
+    browser: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """What a run found."""
+    folder = results.find_run(target, changes or [])
+    if as_json:
+        sys.stdout.write(results.dump(folder.read_json(results.REPORT)))
+    elif markdown:
+        folder.read_json(results.REPORT)
+        sys.stdout.write(folder.path("report/report.md").read_text(encoding="utf-8"))
+    else:
+        sys.stdout.write("\n".join(results.report_lines(folder)) + "\n")
+    if browser:
+        import webbrowser
+
+        webbrowser.open(folder.path("report/report.html").as_uri())
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def compare(
+    context: typer.Context,
+    targets: Annotated[list[str], typer.Argument(metavar="COMPARISON.yaml|A.gguf B.gguf")],
+) -> None:
+    """Rank several bases by one file (configs/seed-comparison.yaml), or two models on prompts of your own.
+
+    With two models the options are those of `python -m ray_jobs.compare`, such as --prompts FILE.
+    """
+    first = targets[0]
+    module = "ray_jobs.comparison" if first.endswith((".yaml", ".yml")) else "ray_jobs.compare"
+    raise typer.Exit(hand_over(module, [*targets, *context.args]))
+
+
+@app.command()
+def serve(
+    registry: options.Registry = "registry",
+    host: Annotated[
+        str, typer.Option(help="Address; any but this machine's own needs API keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A setting of the endpoint: --set replicas=2."),
+    ] = None,
+) -> None:
+    """Serve the champion behind OpenAI's API until stopped; see docs/serving.md."""
+    from serving.registry import Registry, RegistryError
+
+    folder = Path(registry).expanduser().resolve()
+    try:
+        champion = Registry(folder).champion()
+    except RegistryError as error:
+        raise typer.Exit(end(str(error), 1)) from error
+    if champion is None:
+        raise typer.Exit(
+            end(f"{folder}: there is no champion yet; get one with `orpo run CONFIG` or `orpo promote`", 2)
+        )
+    variables = {
+        "SERVING_REGISTRY": str(folder),
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
+    }
+    if (host, port) == ("127.0.0.1", 8000):
+        target = ["serving.app:build", *(settings or [])]
+    else:
+        target = [str(serve_config(host, port, settings or []))]
+    raise typer.Exit(hand_over("ray.serve.scripts", ["run", *target], variables))
+
+
+def serve_config(host: str, port: int, settings: list[str]) -> Path:
+    """A config of Serve for another address than its default, which only a config can state."""
+    import yaml
+
+    from ray_jobs.config import put_change
+
+    arguments: dict[str, object] = {}
+    for change in settings:
+        put_change(arguments, change)
+    endpoint = {
+        "name": "endpoint",
+        "route_prefix": "/",
+        "import_path": "serving.app:build",
+        "args": arguments,
+    }
+    content = {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": host, "port": port},
+        "applications": [endpoint],
+    }
+    with tempfile.NamedTemporaryFile(
+        "w", suffix=".yaml", prefix="orpo-serve-", delete=False, encoding="utf-8"
+    ) as file:
+        yaml.safe_dump(content, file)
+    return Path(file.name)
+
+
+@app.command()
+def doctor(
+    quick: Annotated[bool, typer.Option("--quick", help="Look, but measure nothing.")] = False,
+    storage: Annotated[Path, typer.Option(help="Folder whose disk is looked at.")] = Path("runs"),
+    as_json: options.AsJson = False,
+) -> None:
+    """Check this machine, and say what each model size will do here (takes some 20 s)."""
+    from ray_jobs.cli import doctor as checks
+
+    found = checks.examine(storage, measured=not quick)
+    sys.stdout.write(results.dump(found.as_json()) if as_json else "\n".join(found.lines()) + "\n")
+    raise typer.Exit(0 if found.usable else 1)

@@ -1,0 +1,57 @@
+"""What a command found, as plain data for `--json` and as lines for people."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.config import Config, load_config
+from ray_jobs.errors import ConfigError
+from ray_jobs.runs import RunFolder
+
+REPORT = "report/report.json"
+
+
+def dump(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def run_root(config: Config) -> Path:
+    """The folder that a run with this config has, there or not."""
+    return Path(config.storage).expanduser().resolve() / config.name
+
+
+def find_run(target: Path, changes: Sequence[str] = ()) -> RunFolder:
+    """The run folder that a config or a path names. Raises ConfigError when there is none."""
+    root = target if target.is_dir() else run_root(load_config(target, changes))
+    if not (root / "state.json").is_file():
+        raise ConfigError(f"{root}: no run folder")
+    return RunFolder(root)
+
+
+def run_result(config: Config) -> dict[str, Any]:
+    """Where the run of a config stands: its stages, and what was decided, as far as it came."""
+    folder = RunFolder(run_root(config))
+    result: dict[str, Any] = {"run": config.name, "folder": str(folder.root), "stages": {}}
+    for name, state in folder.states().items():
+        result["stages"][name] = {"status": state.status, "seconds": state.seconds}
+    if folder.path(REPORT).is_file():
+        report = folder.read_json(REPORT)
+        names = ("decision", "reason", "mean_difference", "ci95", "num_scored_both")
+        result |= {name: report.get(name) for name in names}
+        result["report"] = str(folder.path("report/report.html"))
+    return result
+
+
+def report_lines(folder: RunFolder) -> list[str]:
+    """A report in a few lines. Raises RunConflict when the run has none."""
+    from ray_jobs.summary import checks_line, judge_line
+
+    report = folder.read_json(REPORT)
+    return [
+        f"run        {folder.root.name}",
+        f"decision   {report['decision']}: {report['reason']}",
+        f"judge      {judge_line(report)}",
+        f"checks     {checks_line(report)}",
+        f"report     {folder.path('report/report.html')}",
+    ]

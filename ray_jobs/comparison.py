@@ -1,0 +1,164 @@
+"""Several bases, each tuned and judged on the same prompts, in one ranking.
+
+    python -m ray_jobs.comparison configs/seed-comparison.yaml [--check] [--set FIELD=VALUE] [--json]
+
+Each base is a run of its own (`<name>-<base>`), done or taken up as the pipeline does it, without promoting
+anything. The ranking is `<storage>/<name>/ranking.md` and `ranking.json`. A base that fails is listed as
+failed and does not stop the others; the exit code then is 1.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.command import STAGES, end, run
+from ray_jobs.config import Config
+from ray_jobs.errors import StageFailed, UserError
+from ray_jobs.logs import configure
+from ray_jobs.ranking.settings import load_comparison
+from ray_jobs.runs import RunFolder, dump_json, open_run
+
+log = logging.getLogger(__name__)
+
+MODELS = ("base", "candidate")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    configure(options.verbose)
+    try:
+        name, configs = load_comparison(options.comparison, options.changes)
+        if options.check:
+            sys.stdout.write("\n".join(plan(configs)) + "\n")
+            return 0
+        with contextlib.redirect_stdout(sys.stderr):
+            failed = run_all(configs)
+        result, page = ranked(name, configs, failed)
+    except (UserError, StageFailed) as error:
+        return end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return end("stopped; the same command goes on from here", 130)
+    sys.stdout.write(dump_json(result).decode() if options.json else page)
+    return 1 if failed else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog="orpo compare", description="Tune several bases and rank them.")
+    result.add_argument("comparison", type=Path, help="YAML file such as configs/seed-comparison.yaml")
+    result.add_argument("--check", action="store_true", help="check the file and print the plan of each run")
+    result.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+    result.add_argument(
+        "--set", action="append", default=[], dest="changes", metavar="FIELD=VALUE", help="for every base"
+    )
+    result.add_argument("--verbose", action="store_true", help="log more")
+    return result
+
+
+def plan(configs: dict[str, Config]) -> list[str]:
+    from ray_jobs.plan import plan_lines
+
+    return [line for base, config in configs.items() for line in (f"== {base}", *plan_lines(config), "")]
+
+
+def run_all(configs: dict[str, Config]) -> dict[str, str]:
+    """Runs every base up to its verdict; base -> why it failed, for those that did."""
+    failed = {}
+    for number, (base, config) in enumerate(configs.items(), start=1):
+        log.info("compare  %s, base %d of %d", base, number, len(configs))
+        try:
+            run(config, STAGES[:-1], ())
+        except (UserError, StageFailed) as error:
+            failed[base] = str(error).splitlines()[0]
+            log.error("compare  %s failed: %s", base, failed[base])
+    return failed
+
+
+def ranked(name: str, configs: dict[str, Config], failed: dict[str, str]) -> tuple[dict[str, Any], str]:
+    """The ranking as data and as a page, both kept. Raises StageFailed when fewer than two bases ran."""
+    from ray_jobs.ranking.ranking import common_prompts, rank, table
+
+    whole = {base: config for base, config in configs.items() if base not in failed}
+    if len(whole) < 2:
+        raise StageFailed(
+            "comparison: fewer than two bases ran: "
+            + "; ".join(f"{base}: {reason}" for base, reason in failed.items())
+        )
+    entries = [entry for base, config in whole.items() for entry in entries_of(base, config)]
+    config = next(iter(whole.values()))
+    level = config.verdict.level
+    places = rank(entries, level=level, num_resamples=config.verdict.num_resamples, seed=config.seed)
+    num_prompts = len(common_prompts(entries))
+    page = table(places, failed, num_prompts=num_prompts, level=level)
+    result = {
+        "name": name,
+        "metric": config.judge.metrics[0],
+        "num_prompts": num_prompts,
+        "level": level,
+        "ranking": [place.as_json() for place in places],
+        "failed": failed,
+        "runs": {base: one.name for base, one in whole.items()},
+    }
+    folder = open_run(config.storage, name)
+    folder.write_json("ranking.json", result)
+    folder.write("ranking.md", page.encode())
+    return result, page
+
+
+def entries_of(base: str, config: Config) -> list[Any]:
+    """A run's base and candidate, with their scores by the run's first metric."""
+    from ray_jobs.ranking.ranking import Cost, Entry, scores_of
+    from ray_jobs.stages.generate import answers_of
+    from ray_jobs.stages.judge import judgements_of
+
+    folder = open_run(config.storage, config.name)
+    answers = {model: answers_of(folder, model) for model in MODELS}
+    states = folder.states()
+    num_tokens = sum(answer.num_answer_tokens for rows in answers.values() for answer in rows)
+    rate = num_tokens / states["generate"].seconds if states["generate"].seconds else None
+    cores = engine_cores(config)
+    metric = metric_key(config)
+    return [
+        Entry(
+            base,
+            model,
+            scores_of(judgements_of(folder, model), metric),
+            sum(answer.num_answer_tokens for answer in answers[model]) / max(1, len(answers[model])),
+            Cost(
+                file_bytes(folder, model),
+                rate,
+                rate / cores if rate and cores else None,
+                states["tune"].seconds if model == "candidate" else None,
+            ),
+        )
+        for model in MODELS
+    ]
+
+
+def engine_cores(config: Config) -> int | None:
+    """Cores that the engines of a stage own; None where that follows from a cluster elsewhere."""
+    from serving.engine.topology import usable_cores
+
+    own = config.engine.settings.cores
+    if config.engine.actors:
+        return config.engine.actors * own
+    here = None if os.environ.get("RAY_ADDRESS") else usable_cores()
+    return len(here) // own * own if here else None
+
+
+def metric_key(config: Config) -> str:
+    from ray_jobs.judging.metrics import outline_of
+
+    return str(outline_of(config.judge.metrics[0]).key)
+
+
+def file_bytes(folder: RunFolder, model: str) -> int:
+    return int(folder.read_json(f"models/{model}/manifest.json")["bytes"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Several bases, each tuned, judged on the same prompts and ranked."""

@@ -1,0 +1,152 @@
+"""Which of several models is best, on the prompts that all of them have a score for."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ray_jobs.errors import StageFailed
+from ray_jobs.records import Judgement
+from ray_jobs.verdict.statistics import mean_interval
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model takes; None where it was not measured."""
+
+    file_bytes: int
+    answer_tokens_per_s: float | None
+    """Of the run's generate stage, base and candidate together."""
+    answer_tokens_per_s_and_core: float | None
+    tuning_s: float | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that takes part: a base, or what tuning made of it."""
+
+    base: str
+    model: str
+    scores: Mapping[str, float]
+    """Prompt ID -> score."""
+    mean_answer_tokens: float
+    cost: Cost
+
+    @property
+    def name(self) -> str:
+        return f"{self.base}, tuned" if self.model == "candidate" else self.base
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of the ranking. Scores in the units of the judge's rubric; intervals are two-sided."""
+
+    rank: int
+    name: str
+    base: str
+    model: str
+    mean_score: float
+    ci: tuple[float, float] | None
+    behind_best: float
+    behind_best_ci: tuple[float, float] | None
+    told_apart: bool
+    """Whether the interval of the distance to the best one lies below 0."""
+    mean_answer_tokens: float
+    cost: Cost
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def scores_of(judgements: Sequence[Judgement], metric: str) -> dict[str, float]:
+    """Prompt ID -> expected score, or the sampled one where there is none; unscored rows are left out."""
+    found = {}
+    for row in judgements:
+        value = row.expected_score if row.expected_score is not None else row.score
+        if row.metric == metric and row.failure is None and value is not None:
+            found[row.id] = float(value)
+    return found
+
+
+def common_prompts(entries: Sequence[Entry]) -> list[str]:
+    """Prompts that every model has a score for. Raises StageFailed when there are too few to rank by."""
+    shared = set.intersection(*(set(entry.scores) for entry in entries))
+    if len(shared) < 2:
+        fewest = min(entries, key=lambda entry: len(entry.scores))
+        raise StageFailed(
+            f"comparison: {len(shared)} prompts have a score for all {len(entries)} models; "
+            f"{fewest.name} has {len(fewest.scores)}"
+        )
+    return sorted(shared)
+
+
+def rank(entries: Sequence[Entry], *, level: float, num_resamples: int, seed: int) -> list[Place]:
+    """The models by mean score, best first.
+
+    Distances to the best are paired, prompt by prompt; their level is shared out among them (Bonferroni).
+    """
+    shared = common_prompts(entries)
+    rows = {entry.name: np.array([entry.scores[key] for key in shared]) for entry in entries}
+    ordered = sorted(entries, key=lambda entry: (-rows[entry.name].mean(), entry.cost.file_bytes, entry.name))
+    best = rows[ordered[0].name]
+    each = 1 - (1 - level) / max(1, len(entries) - 1)
+    options: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
+    places = []
+    for number, entry in enumerate(ordered, start=1):
+        own = rows[entry.name]
+        behind = None if number == 1 else mean_interval(own - best, level=each, **options).ends
+        places.append(
+            Place(
+                rank=number,
+                name=entry.name,
+                base=entry.base,
+                model=entry.model,
+                mean_score=math.fsum(own) / len(own),
+                ci=mean_interval(own, level=level, **options).ends,
+                behind_best=math.fsum(own - best) / len(own),
+                behind_best_ci=behind,
+                told_apart=behind is not None and behind[1] < 0,
+                mean_answer_tokens=entry.mean_answer_tokens,
+                cost=entry.cost,
+            )
+        )
+    return places
+
+
+def table(places: Sequence[Place], failed: Mapping[str, str], *, num_prompts: int, level: float) -> str:
+    """The ranking as Markdown."""
+    lines = [
+        f"Mean score of {num_prompts} prompts that all models have a score for, with {level:.0%} intervals; "
+        "distances to the best are paired and share the level.",
+        "",
+        "| | model | score | behind the best | told apart | answer tokens | file | tokens/s | per core "
+        "| tuning |",
+        "| ---: | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for place in places:
+        cost = place.cost
+        cells = (
+            str(place.rank),
+            place.name,
+            f"{place.mean_score:.3f} {_ends(place.ci)}",
+            "" if place.rank == 1 else f"{place.behind_best:+.3f} {_ends(place.behind_best_ci)}",
+            "" if place.rank == 1 else ("yes" if place.told_apart else "no"),
+            f"{place.mean_answer_tokens:.0f}",
+            f"{cost.file_bytes / 1e9:.2f} GB",
+            _number(cost.answer_tokens_per_s),
+            _number(cost.answer_tokens_per_s_and_core),
+            "" if cost.tuning_s is None else f"{cost.tuning_s / 60:.0f} min",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"| | {base} | failed: {reason} | | | | | | | |" for base, reason in failed.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _ends(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"({interval[0]:+.3f} to {interval[1]:+.3f})"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"

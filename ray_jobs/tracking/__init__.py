@@ -1,0 +1,1 @@
+"""A run's trials, verdict and champion in an experiment tracker."""

@@ -1,0 +1,161 @@
+"""A run folder in a real MLflow store: what it holds arrives, once; a broken tracker breaks nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_jobs.config import Config, load_config
+from ray_jobs.errors import ConfigError
+from ray_jobs.runs import RunFolder, StageState
+from ray_jobs.search.trials import Trial
+from ray_jobs.stages.trial_table import write_trials
+from ray_jobs.tracking.publish import flat_params, publish
+
+mlflow = pytest.importorskip("mlflow", reason="the extra `tracking` is not installed")
+
+SMOKE = Path(__file__).parents[3] / "configs" / "smoke.yaml"
+REPORT = {
+    "decision": "promote",
+    "reason": "better",
+    "mean_difference": 0.5,
+    "ci95": [0.25, 0.75],
+    "p_value": 0.01,
+    "wins": 9,
+    "ties": 1,
+    "losses": 2,
+    "num_prompts": 12,
+    "num_scored_both": 12,
+    "models": {"base": {"mean_score": 3.0}, "candidate": {"mean_score": 3.5}},
+}
+
+
+def trial(number: int, nll: float, status: str = "done") -> Trial:
+    curve = [{"step": float(step), "heldout_nll": nll + 1 / step} for step in (3, 6)]
+    return Trial(
+        f"trial-{number:03d}",
+        status,
+        {"beta": 0.1 * number},
+        "there",
+        6,
+        1.0,
+        None,
+        0.5 + nll,
+        nll,
+        1.0,
+        0.1,
+        curve,
+    )
+
+
+@pytest.fixture
+def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)  # where artefacts of a store without a server lie
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def config(uri: str) -> Config:
+    return load_config(SMOKE, [f"tracking.mlflow_uri={uri}", "tracking.registered_model=helper"])
+
+
+def done(folder: RunFolder, stage: str, inputs: str = "one") -> None:
+    folder.set_state(stage, StageState("done", inputs, {}, {}, "", "", 1.0))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "smoke")
+    write_trials(folder.path("tune/trials.parquet"), [trial(1, 0.3), trial(2, 0.2), trial(3, 0.1, "failed")])
+    folder.write_json("report/report.json", REPORT)
+    folder.write("report/report.html", b"<html></html>")
+    folder.write("config.yaml", b"name: smoke\n")
+    folder.write_json("promoted.json", {"model": "candidate"})
+    folder.write_json("models/candidate/manifest.json", {"sha256": "abc"})
+    for stage in ("tune", "verdict", "promote"):
+        done(folder, stage)
+    return folder
+
+
+def runs(uri: str) -> tuple[Any, dict[str, Any]]:
+    """The parent run, and the nested ones by name."""
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("orpo-on-ray")
+    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    return found.pop("smoke"), found
+
+
+def test_trials_figures_files_and_the_champion_arrive(config: Config, folder: RunFolder, uri: str) -> None:
+    publish(config, folder)
+    parent, nested = runs(uri)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["decision"] == "promote"
+    assert parent.data.metrics["mean_difference"] == 0.5
+    assert (parent.data.metrics["ci95_low"], parent.data.metrics["ci95_high"]) == (0.25, 0.75)
+    assert parent.data.metrics["candidate_mean_score"] == 3.5
+    assert parent.data.params["training.num_steps"] == "6"
+    assert set(nested) == {f"smoke/trial-00{number}" for number in (1, 2, 3)}
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    first = nested["smoke/trial-001"]
+    assert first.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert first.data.params == {"beta": "0.1"}
+    history = client.get_metric_history(first.info.run_id, "heldout_nll")
+    assert {point.step: point.value for point in history} == {3: 0.3 + 1 / 3, 6: 0.3 + 1 / 6}
+    assert nested["smoke/trial-003"].info.status == "FAILED"
+    bests = [name for name, run in nested.items() if run.data.tags["best"] == "true"]
+    assert bests == ["smoke/trial-001"]  # the objective of smoke.yaml is accuracy; a failed trial never wins
+    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"config.yaml", "report"}
+    version = client.get_model_version_by_alias("helper", "champion")
+    assert version.run_id == parent.info.run_id
+    assert version.tags["sha256"] == "abc"
+    assert version.source == folder.path("models", "candidate").resolve().as_uri()
+
+
+def test_a_second_time_tells_only_what_is_new(config: Config, folder: RunFolder, uri: str) -> None:
+    publish(config, folder)
+    publish(config, folder)
+    assert len(runs(uri)[1]) == 3
+    folder.write_json("report/report.json", {**REPORT, "decision": "keep_base"})
+    done(folder, "verdict", "other")
+    publish(config, folder)
+    parent, nested = runs(uri)
+    assert parent.data.tags["decision"] == "keep_base"
+    assert len(nested) == 3
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    assert len(client.search_model_versions("name='helper'")) == 1
+
+
+def test_a_failed_run_is_tracked_as_failed(config: Config, folder: RunFolder, uri: str) -> None:
+    state = replace(folder.states()["verdict"], status="failed")
+    folder.set_state("verdict", state)
+    folder.drop_state("promote")
+    publish(config, folder)
+    parent, nested = runs(uri)
+    assert parent.info.status == "FAILED"
+    assert "decision" not in parent.data.tags
+    assert len(nested) == 3
+
+
+def test_a_tracker_that_fails_is_a_warning(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    config = load_config(SMOKE, ["tracking.mlflow_uri=sqlite:////proc/no/such/place.db"])
+    publish(config, folder)
+    assert "tracking sqlite:////proc" in caplog.text
+    assert not folder.path("tracking.json").exists()
+
+
+def test_without_a_uri_nothing_is_told(folder: RunFolder) -> None:
+    publish(load_config(SMOKE), folder)
+    assert not folder.path("tracking.json").exists()
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match="registered_model: needs mlflow_uri"):
+        load_config(SMOKE, ["tracking.registered_model=helper"])
+
+
+def test_every_setting_is_a_parameter() -> None:
+    params = flat_params(load_config(SMOKE))
+    assert params["search.num_trials"] == "2"
+    assert params["model.base"] == "bundled:smollm2-135m-instruct"
+    assert params["search.space.beta.uniform"] == "[0.05, 0.3]"

@@ -1,0 +1,188 @@
+"""`orpo`: each command reaches the function of its module, with its exit code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from ray_jobs.cli import main as cli
+from ray_jobs.cli import options
+from ray_jobs.command import STAGES
+from ray_jobs.runs import RunFolder, StageState
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+LOCAL = str(CONFIGS / "local.yaml")
+REPORT = {
+    "decision": "promote",
+    "reason": "better",
+    "mean_difference": 0.5,
+    "ci95": [0.2, 0.8],
+    "num_scored_both": 40,
+    "judge_trust": {"trusted": True},
+    "program_checks": None,
+}
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What was handed on: (stage, argv) for stages, (module, argv, variables) for other programs."""
+    seen: list[tuple[Any, ...]] = []
+
+    def stage(name: str | None, argv: list[str]) -> int:
+        seen.append((name, argv))
+        return 0
+
+    def program(module: str, argv: list[str], variables: Any = None) -> int:
+        seen.append((module, argv, variables))
+        return 0
+
+    monkeypatch.setattr(cli, "main", stage)
+    monkeypatch.setattr(cli, "hand_over", program)
+    return seen
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    folder = RunFolder(tmp_path / "runs" / "local")
+    folder.set_state("verdict", StageState("done", "", {}, {}, "now", "now", 1.5))
+    folder.write_json("report/report.json", REPORT)
+    folder.write("report/report.md", b"# The report\n")
+    return folder.root
+
+
+@pytest.mark.parametrize(("name", "stage", "_"), cli.STAGE_COMMANDS)
+def test_stage_commands_are_the_modules_commands(
+    name: str, stage: str | None, _: str, calls: list[tuple[Any, ...]]
+) -> None:
+    done = invoke(name, LOCAL, "--force", "judge", "--set", "seed=1", "--set", "name=x", "--verbose")
+    assert done.exit_code == 0, done.output
+    wanted = [LOCAL, "--verbose", "--force", "judge", "--set", "seed=1", "--set", "name=x"]
+    assert calls == [(stage, wanted)]
+
+
+def test_check_prints_the_plan_and_changes_are_checked_like_the_file() -> None:
+    done = invoke("run", LOCAL, "--check", "--set", "search.num_trials=8")
+    assert done.exit_code == 0
+    assert "8 trials of" in done.output
+    wrong = invoke("run", LOCAL, "--check", "--set", "search.num_trails=8")
+    assert wrong.exit_code == 2
+    assert "search.num_trails: unknown field; did you mean 'num_trials'?" in wrong.output
+
+
+def test_an_unknown_stage_is_a_usage_error(calls: list[tuple[Any, ...]]) -> None:
+    done = invoke("run", LOCAL, "--force", "training")
+    assert done.exit_code == 2
+    assert "'training' is no stage" in done.output
+    assert calls == []
+
+
+def test_json_of_a_run_says_where_it_stands(calls: list[tuple[Any, ...]], finished: Path) -> None:
+    done = invoke("run", LOCAL, "--json", "--set", f"storage={finished.parent}")
+    found = json.loads(done.stdout)
+    assert found["decision"] == "promote"
+    assert found["stages"] == {"verdict": {"status": "done", "seconds": 1.5}}
+    assert found["report"] == str(finished / "report/report.html")
+    assert found["exit_code"] == 0
+
+
+@pytest.mark.parametrize("by", ["config", "folder"])
+def test_report_tells_what_a_run_found(finished: Path, by: str) -> None:
+    target = [str(finished)] if by == "folder" else [LOCAL, "--set", f"storage={finished.parent}"]
+    assert "decision   promote: better" in invoke("report", *target).stdout
+    assert "+0.500 (95 % interval +0.200 to +0.800) on 40 prompts" in invoke("report", *target).stdout
+    assert invoke("report", *target, "--markdown").stdout == "# The report\n"
+    assert json.loads(invoke("report", *target, "--json").stdout) == REPORT
+
+
+def test_a_missing_run_is_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["orpo", "report", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.entry()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: no run folder\n"
+
+
+@pytest.mark.parametrize("target", ["runs/local", "model.gguf", "rollback", "status"])
+def test_promote_by_hand_is_the_registrys_command(target: str, calls: list[tuple[Any, ...]]) -> None:
+    assert invoke("promote", target, "--registry", "r").exit_code == 0
+    assert calls == [("serving.promote", [target, "--registry", "r"], None)]
+
+
+def test_promote_of_a_config_is_the_stage(calls: list[tuple[Any, ...]]) -> None:
+    assert invoke("promote", LOCAL, "--force").exit_code == 0
+    assert calls == [("promote", [LOCAL, "--force", "promote"])]
+
+
+def test_status_as_json_of_an_empty_registry(tmp_path: Path) -> None:
+    done = invoke("promote", "status", "--registry", str(tmp_path), "--json")
+    assert (done.exit_code, json.loads(done.stdout)) == (1, {"champion": None, "previous": []})
+
+
+def test_compare_takes_a_file_of_bases_or_two_models(calls: list[tuple[Any, ...]]) -> None:
+    assert invoke("compare", "bases.yaml", "--json").exit_code == 0
+    assert invoke("compare", "a.gguf", "b.gguf", "--prompts", "p.jsonl").exit_code == 0
+    assert calls == [
+        ("ray_jobs.comparison", ["bases.yaml", "--json"], None),
+        ("ray_jobs.compare", ["a.gguf", "b.gguf", "--prompts", "p.jsonl"], None),
+    ]
+
+
+def test_serve_without_a_champion_says_how_to_get_one(calls: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    done = invoke("serve", "--registry", str(tmp_path))
+    assert done.exit_code == 2
+    assert "there is no champion yet" in done.output
+    assert calls == []
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    from serving.files import sha256_of
+    from serving.registry import Registry
+
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"GGUF")
+    folder = tmp_path / "registry"
+    Registry(folder).promote(model, sha256=sha256_of(model), run="r", report=tmp_path / "report.json")
+    return folder
+
+
+def test_serve_hands_over_to_serve_with_the_gate_in_its_proxies(
+    calls: list[tuple[Any, ...]], registry: Path
+) -> None:
+    assert invoke("serve", "--registry", str(registry), "--set", "replicas=2").exit_code == 0
+    ((module, argv, variables),) = calls
+    assert (module, argv) == ("ray.serve.scripts", ["run", "serving.app:build", "replicas=2"])
+    assert variables["SERVING_REGISTRY"] == str(registry)
+    assert variables["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == "serving.http.gate:proxy_middlewares"
+
+
+def test_serve_on_another_port_writes_a_config(calls: list[tuple[Any, ...]], registry: Path) -> None:
+    done = invoke("serve", "--registry", str(registry), "--port", "8123", "--set", "engine.cores=2")
+    assert done.exit_code == 0
+    ((_, (_, path), _),) = calls
+    written = yaml.safe_load(Path(path).read_text())
+    Path(path).unlink()
+    assert written["http_options"] == {"host": "127.0.0.1", "port": 8123}
+    (application,) = written["applications"]
+    assert application["args"] == {"engine": {"cores": 2}}
+    shipped = yaml.safe_load((CONFIGS / "serve.yaml").read_text())["applications"][0]
+    assert (application["import_path"], application["route_prefix"]) == (
+        shipped["import_path"],
+        shipped["route_prefix"],
+    )
+
+
+def test_completion_knows_fields_and_stages() -> None:
+    assert options.complete_fields("search.num") == ["search.num_trials="]
+    assert "training.lora.rank=" in options.complete_fields("training.lora.")
+    assert options.complete_stages("pr") == ["prepare", "promote"]
+    assert set(options.complete_stages("")) == set(STAGES)

@@ -1,0 +1,197 @@
+"""Several bases in one command: which runs it means, and how their models are ranked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_jobs import comparison
+from ray_jobs.config import Config, load_config
+from ray_jobs.errors import ConfigError, ModelError, StageFailed
+from ray_jobs.ranking.ranking import Cost, Entry, common_prompts, rank, scores_of, table
+from ray_jobs.ranking.settings import load_comparison
+from ray_jobs.records import Answer, Judgement, as_row
+from ray_jobs.runs import RunFolder, StageState
+from ray_jobs.tables import write_rows
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+SEED = CONFIGS / "seed-comparison.yaml"
+METRIC = "response_correctness_5-point_likert"
+COST = Cost(10**9, 100.0, 50.0, 60.0)
+
+
+def test_the_seeds_bases_are_runs_alike_but_for_the_base() -> None:
+    name, configs = load_comparison(SEED)
+    assert name == "seed-comparison"
+    bases = ("llama-3.2-1b", "llama-3.2-3b", "phi-3.5-mini", "mistral-small")
+    assert tuple(configs) == bases
+    for base, config in configs.items():
+        alone = load_config(CONFIGS / f"{base}.yaml")
+        assert config.name == f"seed-comparison-{base}"
+        assert (config.model, config.training, config.search) == (alone.model, alone.training, alone.search)
+    first = configs["llama-3.2-1b"]
+    for config in configs.values():
+        assert (config.data, config.judge, config.generation, config.seed, config.verdict) == (
+            first.data,
+            first.judge,
+            first.generation,
+            first.seed,
+            first.verdict,
+        )
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "shared.yaml").write_text(
+        (CONFIGS / "smoke.yaml")
+        .read_text()
+        .replace("model: run:base", "model: bundled:smollm2-135m-instruct")
+    )
+    (folder / "comparison.yaml").write_text(text)
+    return folder / "comparison.yaml"
+
+
+TWO = "name: two\nconfig: shared.yaml\nbases:\n  one: {model.base: a}\n  other: {model.base: b}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (TWO.replace("model.base: b", "data.num_prompts: 3"), "must be the same for all bases"),
+        (TWO.replace("model.base: b", "model.bose: b"), "did you mean 'base'?"),
+        (TWO.replace("  other: {model.base: b}\n", ""), "bases: "),
+        (TWO.replace("other:", "../other:"), "may hold letters"),
+        (TWO.replace("model.base: b", "engine.settings.context_tokens: 256"), "must be the same for all"),
+        (TWO.replace("config:", "conf:"), "conf: unknown field"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"comparison\.yaml") as caught:
+        load_comparison(write(tmp_path, text))
+    assert says in str(caught.value)
+
+
+def test_a_judge_that_differs_between_bases_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, TWO)
+    (tmp_path / "shared.yaml").write_text((CONFIGS / "smoke.yaml").read_text())
+    with pytest.raises(ConfigError, match="run:base is another judge for each base"):
+        load_comparison(path)
+
+
+def entry(base: str, model: str, scores: dict[str, float], cost: Cost = COST) -> Entry:
+    return Entry(base, model, scores, 20.0, cost)
+
+
+def test_the_ranking_is_by_mean_score_on_common_prompts() -> None:
+    ids = [f"p{number}" for number in range(40)]
+    good = {key: 4.0 + (number % 2) for number, key in enumerate(ids)}
+    near = {key: good[key] + (0.1 if number % 4 == 0 else -0.1) for number, key in enumerate(ids)}
+    poor = {key: 2.0 + (number % 2) for number, key in enumerate(ids)}
+    entries = [
+        entry("a", "base", poor),
+        entry("a", "candidate", good),
+        entry("b", "base", {**near, "x": 1.0}),
+    ]
+    assert common_prompts(entries) == sorted(ids)
+    places = rank(entries, level=0.95, num_resamples=500, seed=0)
+    assert [place.name for place in places] == ["a, tuned", "b", "a"]
+    assert [place.rank for place in places] == [1, 2, 3]
+    assert places[0].mean_score == pytest.approx(4.5)
+    assert places[0].ci is not None
+    assert places[0].ci[0] < 4.5 < places[0].ci[1]
+    assert places[2].behind_best == pytest.approx(-2.0)
+    assert places[2].told_apart
+    assert places[1].behind_best == pytest.approx(-0.05)
+    page = table(places, {"c": "is gated"}, num_prompts=40, level=0.95)
+    assert "| 1 | a, tuned | 4.500 (" in page
+    assert "| 3 | a | 2.500 (" in page
+    assert "| | c | failed: is gated |" in page
+
+
+def test_a_tie_is_not_told_apart_and_the_smaller_file_goes_first() -> None:
+    scores = {f"p{number}": float(number % 5) for number in range(30)}
+    large = entry("large", "base", scores, Cost(2 * 10**9, None, None, None))
+    places = rank([large, entry("small", "base", scores)], level=0.95, num_resamples=500, seed=0)
+    assert [place.base for place in places] == ["small", "large"]
+    assert not places[1].told_apart
+
+
+def test_models_without_common_prompts_cannot_be_ranked() -> None:
+    with pytest.raises(StageFailed, match="0 prompts have a score for all 2 models"):
+        common_prompts([entry("a", "base", {"x": 1.0}), entry("b", "base", {"y": 1.0})])
+
+
+def judgement(
+    row_id: str, score: int | None, expected: float | None, failure: str | None = None
+) -> Judgement:
+    return Judgement(row_id, "m", score, expected, None, failure, "", "", 0.1)
+
+
+def test_scores_are_expected_ones_where_there_are_and_failures_have_none() -> None:
+    rows = [judgement("a", 4, 3.6), judgement("b", 2, None), judgement("c", None, None, "no_score")]
+    assert scores_of(rows, "m") == {"a": 3.6, "b": 2.0}
+    assert scores_of(rows, "other") == {}
+
+
+def finished_run(config: Config, shift: float) -> None:
+    """A run folder as far as the ranking reads it; the candidate is `shift` better than 3.0."""
+    folder = RunFolder(Path(config.storage) / config.name)
+    for stage, seconds in (("tune", 120.0), ("generate", 10.0)):
+        folder.set_state(stage, StageState("done", "", {}, {}, "", "", seconds))
+    for model, mean in (("base", 3.0), ("candidate", 3.0 + shift)):
+        folder.write_json(f"models/{model}/manifest.json", {"bytes": 5 * 10**8})
+        answers = [Answer(f"p{n}", "", "", "", "yes", 5, 0, 10, "stop", 0.1) for n in range(20)]
+        scores = [Judgement(f"p{n}", METRIC, 3, mean + n % 2, None, None, "", "", 0.1) for n in range(20)]
+        write_rows(
+            folder.path(f"answers/{model}/part-00000.parquet"), [as_row(a) for a in answers], Answer.COLUMNS
+        )
+        write_rows(
+            folder.path(f"judgements/{model}/part-00000.parquet"),
+            [as_row(s) for s in scores],
+            Judgement.COLUMNS,
+        )
+
+
+@pytest.fixture
+def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A comparison of three bases of which the third is gated; the runs are made up. Gives its arguments."""
+    ran: list[str] = []
+
+    def run(config: Config, stages: Any, forced: Any) -> None:
+        assert "promote" not in stages
+        ran.append(config.name)
+        if config.model.base == "gated":
+            raise ModelError("gated: is gated: accept its licence")
+        finished_run(config, {"a": 0.5, "b": 1.0}[config.model.base])
+
+    monkeypatch.setattr(comparison, "run", run)
+    monkeypatch.setattr(comparison, "metric_key", lambda _: METRIC)
+    path = write(tmp_path, TWO + "  third: {model.base: gated}\n")
+    return [str(path), "--set", f"storage={tmp_path / 'runs'}", "--set", "verdict.num_resamples=200"]
+
+
+def test_bases_are_run_ranked_and_a_failed_one_is_listed(
+    three: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert comparison.main([*three, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [(place["rank"], place["name"]) for place in found["ranking"]] == [
+        (1, "other, tuned"),
+        (2, "one, tuned"),
+        (3, "one"),
+        (4, "other"),
+    ]
+    assert found["failed"] == {"third": "gated: is gated: accept its licence"}
+    assert found["ranking"][0]["cost"]["answer_tokens_per_s"] == 2 * 20 * 10 / 10.0
+    assert found["num_prompts"] == 20
+    assert found["runs"] == {"one": "two-one", "other": "two-other"}
+    kept = tmp_path / "runs" / "two"
+    assert json.loads((kept / "ranking.json").read_text()) == found
+    assert "| 1 | other, tuned | 4.500 (" in (kept / "ranking.md").read_text()
+
+
+def test_check_prints_the_plan_of_each_base(capsys: pytest.CaptureFixture[str]) -> None:
+    assert comparison.main([str(SEED), "--check"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("== ") == 4
+    assert "microsoft/Phi-3.5-mini-instruct" in out
