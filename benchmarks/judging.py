@@ -1,7 +1,8 @@
 """Judgements per second: the engine against one prompt at a time through `Llama`, as flow-judge usually runs.
 
 A judgement is what Flow Judge does: read question, answer, criteria and rubric, write feedback, then a score.
-Two answers to each question are judged, as for a base and a candidate.
+Two answers to each question are judged, as for a base and a candidate. The engine judges in flow-judge's own
+order, and with the rubric first (`judge.prompt_order`), an engine a core, as a run does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.harness import (
     REPOSITORY,
@@ -26,32 +28,36 @@ from benchmarks.harness import (
     serve_rounds,
 )
 
+if TYPE_CHECKING:
+    from ray_jobs.judging.settings import PromptOrder
+
 CONTEXT_TOKENS = 2048
 SCORES = "12345"
 SCORE_START = "\n</feedback>\n<score>"
 Counts = Mapping[str, float]
 
-CONTESTANTS = [Contestant("sequential_q4_0"), Contestant("engine_q4_0")]
+CONTESTANTS = [
+    Contestant("sequential_q4_0"),
+    Contestant("engine_q4_0"),
+    Contestant("engine_rubric_first_q4_0"),
+]
 
 
-def judge_prompts(count: int) -> list[str]:
-    """flow-judge's own prompts for pairs of answers to the same question."""
-    from flow_judge import EvalInput, format_rubric, format_user_prompt, format_vars
+def judge_prompts(count: int, order: PromptOrder = "flow_judge") -> list[str]:
+    """flow-judge's prompts for pairs of answers to the same question."""
+    from flow_judge import EvalInput
     from flow_judge.metrics import RESPONSE_FAITHFULNESS_5POINT
 
-    metric = RESPONSE_FAITHFULNESS_5POINT
+    from ray_jobs.judging.inputs import prompt_text
 
-    prompts = []
-    for question, answer in answers(count):
-        given = EvalInput(inputs=[{"question": question}], output={"response": answer})
-        variables = {
-            "INPUTS": format_vars(given.inputs),
-            "OUTPUT": format_vars([given.output]),
-            "EVALUATION_CRITERIA": metric.criteria,
-            "RUBRIC": format_rubric(metric.rubric),
-        }
-        prompts.append(format_user_prompt(variables))
-    return prompts
+    return [
+        prompt_text(
+            RESPONSE_FAITHFULNESS_5POINT,
+            EvalInput(inputs=[{"question": question}], output={"response": answer}),
+            order,
+        )
+        for question, answer in answers(count)
+    ]
 
 
 def answers(count: int) -> list[tuple[str, str]]:
@@ -101,35 +107,44 @@ def sequential(model: str, prompts: Sequence[str], feedback_tokens: int) -> Call
 
 
 def engine(model: str, prompts: Sequence[str], feedback_tokens: int, slots: int) -> Callable[[], Counts]:
-    """Everything at once; each score as soon as its feedback is there, over what is cached of it."""
-    from serving.engine import Engine, EngineSettings, Request, Result, Sampling, Stream
+    """The judge of a run: an engine on each core, the prompts divided among them."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from ray_jobs.judging.backend import Call
+    from ray_jobs.judging.engine_judge import EngineJudge
+    from ray_jobs.judging.settings import JudgeSettings
+    from serving.engine import Engine, EngineSettings
 
     cores = os.cpu_count() or 1
-    settings = EngineSettings(cores=cores, lanes=cores, slots=slots, context_tokens=CONTEXT_TOKENS)
-    opened = Engine.open(model, settings, own_cores(cores))
-    start = tuple(opened.tokenize(SCORE_START))
-    bias = {opened.tokenize(score)[0]: 100.0 for score in SCORES}
-    feedback = Sampling(max_tokens=feedback_tokens, stop=("</",))
-    score = Sampling(max_tokens=1, logit_bias=bias)
+    settings = EngineSettings(
+        slots=slots, context_tokens=CONTEXT_TOKENS, kv_type="f16", flash_attention=False
+    )
+    asked = JudgeSettings(
+        model=model,
+        max_feedback_tokens=feedback_tokens,
+        long_feedback="score",
+        temperature=0.0,
+        context_tokens=CONTEXT_TOKENS,
+    )
+    engines = [Engine.open(model, settings, own_cores(1)) for _ in range(cores)]
+    judges = [EngineJudge(opened, asked, sha256="0" * 64) for opened in engines]
+    calls = [Call(str(index), text, index, 0.0) for index, text in enumerate(prompts)]
+    size = -(-len(calls) // cores)
+    shares = [calls[at : at + size] for at in range(0, len(calls), size)]
+    scores = [int(score) for score in SCORES]
 
     def work() -> Counts:
-        rendered = [opened.chat.render([{"role": "user", "content": text}]) for text in prompts]
-        by_id = {str(index): prompt for index, prompt in enumerate(rendered)}
-        streams: list[Stream] = []
-
-        def ask_score(result: Result) -> None:
-            written = tuple(opened.tokenize(result.text))
-            streams.append(opened.submit(Request(result.id, (*by_id[result.id], *written, *start), score)))
-
-        opened.generate(
-            [Request(name, prompt, feedback) for name, prompt in by_id.items()], on_done=ask_score
-        )
-        results = [stream.result() for stream in streams]
-        metrics = opened.metrics()
+        with ThreadPoolExecutor(cores) as pool:
+            done = list(
+                pool.map(lambda judge, share: judge.complete(share, scores, lambda _: None), judges, shares)
+            )
+        metrics = [opened.metrics() for opened in engines]
+        completions = [completion for share in done for completion in share]
         return {
-            "judgements": len(results),
-            "score_sum": sum(int(result.text) for result in results),
-            "prefix_hit_rate": metrics.prefix_hit_rate,
+            "judgements": len(completions),
+            "score_sum": sum(int(one.text.split("<score>")[1].split("<")[0]) for one in completions),
+            "prefix_hit_rate": sum(one.cached_tokens for one in metrics)
+            / sum(one.prompt_tokens for one in metrics),
         }
 
     return work
@@ -142,10 +157,11 @@ def main() -> None:
     options.add_argument("--slots", type=int, default=16)
     options.add_argument("--repeats", type=int)
     chosen = options.parse_args()
-    num_prompts = chosen.prompts or (32 if chosen.quick else 96)
+    num_prompts = chosen.prompts or (64 if chosen.quick else 96)
     repeats = chosen.repeats or (2 if chosen.quick else 5)
     if chosen.worker:
-        prompts, model = judge_prompts(num_prompts), str(quantised("q4_0"))
+        order: PromptOrder = "rubric_first" if "rubric_first" in chosen.worker else "flow_judge"
+        prompts, model = judge_prompts(num_prompts, order), str(quantised("q4_0"))
         if chosen.worker.startswith("sequential"):
             serve_rounds(sequential(model, prompts, chosen.feedback_tokens))
         else:
@@ -158,10 +174,15 @@ def main() -> None:
     rounds = race.run(repeats)
     race.close()
     ours, theirs = rounds["engine_q4_0"], rounds["sequential_q4_0"]
+    shared = rounds["engine_rubric_first_q4_0"]
     figures = {
         "judgements_per_s_engine": median_rate(ours, "judgements"),
         "judgements_per_s_sequential": median_rate(theirs, "judgements"),
         "speedup_vs_sequential": median_ratio(ours, theirs, "judgements"),
+        "judgements_per_s_rubric_first": median_rate(shared, "judgements"),
+        "speedup_rubric_first_vs_sequential": median_ratio(shared, theirs, "judgements"),
+        "prefix_hit_rate_engine": ours[0]["prefix_hit_rate"],
+        "prefix_hit_rate_rubric_first": shared[0]["prefix_hit_rate"],
         "mean_score_engine": ours[0]["score_sum"] / ours[0]["judgements"],
         "mean_score_sequential": theirs[0]["score_sum"] / theirs[0]["judgements"],
     }
