@@ -104,7 +104,7 @@ def _options() -> argparse.Namespace:
     options.add_argument("--load-only", action="store_true", help="no overload, disconnects and swaps")
     options.add_argument("--disconnects", type=int, help="streams that are torn down")
     options.add_argument("--swaps", type=int, help="champions that change")
-    options.add_argument("--lanes", type=int, default=_num_cores())
+    options.add_argument("--lanes", type=int, default=num_cores())
     options.add_argument("--slots", type=int, default=8, help="per lane")
     options.add_argument("--port", type=int, default=0)
     return options.parse_args()
@@ -139,7 +139,7 @@ def peers(model: Path, options: argparse.Namespace) -> Iterator[Any]:
     """The peers that are installed, each with its best settings for many clients."""
     if options.no_peers:
         return
-    threads = str(_num_cores())
+    threads = str(num_cores())
     if shutil.which("uvicorn", path=str(Path(sys.executable).parent)) and _has("sse_starlette"):
         port = _free_port()
         yield _peer(
@@ -206,7 +206,7 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -218,7 +218,7 @@ def _has(module: str) -> bool:
 
 
 def engine_settings(options: argparse.Namespace) -> dict[str, Any]:
-    return {"cores": _num_cores(), "lanes": options.lanes, "slots": options.slots, "context_tokens": 2048}
+    return {"cores": num_cores(), "lanes": options.lanes, "slots": options.slots, "context_tokens": 2048}
 
 
 # Load.

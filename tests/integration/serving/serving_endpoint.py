@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,17 @@ class Endpoint:
         report = self.registry.root.parent / "report.json"
         self.registry.promote(path, sha256=sha256, run=run, report=report)
 
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Of this endpoint, by what Ray calls them."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if name in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
+
     def engines(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "ServeReplica:endpoint:engine" in " ".join(child.cmdline())]
+        return self.processes("ServeReplica:endpoint:engine")
 
     def kill_engine(self) -> None:
         """As the kernel would when memory runs out: no goodbye."""
@@ -54,8 +62,7 @@ class Endpoint:
 
     def proxy(self) -> psutil.Process:
         """Serve's process that speaks HTTP."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return next(child for child in children if "ray::ProxyActor" in " ".join(child.cmdline()))
+        return self.processes("ray::ProxyActor")[0]
 
     def champion(self) -> str:
         return str(httpx.get(f"{self.url}/health", timeout=10).json()["model_sha256"])

@@ -15,6 +15,7 @@ from serving_endpoint import Endpoint, poll, running
 
 from serving.shadow import rows_of
 
+QUESTION = {"messages": [{"role": "user", "content": "Name a colour."}]}
 KEYS = {"alice": "sk-alice", "bob": "sk-bob"}
 
 
@@ -87,11 +88,26 @@ def test_a_new_champion_reaches_all_replicas(guarded: Endpoint, client: httpx.Cl
 
 
 def test_shadow_answers_are_stored(guarded: Endpoint, client: httpx.Client) -> None:
-    client.post(CHAT, json={"messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 4})
+    client.post(CHAT, json={**QUESTION, "max_tokens": 4})
     poll(lambda: bool(rows_of(guarded.registry.root)), 30)
     row = rows_of(guarded.registry.root)[0]
     assert set(row["answers"]) == {"champion", "shadow"}
     assert json.dumps(row["messages"]).startswith('[{"role": "user"')
+
+
+def test_the_ingress_and_the_proxy_come_back_with_their_gate(guarded: Endpoint, client: httpx.Client) -> None:
+    def answers() -> bool:
+        try:
+            return client.post(CHAT, json={**QUESTION, "max_tokens": 2}).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    for name in ("ServeReplica:endpoint:ingress", "ray::ProxyActor"):
+        (process,) = guarded.processes(name)
+        process.kill()
+        poll(lambda gone=process: not gone.is_running() or gone.status() == "zombie", 10)
+        poll(answers, 60)
+    assert httpx.get(f"{guarded.url}/-/routes").status_code == 401
 
 
 def test_one_replica_of_two_goes_and_the_other_answers(guarded: Endpoint, client: httpx.Client) -> None:
