@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from ray_jobs.errors import RunConflict
+from ray_jobs.records import Message, Prompt, as_row
 from ray_jobs.stages.block_actor import Ledger, Room
 from ray_jobs.stages.blocks import Blocks, RowJob, cut
-from ray_jobs.stages.engine_rows import tasks
-from ray_jobs.tables import RowFile, read_rows, table_of, write_rows, write_tables
+from ray_jobs.stages.engine_rows import holds, tasks
+from ray_jobs.tables import PROMPT_COLUMNS, RowFile, read_rows, table_of, write_rows, write_tables
 
 COLUMNS = {"id": "string", "value": "int64"}
 
@@ -139,3 +140,14 @@ def test_alone_means_that_nothing_else_is_inside() -> None:
         thread.join(30)
         assert not thread.is_alive()
     assert worst == [1]
+
+
+def test_the_rows_of_an_interrupted_stage_are_known_again(tmp_path: Path) -> None:
+    prompt = Prompt("p", "s", (Message("user", "Why?"),))
+    rows, path = [as_row(prompt)], tmp_path / "input.parquet"
+    assert not holds(path, rows, PROMPT_COLUMNS)
+    write_rows(path, rows, PROMPT_COLUMNS)
+    assert holds(path, rows, PROMPT_COLUMNS)
+    assert not holds(path, [{**rows[0], "id": "q"}], PROMPT_COLUMNS)
+    path.write_bytes(path.read_bytes()[:50])
+    assert not holds(path, rows, PROMPT_COLUMNS)
