@@ -7,6 +7,7 @@ engines have all CPUs; ray 2.60.)
 """
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -120,16 +121,12 @@ def map_ranges(
 
     Ray Data restarts dead actors and repeats their tasks without end; the ledger is what ends it.
     """
-    import pyarrow as pa
     import ray
     import ray.data
 
     ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-    tables = [
-        pa.table({"start": [start for start, _ in task], "stop": [stop for _, stop in task]})
-        for task in ranges
-    ]
-    results = ray.data.from_arrow(tables).map_batches(
+    items = [{"ranges": [list(block) for block in task]} for task in ranges]
+    results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         BlockActor,
         fn_constructor_kwargs={
             "job": job,
@@ -147,6 +144,27 @@ def map_ranges(
             enable_true_multi_threading=True,
         ),
     )
-    for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from table.to_pylist()
-    ray.kill(ledger)
+    try:
+        for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from table.to_pylist()
+    except ray.exceptions.RayError as error:
+        log.debug("failed on the cluster", exc_info=error)
+        reason = first_cause(str(error))
+    else:
+        return
+    finally:
+        ray.kill(ledger)
+    # Out of the handler: the error's frames hold the actors, and with them their cores.
+    raise StageFailed(f"{job.stage}: {reason}")
+
+
+CAUSE = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*(?:Error|Exception|Failed)): (.+)", re.MULTILINE)
+
+
+def first_cause(text: str) -> str:
+    """What a worker raised first, out of the text that Ray makes of it and of what it led to."""
+    found = [match for match in CAUSE.finditer(text) if not match[0].startswith("ray.exceptions")]
+    if not found:
+        return text.strip().splitlines()[-1] if text.strip() else "failed on the cluster"
+    name, message = found[0].groups()
+    return message if name == "StageFailed" else f"{name}: {message}"
