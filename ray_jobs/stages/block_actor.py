@@ -77,7 +77,7 @@ class Room:
 
 
 class BlockActor:
-    """Called by Ray Data with tables of ranges (`start`, `stop`); writes each range's results as a block."""
+    """Called by Ray Data with tables of lists of ranges; writes each range's results as a block."""
 
     def __init__(self, job: RowJob, source: str, folder: str, ledger: Any) -> None:
         import ray
@@ -89,12 +89,13 @@ class BlockActor:
         self._room = Room()
         name = f"engine {ray.get_runtime_context().get_actor_id()}"
         if self._begin(name) >= STARTS:
-            raise StageFailed(f"{job.stage}: the engine's process died {STARTS} times while it started")
+            raise StageFailed(f"the engine's process died {STARTS} times while it started")
         self._work = job.actor(job.spec)
         self._end(name)
 
     def __call__(self, ranges: Any) -> Any:
-        return table_of([self._block((row["start"], row["stop"])) for row in ranges.to_pylist()], SUMMARY)
+        blocks = [block for row in ranges.to_pylist() for block in row["ranges"]]
+        return table_of([self._block((start, stop)) for start, stop in blocks], SUMMARY)
 
     def _block(self, block: Range) -> dict[str, int]:
         """Answers one range of rows, unless another attempt has."""

@@ -7,6 +7,7 @@ engines have all CPUs; ray 2.60.)
 """
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from ray_jobs.logs import Progress
 from ray_jobs.stages import cluster
 from ray_jobs.stages.block_actor import BlockActor, Ledger
 from ray_jobs.stages.blocks import Blocks, Range, RowJob, cut
-from ray_jobs.tables import RowFile, read_rows, write_rows, write_tables
+from ray_jobs.tables import RowFile, read_rows, read_table, table_of, write_rows, write_tables
 
 __all__ = ["RowJob", "compute_file", "compute_rows"]
 
@@ -42,16 +43,17 @@ def compute_rows(
     caller publishes the results and removes the folder. Raises StageFailed when results are missing.
     """
     source, output = unfinished / "input.parquet", unfinished / "output.parquet"
-    if not _holds(source, rows):
+    if not holds(source, rows, job.columns_in):
         shutil.rmtree(unfinished, ignore_errors=True)
         write_rows(source, rows, job.columns_in)
     compute_file(job, source, output, unfinished / "blocks", pool)
     return read_rows(output)
 
 
-def _holds(source: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
+def holds(source: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> bool:
+    """Whether the file is there and has these very rows."""
     try:
-        return source.exists() and read_rows(source) == [dict(row) for row in rows]
+        return source.exists() and bool(read_table(source).equals(table_of(rows, columns)))
     except RunConflict:
         return False
 
@@ -62,10 +64,14 @@ def compute_file(job: RowJob, source: Path, output: Path, unfinished: Path, pool
     Memory does not grow with the number of rows. Blocks of results are kept in `unfinished`; the caller
     removes the folder. Raises StageFailed when results are missing.
     """
-    num_rows = len(RowFile(source))
+    rows = RowFile(source)
+    num_rows = len(rows)
+    each = len(job.keys_of(rows.rows(0, 1)[0])) if num_rows else 0
     blocks = Blocks(unfinished)
+    if kept := sum(stop - start for start, stop in blocks.done()):
+        log.info("%-8s takes up %d of %d rows that were finished before", job.stage, kept, num_rows)
     for _ in range(DAMAGE_ROUNDS):
-        through_actors(job, source, unfinished, blocks.missing(num_rows), pool)
+        through_actors(job, source, unfinished, blocks.missing(num_rows), pool, results_per_row=each)
         if missing := blocks.missing(num_rows):
             raise StageFailed(f"{job.stage}: {job.what} of rows {missing[:3]} are missing")
         try:
@@ -78,7 +84,13 @@ def compute_file(job: RowJob, source: Path, output: Path, unfinished: Path, pool
 
 
 def through_actors(
-    job: RowJob, source: Path, folder: Path, gaps: Sequence[Range], pool: EngineActors
+    job: RowJob,
+    source: Path,
+    folder: Path,
+    gaps: Sequence[Range],
+    pool: EngineActors,
+    *,
+    results_per_row: int,
 ) -> None:
     """Has the missing ranges computed, and logs how far it is."""
     ranges = cut(gaps, pool.rows_per_block)
@@ -88,11 +100,11 @@ def through_actors(
     actors = min(pool.actors or max(1, cluster.engine_cpus() // cores), len(ranges))
     num_rows = sum(stop - start for start, stop in ranges)
     log.info("%-8s %d engine(s) of %d core(s), %d rows", job.stage, actors, cores, num_rows)
-    progress = Progress(log, job.stage, "rows", num_rows)
+    progress = Progress(log, job.stage, job.what, num_rows * results_per_row)
     quarantined = 0
     for done in map_ranges(job, source, folder, tasks(ranges, actors), actors, cores):
         quarantined += done["quarantined"]
-        progress.add(done["rows"], f"{quarantined} quarantined" if quarantined else "")
+        progress.add(done["results"], f"{quarantined} quarantined" if quarantined else "")
 
 
 def tasks(ranges: Sequence[Range], actors: int) -> list[list[Range]]:
@@ -109,16 +121,12 @@ def map_ranges(
 
     Ray Data restarts dead actors and repeats their tasks without end; the ledger is what ends it.
     """
-    import pyarrow as pa
     import ray
     import ray.data
 
     ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-    tables = [
-        pa.table({"start": [start for start, _ in task], "stop": [stop for _, stop in task]})
-        for task in ranges
-    ]
-    results = ray.data.from_arrow(tables).map_batches(
+    items = [{"ranges": [list(block) for block in task]} for task in ranges]
+    results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         BlockActor,
         fn_constructor_kwargs={
             "job": job,
@@ -136,6 +144,27 @@ def map_ranges(
             enable_true_multi_threading=True,
         ),
     )
-    for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from table.to_pylist()
-    ray.kill(ledger)
+    try:
+        for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from table.to_pylist()
+    except ray.exceptions.RayError as error:
+        log.debug("failed on the cluster", exc_info=error)
+        reason = first_cause(str(error))
+    else:
+        return
+    finally:
+        ray.kill(ledger)
+    # Out of the handler: the error's frames hold the actors, and with them their cores.
+    raise StageFailed(f"{job.stage}: {reason}")
+
+
+CAUSE = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*(?:Error|Exception|Failed)): (.+)", re.MULTILINE)
+
+
+def first_cause(text: str) -> str:
+    """What a worker raised first, out of the text that Ray makes of it and of what it led to."""
+    found = [match for match in CAUSE.finditer(text) if not match[0].startswith("ray.exceptions")]
+    if not found:
+        return text.strip().splitlines()[-1] if text.strip() else "failed on the cluster"
+    name, message = found[0].groups()
+    return message if name == "StageFailed" else f"{name}: {message}"

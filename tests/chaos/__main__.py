@@ -6,6 +6,7 @@ that nothing happened to. Prints a JSON report; exit code 1 when anything was lo
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -21,10 +22,17 @@ def main() -> int:
     parser.add_argument("--mean-s", type=float, default=4.0, help="mean time between kills")
     parser.add_argument("--max-s", type=float, default=None, help="no kill is begun after this time")
     parser.add_argument("--real", action="store_true", help="configs/smoke.yaml with its real model")
+    parser.add_argument("--folder", type=Path, help="keep the runs here, and go on with what is there")
+    parser.add_argument("--set", action="append", default=[], dest="changes", metavar="FIELD=VALUE")
     parser.add_argument("--json", type=Path, help="also write the report to this file")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        chaos = Chaos(Path(folder), real=options.real, seed=options.seed, mean_s=options.mean_s)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        chaos = Chaos(
+            folder, real=options.real, seed=options.seed, mean_s=options.mean_s, changes=options.changes
+        )
         unbroken = chaos.unbroken()
         differences = []
         while chaos.num_kills < options.kills and not chaos.later_than(options.max_s):

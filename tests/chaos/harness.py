@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ POLL_S = 0.1
 class Chaos:
     """Pipelines in one folder, and what was done to them."""
 
-    def __init__(self, folder: Path, *, real: bool, seed: int, mean_s: float) -> None:
-        self._folder, self._real, self._mean_s = folder, real, mean_s
+    def __init__(
+        self, folder: Path, *, real: bool, seed: int, mean_s: float, changes: Sequence[str] = ()
+    ) -> None:
+        self._folder, self._real, self._mean_s, self._changes = folder, real, mean_s, changes
         self._draw = random.Random(seed)
         self._began = time.monotonic()
         self._num_runs = self._num_starts = 0
@@ -59,30 +63,42 @@ class Chaos:
         if not self._real:
             module, config = ("tests.chaos.stub_pipeline", "tests/chaos/stub.yaml")
         changes = [f"storage={self._folder}/runs/{name}", f"registry={self._folder}/registry/{name}"]
-        changes += ["search.max_failures=100", "judge.cache=false"]
+        changes += ["search.max_failures=100", "judge.cache=false", *self._changes]
         sets = [part for change in changes for part in ("--set", change)]
         return [sys.executable, "-m", module, str(ROOT / config), *sets]
 
-    def _start(self, name: str) -> subprocess.Popen[bytes]:
+    @contextmanager
+    def _started(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The pipeline's command; it does not outlive this one."""
         self._num_starts += 1
         with (self._folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(
+            driver = subprocess.Popen(
                 self._command(name), cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
+        try:
+            yield driver
+        finally:
+            if driver.poll() is None:
+                family = descendants(driver.pid)
+                driver.kill()
+                driver.wait()
+                for process in family:
+                    with suppress(psutil.Error):
+                        process.kill()
 
     def _run(self, name: str, kills: int, limit_s: float | None) -> Path:
         """Starts the pipeline until it ends well, killing on the way; gives its run folder."""
         end, before = time.monotonic() + LIMIT_S, self.num_kills
         root = self._folder / "runs" / name / ("smoke" if self._real else "chaos")
         while True:
-            driver = self._start(name)
-            while driver.poll() is None:
-                if time.monotonic() > end:
-                    raise AssertionError(f"{name} hangs: {self._tail(name)}")
-                self._note_recovery(root)
-                if self.num_kills < before + kills and self._is_time() and not self.later_than(limit_s):
-                    self._kill(root, driver)
-                time.sleep(POLL_S)
+            with self._started(name) as driver:
+                while driver.poll() is None:
+                    if time.monotonic() > end:
+                        raise AssertionError(f"{name} hangs: {self._tail(name)}")
+                    self._note_recovery(root)
+                    if self.num_kills < before + kills and self._is_time() and not self.later_than(limit_s):
+                        self._kill(root, driver)
+                    time.sleep(POLL_S)
             if driver.returncode == 0:
                 self._note_recovery(root)
                 return root
@@ -121,7 +137,8 @@ class Chaos:
         _, alive = psutil.wait_procs(family, timeout=60)
         for process in alive:
             self._strays[process.name()] += 1
-            process.kill()
+            with suppress(psutil.Error):
+                process.kill()
 
     def _tail(self, name: str) -> str:
         return (self._folder / f"{name}.log").read_text(errors="replace")[-4000:]

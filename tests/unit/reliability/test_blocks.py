@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from ray_jobs.errors import RunConflict
+from ray_jobs.records import Message, Prompt, as_row
 from ray_jobs.stages.block_actor import Ledger, Room
 from ray_jobs.stages.blocks import Blocks, RowJob, cut
-from ray_jobs.stages.engine_rows import tasks
-from ray_jobs.tables import RowFile, read_rows, table_of, write_rows, write_tables
+from ray_jobs.stages.engine_rows import first_cause, holds, tasks
+from ray_jobs.tables import PROMPT_COLUMNS, RowFile, read_rows, table_of, write_rows, write_tables
 
 COLUMNS = {"id": "string", "value": "int64"}
 
@@ -139,3 +140,30 @@ def test_alone_means_that_nothing_else_is_inside() -> None:
         thread.join(30)
         assert not thread.is_alive()
     assert worst == [1]
+
+
+def test_the_rows_of_an_interrupted_stage_are_known_again(tmp_path: Path) -> None:
+    prompt = Prompt("p", "s", (Message("user", "Why?"),))
+    rows, path = [as_row(prompt)], tmp_path / "input.parquet"
+    assert not holds(path, rows, PROMPT_COLUMNS)
+    write_rows(path, rows, PROMPT_COLUMNS)
+    assert holds(path, rows, PROMPT_COLUMNS)
+    assert not holds(path, [{**rows[0], "id": "q"}], PROMPT_COLUMNS)
+    path.write_bytes(path.read_bytes()[:50])
+    assert not holds(path, rows, PROMPT_COLUMNS)
+
+
+def test_the_first_cause_is_told_of_what_ray_tells() -> None:
+    text = """\x1b[36mray::MapWorker.submit()\x1b[39m (pid=1)
+OSError: [Errno 28] No space left on device
+
+During handling of the above exception, another exception occurred:
+
+  File "x.py", line 1, in f
+    raise ValueError("no")
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+To change retry attempts, configure `ray.data`."""
+    assert first_cause(text) == "OSError: [Errno 28] No space left on device"
+    assert first_cause("a\nray_jobs.errors.StageFailed: s: it died\n") == "s: it died"
+    assert first_cause("The actor died.\nIts node is gone.\n") == "Its node is gone."
+    assert first_cause("") == "failed on the cluster"
