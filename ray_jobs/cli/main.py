@@ -169,6 +169,20 @@ def compare(
 
 
 @app.command()
+def push(
+    target: Annotated[Path, typer.Argument(metavar="CONFIG|RUN_DIR")],
+    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Repository of the model hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository a private one.")] = False,
+    changes: options.Changes = None,
+) -> None:
+    """Upload a run's tuned model with its card to a model hub; nothing else here uploads anything."""
+    from ray_jobs.export.push import push as upload
+
+    folder = results.find_run(target, changes or [])
+    sys.stdout.write(f"{upload(folder.path('models/candidate'), repo, private=private)}\n")
+
+
+@app.command()
 def serve(
     registry: options.Registry = "registry",
     host: Annotated[
