@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ray_jobs.cli import options, results
+from ray_jobs.cli import options, results, shipped
 from ray_jobs.cli.processes import hand_over
 from ray_jobs.command import end, main
 from ray_jobs.errors import StageFailed, UserError
@@ -89,6 +89,16 @@ STAGE_COMMANDS: tuple[tuple[str, str | None, str], ...] = (
 )
 for _name, _stage, _summary in STAGE_COMMANDS:
     stage_command(_name, _stage, _summary)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=shipped.complete)] = "local",
+    folder: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where to.")] = Path("configs"),
+) -> None:
+    """Copy a config that comes with the project (local, smoke, llama-3.2-1b, …), to be changed and run."""
+    path = shipped.copy_config(name, folder)
+    sys.stdout.write(f"{path}\nnext: orpo run {path} --check\n")
 
 
 @app.command()

@@ -44,7 +44,8 @@ def test_a_template_with_a_default_system_turn() -> None:
         "<|im_start|>system\nYou help.<|im_end|>\n{{ end }}"
         '{{- range .Messages }}{{ if eq .Role "system" }}<|im_start|>system\n{{ .Content }}<|im_end|>\n'
         '{{ else if eq .Role "user" }}<|im_start|>user\n{{ .Content }}<|im_end|>\n'
-        '{{ else if eq .Role "assistant" }}<|im_start|>assistant\n{{ .Content }}<|im_end|>\n{{ end }}{{ end }}'
+        '{{ else if eq .Role "assistant" }}<|im_start|>assistant\n{{ .Content }}<|im_end|>\n'
+        "{{ end }}{{ end }}"
         "<|im_start|>assistant\n"
     )
 
