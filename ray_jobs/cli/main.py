@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ray_jobs.cli import options, results
+from ray_jobs.cli import options, results, shipped
 from ray_jobs.cli.processes import hand_over
 from ray_jobs.command import end, main
 from ray_jobs.errors import StageFailed, UserError
@@ -92,6 +92,16 @@ for _name, _stage, _summary in STAGE_COMMANDS:
 
 
 @app.command()
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=shipped.complete)] = "local",
+    folder: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where to.")] = Path("configs"),
+) -> None:
+    """Copy a config that comes with the project (local, smoke, llama-3.2-1b, …), to be changed and run."""
+    path = shipped.copy_config(name, folder)
+    sys.stdout.write(f"{path}\nnext: orpo run {path} --check\n")
+
+
+@app.command()
 def promote(
     target: Annotated[str, typer.Argument(metavar="CONFIG|RUN_DIR|MODEL.gguf|rollback|status")],
     registry: options.Registry = "registry",
@@ -166,6 +176,20 @@ def compare(
     first = targets[0]
     module = "ray_jobs.comparison" if first.endswith((".yaml", ".yml")) else "ray_jobs.compare"
     raise typer.Exit(hand_over(module, [*targets, *context.args]))
+
+
+@app.command()
+def push(
+    target: Annotated[Path, typer.Argument(metavar="CONFIG|RUN_DIR")],
+    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Repository of the model hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository a private one.")] = False,
+    changes: options.Changes = None,
+) -> None:
+    """Upload a run's tuned model with its card to a model hub; nothing else here uploads anything."""
+    from ray_jobs.export.push import push as upload
+
+    folder = results.find_run(target, changes or [])
+    sys.stdout.write(f"{upload(folder.path('models/candidate'), repo, private=private)}\n")
 
 
 @app.command()

@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 def run(config: Config, folder: RunFolder) -> list[str]:
     from ray_jobs.export.base import default_cache_dir, resolve_base
     from ray_jobs.export.export import export_model
+    from ray_jobs.export.modelfile import write_modelfile
 
     base = resolve_base(config.model, default_cache_dir())
     outputs = []
@@ -26,7 +27,8 @@ def run(config: Config, folder: RunFolder) -> list[str]:
             config.export,
             on_step=partial(log.info, "export   %s: %s", model),
         )
-        outputs += [f"models/{model}/model.gguf", f"models/{model}/manifest.json"]
+        write_modelfile(base.hf_dir, folder.path("models", model), config.engine.settings.context_tokens)
+        outputs += [f"models/{model}/{name}" for name in ("model.gguf", "manifest.json", "Modelfile")]
     return outputs
 
 

@@ -11,6 +11,8 @@ from ray_jobs.stages.generate import models_of
 
 log = logging.getLogger(__name__)
 
+CARD = "models/candidate/README.md"
+
 
 def run(config: Config, folder: RunFolder) -> list[str]:
     from serving.registry import RegistryError
@@ -19,8 +21,26 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         model = promote(config, folder)
     except RegistryError as error:
         raise StageFailed(f"promote: {error}") from error
+    write_card(config, folder)
     folder.write_json("promoted.json", {"model": model})
-    return ["promoted.json"]
+    return ["promoted.json", CARD]
+
+
+def write_card(config: Config, folder: RunFolder) -> None:
+    """The candidate's model card, whatever was decided."""
+    from ray_jobs.export.card import model_card
+    from ray_jobs.search.trials import best_trial
+    from ray_jobs.stages.trial_table import read_trials
+
+    best = best_trial(read_trials(folder.path("tune/trials.parquet")), config.search.objective)
+    card = model_card(
+        config,
+        folder.read_json("report/report.json"),
+        folder.read_json("models/candidate/manifest.json"),
+        folder.read_json("data/report.json"),
+        best.config if best else {},
+    )
+    folder.write(CARD, card.encode())
 
 
 def promote(config: Config, folder: RunFolder) -> str | None:
@@ -68,7 +88,7 @@ def manifests(folder: RunFolder) -> tuple[str, ...]:
 STAGE = Stage(
     name="promote",
     settings=("name",),
-    needs=("report/report.json",),
+    needs=("report/report.json", "data/report.json", "tune/trials.parquet"),
     folders=(),
     run=run,
     more_needs=manifests,

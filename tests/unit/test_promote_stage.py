@@ -25,6 +25,12 @@ def folder(config: Config) -> RunFolder:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The card is tested on whole runs (tests/unit/export/test_card.py); these have only what is promoted."""
+    monkeypatch.setattr(promote, "write_card", lambda config, folder: None)
+
+
 def decide(folder: RunFolder, decision: str) -> None:
     folder.write_json("report/report.json", {"decision": decision})
 
@@ -37,7 +43,7 @@ def champion(config: Config) -> dict[str, str]:
 
 def test_a_promoted_candidate_is_copied_whole_with_its_base(config: Config, folder: RunFolder) -> None:
     decide(folder, "promote")
-    assert promote.run(config, folder) == ["promoted.json"]
+    assert promote.run(config, folder) == ["promoted.json", promote.CARD]
     assert champion(config)["sha256"] == file_sha256(folder.path("models/candidate/model.gguf"))
     assert folder.read_json("promoted.json") == {"model": "candidate"}
     folder.path("models/candidate/model.gguf").write_bytes(b"changed later")

@@ -16,6 +16,7 @@ from ray_jobs.export.gguf_file import GgufFile
 from ray_jobs.export.gguf_tensors import TensorLayout, layout_of
 from ray_jobs.export.manifest import Manifest
 from ray_jobs.export.merge import load_merged, merged_state
+from ray_jobs.export.modelfile import write_modelfile
 from ray_jobs.export.settings import ExportSettings
 from ray_jobs.export.untouched import check_untouched
 from ray_jobs.runs import file_sha256
@@ -74,3 +75,13 @@ def test_rows_in_the_wrong_order_are_caught_by_the_template(
     monkeypatch.setattr("ray_jobs.export.gguf_tensors.interleave_rope", lambda values, _: np.asarray(values))
     with pytest.raises(ModelMismatch, match=r"blk\.0\.attn_[kq]\.weight differs by 1"):
         check_untouched(GgufFile(bundled.gguf), state, layout, frozenset())
+
+
+def test_the_modelfile_says_the_bundled_template_in_ollamas_language(
+    bundled: BaseModel, tmp_path: Path
+) -> None:
+    text = write_modelfile(bundled.hf_dir, tmp_path, 1024).read_text()
+    assert text.startswith('# ollama create NAME -f Modelfile\nFROM ./model.gguf\nTEMPLATE """{{- if ne')
+    assert "named SmolLM" in text
+    assert "<|im_start|>user\n{{ .Content }}<|im_end|>\n" in text
+    assert text.endswith('PARAMETER stop "<|im_end|>"\nPARAMETER num_ctx 1024\n')

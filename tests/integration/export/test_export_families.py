@@ -9,6 +9,7 @@ from export_tiny_models import FAMILIES, LLAMA3_ROPE, make_model
 
 from ray_jobs.errors import ModelError
 from ray_jobs.export.families import full_config
+from ray_jobs.export.modelfile import write_modelfile
 from ray_jobs.export.rope import rope_tensors
 from ray_jobs.export.template import template_from_hf
 from tests.integration.export.family_table import HEADINGS, family_row, written_table
@@ -20,6 +21,9 @@ def test_a_family_trains_exports_with_parity_and_serves(family: str, tmp_path: P
     parity = row.parity
     assert row.trains == "packed"
     assert row.serves
+    modelfile = write_modelfile(tmp_path / family, tmp_path / "out", 256).read_text()
+    assert "<|turn|>assistant\n{{ .Content }}<|end|>\n{{ end }}" in modelfile
+    assert modelfile.endswith('PARAMETER stop "<|end|>"\nPARAMETER num_ctx 256\n')
     assert parity.prompts == 8
     assert parity.tokens == parity.identical + parity.near_ties
     assert parity.identical >= 0.98 * parity.tokens

@@ -1,0 +1,34 @@
+"""`orpo init` copies a shipped config and never writes over one."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ray_jobs.cli import main as cli
+from ray_jobs.cli import shipped
+from ray_jobs.errors import ConfigError
+from ray_jobs.ranking.settings import load_comparison
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def test_a_config_is_copied_and_can_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, ["init"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "configs/local.yaml\nnext: orpo run configs/local.yaml --check\n"
+    assert Path("configs/local.yaml").read_bytes() == (CONFIGS / "local.yaml").read_bytes()
+    assert CliRunner().invoke(cli.app, ["run", "configs/local.yaml", "--check"]).exit_code == 0
+
+
+def test_a_comparison_brings_the_run_that_it_shares(tmp_path: Path) -> None:
+    assert len(load_comparison(shipped.copy_config("seed-comparison", tmp_path))[1]) == 4
+
+
+def test_an_unknown_name_and_a_file_that_is_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'lokal': no such config; there are .*local"):
+        shipped.copy_config("lokal", tmp_path)
+    shipped.copy_config("smoke", tmp_path)
+    with pytest.raises(ConfigError, match="is there already"):
+        shipped.copy_config("smoke", tmp_path)
