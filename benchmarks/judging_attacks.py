@@ -43,8 +43,8 @@ WAYS = {
     for order in ("flow_judge", "rubric_first")
 }
 ATTACKED = {
-    "flow_judge, no feedback": tuple(ATTACKS),
     "rubric_first, no feedback": tuple(ATTACKS),
+    "flow_judge, no feedback": PARSER_ATTACKS,
     "rubric_first": PARSER_ATTACKS,
 }
 
@@ -166,7 +166,12 @@ def main() -> int:
     number = chosen.pairs or (20 if chosen.quick else 100)
     cores = os.cpu_count() or 1
     settings = EngineSettings(
-        cores=cores, slots=16, context_tokens=CONTEXT_TOKENS, kv_type="f16", flash_attention=False
+        cores=cores,
+        lanes=cores,
+        slots=16,
+        context_tokens=CONTEXT_TOKENS,
+        kv_type="f16",
+        flash_attention=False,
     )
     ends_s = time.monotonic() + chosen.limit_s
     cache_path = chosen.cache or quantised("q4_0").with_name("attacks.sqlite")

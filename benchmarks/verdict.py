@@ -27,11 +27,12 @@ from ray_jobs.verdict.length import length_adjusted
 from ray_jobs.verdict.looks import nominal_alphas
 from ray_jobs.verdict.planning import predicted_power
 from ray_jobs.verdict.settings import VerdictSettings
-from ray_jobs.verdict.statistics import Floats, Labels, compare
+from ray_jobs.verdict.statistics import Floats, Labels, compare, holm, sign_flip_p
 
 LOW, HIGH = 1.0, 5.0
 RESAMPLES = 2000
 LOOKS = (0.5, 1.0)
+NUM_CANDIDATES = 5
 TRUSTED = Trust(True, 60, 0.9, (0.8, 0.95))
 RULE = VerdictSettings(num_resamples=RESAMPLES)
 NO_LENGTH_CLAUSE = RULE.model_copy(update={"adjust_length": False})
@@ -103,14 +104,15 @@ def evaluate(
     alpha: float,
     seed: int,
     clusters: Labels | None = None,
+    p_holm: float | None = None,
 ) -> Outcome:
-    """One verdict by a trusted judge on these rows."""
+    """One verdict by a trusted judge on these rows; `p_holm` where it is one of several candidates."""
     level = 1 - alpha
     paired = compare(differences, level=level, num_resamples=RESAMPLES, seed=seed, clusters_B=clusters)
     metric = MetricEvidence(
         metric="score",
         paired=paired,
-        p_holm=paired.p_value,
+        p_holm=paired.p_value if p_holm is None else p_holm,
         adjusted=length_adjusted(differences, lengths, level=level, clusters_B=clusters),
         mean_length_difference=float(lengths.mean()),
         min_detectable_difference=None,
@@ -146,6 +148,22 @@ def two_looks(pool: Population, num_prompts: int, rng: np.random.Generator) -> O
             covered=outcome.covered and found.covered,
         )
     return outcome
+
+
+def five_candidates(pool: Population, num_prompts: int, rng: np.random.Generator) -> Outcome:
+    """Five candidates against one base; promoted if any is."""
+    draws = [rng.integers(pool.differences.size, size=num_prompts) for _ in range(NUM_CANDIDATES)]
+    rows = [(pool.differences[chosen], pool.lengths[chosen]) for chosen in draws]
+    tests = [sign_flip_p(values, num_resamples=RESAMPLES, seed=1)[0] for values, _ in rows]
+    found = [
+        evaluate(*one, pool.mean, alpha=0.05, seed=1, p_holm=float(p_value))
+        for one, p_value in zip(rows, holm(np.array(tests)), strict=True)
+    ]
+    return Outcome(
+        promoted=any(one.promoted for one in found),
+        promoted_without_length_clause=any(one.promoted_without_length_clause for one in found),
+        covered=found[0].covered,
+    )
 
 
 def conversations(pool: Population, num_prompts: int, rng: np.random.Generator) -> Outcome:
@@ -192,6 +210,7 @@ def measure(scores: Floats, lengths: Floats, repeats: int, seed: int) -> list[di
     rows = [scenario("A/A", null, number, repeats, rng) for number in (60, 200)]
     rows.append(scenario("A/A, two looks", null, 200, repeats, rng, two_looks))
     rows.append(scenario("A/A, conversations", null, 200, repeats, rng, conversations))
+    rows.append(scenario("A/A, five candidates", null, 60, repeats, rng, five_candidates))
     for effect in (0.1, 0.15, 0.2):
         planted = population(scores, lengths, effect, rng)
         rows.append(scenario("planted effect", planted, 200, repeats, rng))

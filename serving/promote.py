@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +49,15 @@ def candidate_of(target: Path, *, force: bool) -> Candidate:
     if not target.is_dir():
         raise UsageError(f"{target}: no such run folder or model file")
     report = target / "report" / "report.json"
-    decision = _read(report).get("decision")
+    said = _read(report)
+    decision, winner = said.get("decision"), said.get("candidate", "candidate")
     if decision != "promote" and not force:
         raise UsageError(
             f"{report}: the decision is {decision!r}, not 'promote' (--force promotes all the same)"
         )
-    model, sha256 = _model(target, "candidate")
+    if not isinstance(winner, str) or not re.fullmatch(r"candidate(-\d+)?", winner):
+        raise UsageError(f"{report}: 'candidate' is {winner!r}, which names no candidate")
+    model, sha256 = _model(target, winner)
     base = (
         BaseModel(*_model(target, "base")) if (target / "models" / "base" / "model.gguf").is_file() else None
     )

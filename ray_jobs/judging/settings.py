@@ -38,8 +38,6 @@ class OpenAIJudge(Section):
 class TrustSettings(Section):
     """When the judge's word counts."""
 
-    required: bool = True
-    """A judge that is not trusted cannot promote."""
     num_pairs: Annotated[int, Field(ge=1)] = 100
     """Held-out pairs of known order that are judged before the verdict. 100 tell 60 % from chance half of
     the time and 64 % four times in five."""

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,10 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     unfinished = folder.path("judgements/unfinished")
     job = judge_job(config, folder, [outline_of(metric).key for metric in config.judge.metrics])
     sizes = look_sizes(config.verdict.sequential.looks, len(prompts))
-    for look, size in enumerate(sizes):
-        rows = answer_rows(folder, prompts[:size]) + known
-        results = compute_rows(job, rows, unfinished, judge_pool(config))
+    results: list[dict[str, Any]] = []
+    for look, (start, size) in enumerate(pairwise((0, *sizes))):
+        rows = answer_rows(folder, prompts[start:size]) + (known if look == 0 else [])
+        results += compute_rows(job, rows, unfinished / f"look-{look}", judge_pool(config))
         write_judgements(folder, results)
         folder.write_json("judgements/trust.json", trust(config, folder, pairs, references))
         folder.write_json("judgements/look.json", {"look": look, "of": len(sizes), "num_prompts": size})

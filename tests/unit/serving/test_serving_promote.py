@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def test_a_run_that_won_gives_its_candidate(tmp_path: Path) -> None:
     assert (found.run, found.sha256) == ("local", hashlib.sha256(b"candidate").hexdigest())
     assert found.base is not None
     assert found.base.sha256 == hashlib.sha256(b"base").hexdigest()
+
+
+def test_of_several_candidates_the_one_that_the_report_names_is_given(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "promote")
+    shutil.copytree(run / "models" / "base", run / "models" / "candidate-2")
+    report = run / "report" / "report.json"
+    report.write_text(json.dumps({"decision": "promote", "candidate": "candidate-2"}))
+    assert candidate_of(run, force=False).model == run / "models" / "candidate-2" / "model.gguf"
+    report.write_text(json.dumps({"decision": "promote", "candidate": "../elsewhere"}))
+    with pytest.raises(UsageError, match="names no candidate"):
+        candidate_of(run, force=False)
 
 
 @pytest.mark.parametrize("decision", ["keep_base", "inconclusive"])
