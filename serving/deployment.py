@@ -150,9 +150,12 @@ class HandleBackend:
 
     async def metrics(self) -> str:
         """Of all replicas, added up."""
-        found = await self._handle.broadcast("metrics").results_async(
-            timeout_s=_PROBE_S, return_exceptions=True
-        )
+        found: list[Any] = []
+        try:
+            asked = self._handle.broadcast("metrics")
+            found = await asked.results_async(timeout_s=_PROBE_S, return_exceptions=True)
+        except (RayError, RayServeException, DeploymentUnavailableError, TimeoutError) as error:
+            log.warning("no replica says what it has done: %s", type(error).__name__)
         texts = [text for text in found if isinstance(text, str)]
         return added([*texts, f"# TYPE serving_replicas gauge\nserving_replicas {len(texts)}"])
 

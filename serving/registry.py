@@ -20,9 +20,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from serving.champion import BaseModel, Champion, RegistryError, from_bytes, is_sha256, to_bytes
 from serving.files import LockTimeout, copy_hashed, locked, sha256_of, sync_folder, write_whole
+from serving.shadow_files import rows_of
 
 __all__ = ["BaseModel", "Champion", "Registry", "RegistryError"]
 
@@ -123,6 +125,10 @@ class Registry:
         except FileNotFoundError:
             return []
         return [json.loads(line) for line in lines]
+
+    def shadow_rows(self) -> list[dict[str, Any]]:
+        """What shadow traffic has stored: see `serving.shadow.row_of`; oldest first."""
+        return rows_of(self.root)
 
     def _note(self, gone: Champion, reason: str) -> None:
         at = datetime.now(UTC).isoformat(timespec="seconds")

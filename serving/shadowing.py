@@ -12,7 +12,8 @@ from serving.engine import EngineError, RequestError, Result, Stream
 from serving.host import LoadedModel, ModelHost, NotReady
 from serving.names import UnknownModel
 from serving.registry import Registry, RegistryError
-from serving.shadow import Shadow, append, row_of
+from serving.shadow import Shadow, row_of
+from serving.shadow_files import append
 
 log = logging.getLogger(__name__)
 

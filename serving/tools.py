@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 ToolFormat = Literal["tags", "json"]
 
+_OTHERS = ("<function=", "<arg_key>", "[ARGS]")
+"""Marks of templates that write calls otherwise: Qwen3-Coder, GLM, Mistral from version 11 on."""
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _TAGGED = re.compile(rf"{_OPEN}\s*(.*?)\s*(?:{_CLOSE}|\Z)", re.DOTALL)
 
@@ -29,10 +31,10 @@ class ToolCall(NamedTuple):
 
 def format_of(template: str) -> ToolFormat | None:
     """The form of tool calls that a chat template teaches; None if it teaches none that is known here."""
-    if "tools" not in template or "<function=" in template:
+    if "tools" not in template or any(mark in template for mark in _OTHERS):
         return None
     if _OPEN in template:
-        return "tags"
+        return "tags" if 'arguments"' in template or 'arguments\\"' in template else None
     is_llama = "ipython" in template and '"parameters"' in template
     return "json" if is_llama or "[AVAILABLE_TOOLS]" in template else None
 

@@ -13,7 +13,7 @@ import pytest
 from raw_http import CHAT
 from serving_endpoint import Endpoint, poll, running
 
-from serving.shadow import rows_of
+from serving.shadow_files import rows_of
 
 QUESTION = {"messages": [{"role": "user", "content": "Name a colour."}]}
 KEYS = {"alice": "sk-alice", "bob": "sk-bob"}

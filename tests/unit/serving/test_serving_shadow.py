@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from serving_fakes import FakeEngine
 
-from ray_jobs.runs import RunFolder
-from ray_jobs.stages import generate
+from ray_jobs.config import load_config
+from ray_jobs.records import Judgement, as_row
+from ray_jobs.runs import open_run
+from ray_jobs.shadow import compared, main, write_inputs
+from ray_jobs.stages import generate, judge
+from ray_jobs.stages.base import stage_inputs
+from ray_jobs.tables import write_rows
 from serving.answering import HostBackend
 from serving.calls import Call, Started
 from serving.engine import Engine, EngineSettings, Sampling
 from serving.files import sha256_of
 from serving.host import ModelHost
 from serving.registry import Registry
-from serving.shadow import Shadow, main, rows_of
+from serving.shadow import Shadow
+from serving.shadow_files import rows_of
 
+ROOT = Path(__file__).parents[3]
 QUESTION = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Née?"})
 
 
@@ -96,23 +101,46 @@ def test_the_judge_stage_reads_the_run_folder(shadowed: Shadowed, tmp_path: Path
         shadowed.ask(id=f"call-{number}")
     stored = next((shadowed.registry.root / "shadow").glob("*.jsonl"))
     stored.write_bytes(stored.read_bytes() + b'{"id": "half')
-    trust = tmp_path / "runs" / "local" / "data" / "trust.parquet"
-    trust.parent.mkdir(parents=True)
-    trust.write_bytes(b"known pairs")
-    run = tmp_path / "runs" / "shadow"
-    arguments = [str(run), "--trust", str(trust.parents[1]), "--registry", str(shadowed.registry.root)]
-    assert main(arguments) == 0
-    folder = cast("RunFolder", SimpleNamespace(path=lambda *parts: run.joinpath(*parts)))
+    finished = tmp_path / "runs" / "local"
+    for name in ("data/trust.parquet", "models/base/model.gguf"):
+        (finished / name).parent.mkdir(parents=True)
+        (finished / name).write_bytes(name.encode())
+    folder = open_run(str(tmp_path / "runs"), "shadow")
+    write_inputs(rows_of(shadowed.registry.root), folder, finished)
     prompts = generate.read_prompts(folder)
     assert [prompt.id for prompt in prompts] == ["call-0", "call-1", "call-2"]
     for model, word in (("base", "two"), ("candidate", "one")):
         answers = generate.answers_of(folder, model)
         assert [answer.answer for answer in answers] == [word] * 3
         assert [answer.prompt_sha256 for answer in answers] == [prompt.sha256 for prompt in prompts]
-    assert (run / "data" / "trust.parquet").read_bytes() == b"known pairs"
-    assert json.loads(stored.read_bytes().splitlines()[0])["source"] == "shadow"
+    assert folder.path("models/base/model.gguf").read_bytes() == b"models/base/model.gguf"
+    inputs = stage_inputs(judge.STAGE, load_config(ROOT / "configs" / "local.yaml"), folder)
+    assert {name for name in inputs if name.endswith(".parquet")} == set(judge.STAGE.needs)
 
 
-def test_nothing_stored_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path / "run"), "--trust", str(tmp_path), "--registry", str(tmp_path)]) == 1
-    assert "no answers are stored" in capsys.readouterr().err
+def test_scores_are_compared_prompt_by_prompt(tmp_path: Path) -> None:
+    folder = open_run(str(tmp_path), "shadow")
+    scores = {"base": [1, 5, 3, None], "candidate": [2, 4, 3, 5]}
+    for model, column in scores.items():
+        rows = [
+            as_row(
+                Judgement(str(number), "m", score, None, None, None if score else "no_score", "p", "j", 0.0)
+            )
+            for number, score in enumerate(column)
+        ]
+        path = folder.path(judge.JUDGEMENTS.format(subject=model))
+        path.parent.mkdir(parents=True)
+        write_rows(path, rows, Judgement.COLUMNS)
+    assert compared(folder) == ["m: champion 3.00, shadow 3.00 on 3 prompts; shadow better on 1, worse on 1"]
+
+
+@pytest.mark.parametrize(("name", "said"), [("shadow", "no answers are stored"), ("../x", "name")])
+def test_what_is_missing_is_said_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
+) -> None:
+    settings = [f"storage={tmp_path}", f"registry={tmp_path}", f"name={name}"]
+    changes = [part for each in settings for part in ("--set", each)]
+    assert main([str(ROOT / "configs" / "local.yaml"), "--run", str(tmp_path), *changes]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("error: ")

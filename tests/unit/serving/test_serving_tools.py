@@ -28,7 +28,7 @@ WEATHER: dict[str, Any] = {
 }
 CLOCK: dict[str, Any] = {"type": "function", "function": {"name": "clock"}}
 TAGS = (
-    "{% if tools %}<|start|>system\nCall as <tool_call>{...}</tool_call>. Functions:"
+    '{% if tools %}<|start|>system\nCall as <tool_call>{"name": n, "arguments": a}</tool_call>. Functions:'
     "{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}<|end|>{% endif %}"
     "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}"
     "{% for call in m.tool_calls %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|end|>"
@@ -42,6 +42,9 @@ TAGS = (
         (TAGS, "tags"),
         ("{{ messages }}", None),
         ("{% if tools %}<tool_call><function=example>", None),
+        ("{% if tools %}<tool_call>name<arg_key>key</arg_key>", None),
+        ("{% if tools %}<tool_call> and what is in it is not said", None),
+        ("{% if tools %}[AVAILABLE_TOOLS] and [TOOL_CALLS]name[ARGS]", None),
         ('{% if tools %}ipython {"name": n, "parameters": p}', "json"),
         ("{% if tools %}[AVAILABLE_TOOLS]", "json"),
         ("{% if tools %}in a form of its own", None),
