@@ -7,6 +7,7 @@ was not recorded reports its last evaluation again instead of training; a damage
 import importlib.metadata
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,16 @@ def _list_of(checkpoint: Path) -> dict[str, Any]:
     }
 
 
-def drop_damaged_search(experiment: Path) -> None:
-    """Removes search states that a kill left unfinished; the ones of earlier tries are still there."""
+def prepare_search(experiment: Path) -> None:
+    """Removes search states that a kill left unfinished; the ones of earlier tries are still there.
+
+    A search that was killed before it wrote any is removed: Ray Tune would try to restore it, and fail.
+    """
     for state in experiment.glob("experiment_state-*.json"):
         try:
             json.loads(state.read_bytes())
         except ValueError:
             log.warning("%s: is damaged; the state before it is taken", state)
             state.unlink()
+    if experiment.exists() and not any(experiment.glob("experiment_state-*.json")):
+        shutil.rmtree(experiment)
