@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,13 @@ def test_ray_reads_the_list_that_is_made_anew(tmp_path: Path, checkpoint: Path) 
 def test_only_damaged_search_states_are_dropped(tmp_path: Path) -> None:
     (tmp_path / "experiment_state-1.json").write_text('{"trial_data": []}')
     (tmp_path / "experiment_state-2.json").write_text('{"trial_da')
+    for number, data in ((1, pickle.dumps("searcher")), (3, pickle.dumps("searcher")[:-1])):
+        (tmp_path / f"searcher-state-{number}.pkl").write_bytes(data)
+    (tmp_path / "experiment_state-3.json").write_text("{}")
+    (tmp_path / "tuner.pkl").write_bytes(b"")
     prepare_search(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["experiment_state-1.json"]
+    left = ["experiment_state-1.json", "searcher-state-1.pkl", "tuner.pkl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
 
 
 def test_a_search_that_has_no_state_starts_anew(tmp_path: Path) -> None:
