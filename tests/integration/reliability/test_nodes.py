@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,6 @@ def autoscaling(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
     address = f"{host}:{port}"
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     (folder / "config.yaml").write_text(json.dumps(autoscaling_config(address)))
-    monkeypatch.setenv("RAY_ADDRESS", address)
     fake = {
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_FAKE_CLUSTER": "1",
@@ -100,13 +100,15 @@ def autoscaling(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
         )
     try:
         wait_for(lambda: answers(host, port), 60, lambda: (folder / "log").read_text()[-3000:])
+        monkeypatch.setenv("RAY_ADDRESS", address)
         cluster.connect()
         yield psutil.Process(head.pid)
     finally:
         ray.shutdown()
         family = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
         for process in family:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         head.wait()
         psutil.wait_procs(family, timeout=20)
 
