@@ -7,6 +7,8 @@ was not recorded reports its last evaluation again instead of training; a damage
 import importlib.metadata
 import json
 import logging
+import pickle
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,11 +108,29 @@ def _list_of(checkpoint: Path) -> dict[str, Any]:
     }
 
 
-def drop_damaged_search(experiment: Path) -> None:
-    """Removes search states that a kill left unfinished; the ones of earlier tries are still there."""
+def prepare_search(experiment: Path) -> None:
+    """Removes search states that a kill left unfinished; those of earlier tries are still there.
+
+    A try keeps several files that belong together, told by the time in their names. A search that was killed
+    before it wrote any state is removed: Ray Tune would try to restore it, and fail.
+    """
     for state in experiment.glob("experiment_state-*.json"):
-        try:
-            json.loads(state.read_bytes())
-        except ValueError:
-            log.warning("%s: is damaged; the state before it is taken", state)
-            state.unlink()
+        stamp = state.stem.removeprefix("experiment_state-")
+        files = sorted(experiment.glob(f"*-{stamp}.*"))
+        if damaged := [file for file in files if not _is_finished(file)]:
+            log.warning("%s: is damaged; the state before it is taken", damaged[0])
+            for file in files:
+                file.unlink()
+    if experiment.exists() and not any(experiment.glob("experiment_state-*.json")):
+        shutil.rmtree(experiment)
+
+
+def _is_finished(state: Path) -> bool:
+    data = state.read_bytes()
+    if state.suffix == ".pkl":
+        return data.endswith(pickle.STOP)
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True

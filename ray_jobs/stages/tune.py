@@ -13,7 +13,7 @@ from ray_jobs.runs import RunFolder, write_whole
 from ray_jobs.search.trials import Trial, ranked_trials, with_overrides
 from ray_jobs.stages import cluster
 from ray_jobs.stages.base import Stage
-from ray_jobs.stages.checkpoints import drop_damaged_search, repair_trial, why_damaged
+from ray_jobs.stages.checkpoints import prepare_search, repair_trial, why_damaged
 from ray_jobs.stages.train_worker import train_worker
 from ray_jobs.stages.trial_table import describe, drawn_order, trial_from, write_trials
 from ray_jobs.stages.tune_search import param_space, tune_config
@@ -110,7 +110,7 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
         ray.tune.with_parameters(run_trial, job=job, worker=train_worker), {"node:__internal_head__": 0.001}
     )
     experiment = folder / "experiment"
-    drop_damaged_search(experiment)
+    prepare_search(experiment)
     if ray.tune.Tuner.can_restore(str(experiment)):
         log.info("tune     takes up the search in %s", experiment)
         tuner = ray.tune.Tuner.restore(str(experiment), trainable=trainable, resume_errored=True)

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from tests.chaos.stub import echo_job
 ROOT = Path(__file__).parents[3]
 HEAD = "ray.head.default"
 HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
-TOKEN = "0123456789abcdef" * 4
 
 
 def free_port() -> int:
@@ -70,16 +70,18 @@ def wait_for(what: Callable[[], bool], deadline_s: float, why: Callable[[], str]
 @pytest.fixture
 def autoscaling(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
     """The head, which this process is connected to."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    ray_command = str(Path(sys.executable).with_name("ray"))
+    subprocess.run([ray_command, "get-auth-token", "--generate"], check=True, capture_output=True)
     import ray
     from ray._private.services import get_node_ip_address
 
     ray.shutdown()
     port = free_port()
-    address = f"{get_node_ip_address()}:{port}"
+    host = get_node_ip_address()
+    address = f"{host}:{port}"
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     (folder / "config.yaml").write_text(json.dumps(autoscaling_config(address)))
-    for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_ADDRESS": address}.items():
-        monkeypatch.setenv(name, value)
     fake = {
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_FAKE_CLUSTER": "1",
@@ -88,7 +90,7 @@ def autoscaling(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
     }
     line = [
-        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}",
+        ray_command, "start", "--head", "--block", f"--port={port}",
         "--num-cpus=0", "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}/t",
         f"--autoscaling-config={folder}/config.yaml",
     ]  # fmt: skip
@@ -97,23 +99,23 @@ def autoscaling(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
             line, env={**os.environ, **fake}, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
         )
     try:
-        wait_for(lambda: answers(port), 60, lambda: (folder / "log").read_text()[-3000:])
+        wait_for(lambda: answers(host, port), 60, lambda: (folder / "log").read_text()[-3000:])
+        monkeypatch.setenv("RAY_ADDRESS", address)
         cluster.connect()
         yield psutil.Process(head.pid)
     finally:
         ray.shutdown()
         family = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
         for process in family:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         head.wait()
         psutil.wait_procs(family, timeout=20)
 
 
-def answers(port: int) -> bool:
+def answers(host: str, port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex((socket.gethostbyname(socket.gethostname()), port)) == 0 or (
-            probe.connect_ex(("127.0.0.1", port)) == 0
-        )
+        return probe.connect_ex((host, port)) == 0
 
 
 def alive() -> list[dict[str, float]]:

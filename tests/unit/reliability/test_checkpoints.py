@@ -1,9 +1,10 @@
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
-from ray_jobs.stages.checkpoints import drop_damaged_search, read_note, repair_trial, why_damaged, write_note
+from ray_jobs.stages.checkpoints import prepare_search, read_note, repair_trial, why_damaged, write_note
 from ray_jobs.stages.trial_table import drawn_order, evaluations
 
 ROWS = [{"step": 5, "heldout_nll": 1.5}, {"step": 10, "heldout_nll": 1.25}]
@@ -83,8 +84,23 @@ def test_ray_reads_the_list_that_is_made_anew(tmp_path: Path, checkpoint: Path) 
 def test_only_damaged_search_states_are_dropped(tmp_path: Path) -> None:
     (tmp_path / "experiment_state-1.json").write_text('{"trial_data": []}')
     (tmp_path / "experiment_state-2.json").write_text('{"trial_da')
-    drop_damaged_search(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["experiment_state-1.json"]
+    for number, data in ((1, pickle.dumps("searcher")), (3, pickle.dumps("searcher")[:-1])):
+        (tmp_path / f"searcher-state-{number}.pkl").write_bytes(data)
+    (tmp_path / "experiment_state-3.json").write_text("{}")
+    (tmp_path / "tuner.pkl").write_bytes(b"")
+    prepare_search(tmp_path)
+    left = ["experiment_state-1.json", "searcher-state-1.pkl", "tuner.pkl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+def test_a_search_that_has_no_state_starts_anew(tmp_path: Path) -> None:
+    experiment = tmp_path / "experiment"
+    prepare_search(experiment)
+    experiment.mkdir()
+    (experiment / "tuner.pkl").write_bytes(b"tuner")
+    (experiment / "experiment_state-1.json").write_text("")
+    prepare_search(experiment)
+    assert not experiment.exists()
 
 
 def test_trials_keep_the_order_in_which_they_were_drawn() -> None:
