@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 LLAMA_CXXFLAGS ?= -fno-tree-dse -fno-dse
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test check setup lint types unit integration e2e clean
+.PHONY: run test check setup lint types docs unit integration e2e clean
 .DELETE_ON_ERROR:
 
 run: setup
@@ -16,7 +16,7 @@ run: setup
 
 test: check unit integration e2e
 
-check: lint types
+check: lint types docs
 
 setup: $(READY)
 
@@ -38,6 +38,10 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+# Links and anchors between the pages are checked; the site is in build/site.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q -f configs/mkdocs.yml
 
 unit: setup
 	$(BIN)/pytest tests/unit

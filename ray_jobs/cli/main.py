@@ -174,7 +174,7 @@ def compare(
     With two models the options are those of `python -m ray_jobs.compare`, such as --prompts FILE.
     """
     first = targets[0]
-    module = "ray_jobs.comparison" if first.endswith((".yaml", ".yml")) else "ray_jobs.compare"
+    module = "ray_jobs.compare_bases" if first.endswith((".yaml", ".yml")) else "ray_jobs.compare"
     raise typer.Exit(hand_over(module, [*targets, *context.args]))
 
 

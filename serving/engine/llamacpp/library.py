@@ -32,6 +32,15 @@ def start() -> None:
     """Initialise the library; further calls do nothing."""
     llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
+    _load_variant()
+
+
+def _load_variant() -> None:
+    """A build with all CPU variants (GGML_BACKEND_DL) starts with none: the one that fits is loaded here."""
+    from llama_cpp._ggml import libggml
+
+    if libggml.ggml_backend_reg_count() == 0:
+        libggml.ggml_backend_load_all()
 
 
 def take_errors() -> str:

@@ -131,7 +131,7 @@ def test_compare_takes_a_file_of_bases_or_two_models(calls: list[tuple[Any, ...]
     assert invoke("compare", "bases.yaml", "--json").exit_code == 0
     assert invoke("compare", "a.gguf", "b.gguf", "--prompts", "p.jsonl").exit_code == 0
     assert calls == [
-        ("ray_jobs.comparison", ["bases.yaml", "--json"], None),
+        ("ray_jobs.compare_bases", ["bases.yaml", "--json"], None),
         ("ray_jobs.compare", ["a.gguf", "b.gguf", "--prompts", "p.jsonl"], None),
     ]
 

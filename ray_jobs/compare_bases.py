@@ -1,6 +1,6 @@
 """Several bases, each tuned and judged on the same prompts, in one ranking.
 
-    python -m ray_jobs.comparison configs/seed-comparison.yaml [--check] [--set FIELD=VALUE] [--json]
+    python -m ray_jobs.compare_bases configs/seed-comparison.yaml [--check] [--set FIELD=VALUE] [--json]
 
 Each base is a run of its own (`<name>-<base>`), done or taken up as the pipeline does it, without promoting
 anything. The ranking is `<storage>/<name>/ranking.md` and `ranking.json`. A base that fails is listed as

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import comparison
+from ray_jobs import compare_bases
 from ray_jobs.config import Config, load_config
 from ray_jobs.errors import ConfigError, ModelError, StageFailed
 from ray_jobs.ranking.ranking import Cost, Entry, common_prompts, rank, scores_of, table
@@ -164,8 +164,8 @@ def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise ModelError("gated: is gated: accept its licence")
         finished_run(config, {"a": 0.5, "b": 1.0}[config.model.base])
 
-    monkeypatch.setattr(comparison, "run", run)
-    monkeypatch.setattr(comparison, "metric_key", lambda _: METRIC)
+    monkeypatch.setattr(compare_bases, "run", run)
+    monkeypatch.setattr(compare_bases, "metric_key", lambda _: METRIC)
     path = write(tmp_path, TWO + "  third: {model.base: gated}\n")
     return [str(path), "--set", f"storage={tmp_path / 'runs'}", "--set", "verdict.num_resamples=200"]
 
@@ -173,7 +173,7 @@ def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_bases_are_run_ranked_and_a_failed_one_is_listed(
     three: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert comparison.main([*three, "--json"]) == 1
+    assert compare_bases.main([*three, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert [(place["rank"], place["name"]) for place in found["ranking"]] == [
         (1, "other, tuned"),
@@ -191,7 +191,7 @@ def test_bases_are_run_ranked_and_a_failed_one_is_listed(
 
 
 def test_check_prints_the_plan_of_each_base(capsys: pytest.CaptureFixture[str]) -> None:
-    assert comparison.main([str(SEED), "--check"]) == 0
+    assert compare_bases.main([str(SEED), "--check"]) == 0
     out = capsys.readouterr().out
     assert out.count("== ") == 4
     assert "microsoft/Phi-3.5-mini-instruct" in out

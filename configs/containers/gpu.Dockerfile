@@ -1,0 +1,37 @@
+# The image of GPU nodes, on which trials train; engines run on CPU nodes (cpu.Dockerfile).
+#
+#   docker build -f configs/containers/gpu.Dockerfile -t orpo-on-ray:gpu .
+#   docker run --rm --gpus all --shm-size=8g orpo-on-ray:gpu orpo doctor
+#
+# torch's own wheel brings CUDA; the development image brings nvcc, with which DeepSpeed compiles its kernels when a
+# config asks for them. The engine's CPU variants are those of cpu.Dockerfile: one cluster computes alike.
+FROM nvidia/cuda:12.8.1-devel-ubuntu22.04
+
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+    build-essential cmake git ninja-build openssh-client python3.11 python3.11-dev python3.11-venv rsync \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --create-home --uid 1000 ray \
+ && python3.11 -m venv /opt/orpo
+ENV PATH=/opt/orpo/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN pip install -c constraints.txt setuptools wheel ninja packaging torch
+RUN CXXFLAGS="-fno-tree-dse -fno-dse" \
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DGGML_BACKEND_DIR=/opt/orpo/lib/ggml" \
+    pip install -c constraints.txt --no-binary llama-cpp-python llama-cpp-python \
+ && ls /opt/orpo/lib/ggml/libggml-cpu-*.so
+RUN pip install -c constraints.txt --no-build-isolation deepspeed
+# 4-bit weights (training.qlora), the form in which a 22B base trains on one GPU.
+RUN pip install -c constraints.txt bitsandbytes
+COPY ray_jobs ray_jobs
+COPY serving serving
+COPY configs configs
+RUN pip install -c constraints.txt ".[local,tracking]"
+
+COPY --chown=ray configs /work/configs
+ENV RAY_AUTH_MODE=token
+USER ray
+WORKDIR /work
+CMD ["orpo", "doctor"]

@@ -1,0 +1,55 @@
+"""The container files install what the project says, built alike for every node."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "configs/containers").glob("*.Dockerfile"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def steps(path: Path) -> list[str]:
+    """The instructions, continuation lines joined."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return [step for step in re.sub(r"\\\n", " ", "\n".join(lines)).splitlines() if step.strip()]
+
+
+def test_there_is_one_for_cpu_and_one_for_gpu_nodes() -> None:
+    assert [path.name for path in FILES] == ["cpu.Dockerfile", "gpu.Dockerfile"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_packages_are_pinned_and_extras_exist(path: Path) -> None:
+    installs = [part for step in steps(path) for part in step.split("&&") if "pip install" in part]
+    assert len(installs) >= 4
+    assert all("-c constraints.txt" in part or "grep '^torch=='" in part for part in installs)
+    (extras,) = {match for part in installs for match in re.findall(r'"\.\[(.*?)\]"', part)}
+    assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_what_is_copied_is_there(path: Path) -> None:
+    for step in steps(path):
+        if step.startswith("COPY") and "--from" not in step:
+            *sources, _ = [word for word in step.split()[1:] if not word.startswith("--")]
+            assert all((ROOT / source).exists() for source in sources), step
+
+
+def test_all_cpu_variants_are_built_by_the_same_flags() -> None:
+    flags = [re.findall(r'(CXXFLAGS="[^"]*"|CMAKE_ARGS="[^"]*")', " ".join(steps(path))) for path in FILES]
+    assert flags[0] == flags[1]
+    for flag in ("GGML_NATIVE=OFF", "GGML_BACKEND_DL=ON", "GGML_CPU_ALL_VARIANTS=ON", "GGML_BACKEND_DIR="):
+        assert flag in flags[0][1]
+    assert "-fno-tree-dse -fno-dse" in flags[0][0]
+    assert "-fno-tree-dse -fno-dse" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_nothing_runs_as_root_and_clusters_ask_for_a_token(path: Path) -> None:
+    text = steps(path)
+    assert "USER ray" in text
+    assert text.index("USER ray") > max(at for at, step in enumerate(text) if step.startswith("RUN"))
+    assert any("RAY_AUTH_MODE=token" in step for step in text)
