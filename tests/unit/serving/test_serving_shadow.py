@@ -115,7 +115,10 @@ def test_the_judge_stage_reads_the_run_folder(shadowed: Shadowed, tmp_path: Path
         assert [answer.prompt_sha256 for answer in answers] == [prompt.sha256 for prompt in prompts]
     assert folder.path("models/base/model.gguf").read_bytes() == b"models/base/model.gguf"
     inputs = stage_inputs(judge.STAGE, load_config(ROOT / "configs" / "local.yaml"), folder)
-    assert {name for name in inputs if name.endswith(".parquet")} == set(judge.STAGE.needs)
+    needed = {*judge.STAGE.needs, *judge.STAGE.more_needs(folder)}
+    assert {name for name in inputs if name.endswith(".parquet")} == {
+        name for name in needed if name.endswith(".parquet")
+    }
 
 
 def test_scores_are_compared_prompt_by_prompt(tmp_path: Path) -> None:
