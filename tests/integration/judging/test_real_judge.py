@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from ray_jobs.judging.presets import PRESETS
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.judging.trust import judge_trust, trust_items, trust_references
 from ray_jobs.records import Message, Pair, Prompt
-from serving.engine import Engine, EngineSettings
+from serving.engine import Engine, EngineSettings, Request
 
 METRIC = "RESPONSE_CORRECTNESS_5POINT"
 CONTEXT_TOKENS = 2048
@@ -183,3 +184,50 @@ def test_a_judge_that_can_judge_is_trusted() -> None:
     with Engine.open(os.environ["JUDGE_GGUF"], EngineSettings(cores=2, pin=False, slots=4)) as opened:
         found = judge(opened, settings(feedback=False)).judge(trust_items(known, references))
     assert judge_trust(known, found, references=references).trusted
+
+
+class Counted:
+    """An engine that remembers its results."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.results: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def submit(self, request: Request) -> Any:
+        pending = self.engine.submit(request)
+
+        def result() -> Any:
+            found = pending.result()
+            self.results.append((request, found))
+            return found
+
+        return SimpleNamespace(result=result)
+
+
+def computed(model: Path, order: str) -> tuple[int, list[int]]:
+    """Prompt tokens computed for six judgements, and those of each score that came after its feedback."""
+    chosen = settings(prompt_order=order, max_feedback_tokens=16, long_feedback="score", cache=False)
+    opened = EngineSettings(cores=2, pin=False, context_tokens=CONTEXT_TOKENS, slots=8, flash_attention=False)
+    with Engine.open(model, opened) as engine:
+        counted = Counted(engine)
+        backend = EngineJudge(counted, chosen, sha256=engine.model_sha256)  # type: ignore[arg-type]
+        assert all(row.score is not None for row in Judge(backend, chosen, METRIC).judge(items()))
+        metrics = engine.metrics()
+    scores = [
+        found.num_prompt_tokens - found.num_cached_tokens
+        for request, found in counted.results
+        if request.sampling.grammar is not None
+    ]
+    return metrics.prompt_tokens - metrics.cached_tokens, scores
+
+
+def test_what_rows_share_is_computed_once(model: Path) -> None:
+    """With the rubric first all but inputs and answer; the score computes no more than its own tags."""
+    own, own_scores = computed(model, "flow_judge")
+    shared, shared_scores = computed(model, "rubric_first")
+    assert shared < 0.5 * own
+    assert len(own_scores) == len(shared_scores) == 6
+    assert max(own_scores + shared_scores) <= 16
