@@ -34,7 +34,7 @@ from serving.engine import Engine, EngineSettings, Request, Sampling
 from serving.files import sha256_of
 from serving.registry import Registry
 
-RECIPE = "Q4_0"
+RECIPE = "q4_0"
 NUM_CLIENTS = 16
 MAX_TOKENS = 96
 MAX_QUEUED = 16

@@ -8,8 +8,11 @@ from serving.calls import Call
 
 
 def opening(call: Call) -> str:
-    """The same for all turns of a chat: a hash of what it began with."""
-    start = list(call.messages[:2]) if call.messages is not None else [str(call.prompts[:1])[:256]]
+    """The same for all turns of a chat: a hash of what it began with, up to the user's first turn."""
+    start: list[object] = [str(call.prompts[:1])[:256]]
+    if call.messages is not None:
+        roles = [turn["role"] for turn in call.messages]
+        start = list(call.messages[: roles.index("user") + 1 if "user" in roles else 1])
     return hashlib.sha256(repr(start).encode("utf-8", "replace")).hexdigest()
 
 

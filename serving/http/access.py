@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import ipaddress
 import logging
 from collections.abc import MutableMapping
@@ -80,6 +79,6 @@ def _key_of(authorization: str) -> str | None:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # of the encoding, or of what is encoded
             return None
     return None

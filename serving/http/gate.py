@@ -72,6 +72,10 @@ class Gate:
         except ApiError as error:
             await _answer(send, error)
             return
+        except Exception:
+            log.exception("the gate fails on a request")
+            await _answer(send, for_status(500))
+            return
         exchange = _Exchange(receive, send, self._settings, with_body=scope["method"] != "HEAD")
         self._num_inside += 1
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ from serving_fakes import CHAT, FakeBackend, app_over, chat, client_of
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from serving.affinity import opening
+from serving.calls import Call
+from serving.engine import Sampling
+from serving.http.gate import Gate
 from serving.http.wire import BoundedProtocol
 from serving.settings import GateSettings
 
@@ -24,6 +29,44 @@ def test_head_is_get_without_a_body(path: str) -> None:
             assert head.headers["content-type"] == get.headers["content-type"]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("header", [b"Basic \xff", b"Basic !", b"Basic /w==", b"Bearer \xff", b"\xff", b""])
+def test_odd_authorizations_are_401(tmp_path: Path, header: bytes) -> None:
+    (tmp_path / "keys").write_text(f"{'0' * 64} alice\n")
+
+    async def run() -> None:
+        app = app_over(FakeBackend(), gate={"api_keys_file": str(tmp_path / "keys")})
+        async with client_of(app) as client:
+            response = await client.get("/v1/models", headers={b"authorization": header})
+            assert response.status_code == 401
+            assert response.json()["error"]["code"] == "invalid_api_key"
+
+    asyncio.run(run())
+
+
+def test_a_bug_in_the_gate_is_a_500_of_our_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gate, "_admit", lambda *_: 1 / 0)
+
+    async def run() -> None:
+        async with client_of(app_over(FakeBackend())) as client:
+            response = await client.get("/health")
+            assert response.status_code == 500
+            assert response.json()["error"]["code"] == "internal_error"
+
+    asyncio.run(run())
+
+
+def test_the_turns_of_a_chat_belong_together() -> None:
+    turns = [{"role": role, "content": f"{number}"} for number, role in enumerate(("user", "assistant") * 3)]
+    system = {"role": "system", "content": "Be brief."}
+
+    def of(*messages: Any) -> str:
+        return opening(Call("c", None, Sampling(), None, messages=messages))
+
+    assert len({of(*turns[:count]) for count in (1, 3, 5)}) == 1
+    assert len({of(system, *turns[:count]) for count in (1, 3, 5)}) == 1
+    assert len({of(*turns), of(system, *turns), of(*turns[2:]), of(system), of()}) == 5
 
 
 def test_a_slash_at_the_end_changes_nothing() -> None:
