@@ -107,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     configure(False)
     try:
-        lines = run(load_config(options.config, options.changes), options.run)
+        config = load_config(options.config, [*options.changes, "verdict.sequential.looks=[1.0]"])
+        lines = run(config, options.run)
     except (UserError, StageFailed) as error:
         return end(str(error), error.exit_code)
     sys.stdout.write("\n".join(lines) + "\n")
