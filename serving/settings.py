@@ -67,10 +67,11 @@ class ServingSettings(BaseModel):
     """Most requests of one API key in a minute; a key's own limit in the key file goes first."""
     limits: RequestLimits = RequestLimits()
     canary: Canary | None = None
-    """A share of the users gets another model; a change of it alone restarts nothing."""
+    """A share of the users gets another model. A deployed file has it in the `user_config` of the deployment
+    `engine` instead: a change there restarts nothing."""
 
     shadow: Shadow | None = None
-    """A share of the chats is answered by a second model too, unseen; a change restarts nothing."""
+    """A share of the chats is answered by a second model too, unseen; in deployed files as `canary`."""
     rollback: RollbackRule | None = None
     """When a new champion is taken back without being asked; None: never."""
 

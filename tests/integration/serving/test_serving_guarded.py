@@ -95,18 +95,17 @@ def test_shadow_answers_are_stored(guarded: Endpoint, client: httpx.Client) -> N
     assert json.dumps(row["messages"]).startswith('[{"role": "user"')
 
 
-def test_the_ingress_and_the_proxy_come_back_with_their_gate(guarded: Endpoint, client: httpx.Client) -> None:
+def test_the_ingress_comes_back(guarded: Endpoint, client: httpx.Client) -> None:
     def answers() -> bool:
         try:
             return client.post(CHAT, json={**QUESTION, "max_tokens": 2}).status_code == 200
         except httpx.TransportError:
             return False
 
-    for name in ("ServeReplica:endpoint:ingress", "ray::ProxyActor"):
-        (process,) = guarded.processes(name)
-        process.kill()
-        poll(lambda gone=process: not gone.is_running() or gone.status() == "zombie", 10)
-        poll(answers, 60)
+    (process,) = guarded.processes("ServeReplica:endpoint:ingress")
+    process.kill()
+    poll(lambda: not process.is_running() or process.status() == "zombie", 10)
+    poll(answers, 60)
     assert httpx.get(f"{guarded.url}/-/routes").status_code == 401
 
 
