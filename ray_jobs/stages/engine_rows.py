@@ -6,8 +6,8 @@ folder. So the driver holds no rows, and a killed actor, driver or node loses th
 engines have all CPUs; ray 2.60.)
 """
 
+import gc
 import logging
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ from ray_jobs.logs import Progress
 from ray_jobs.stages import cluster
 from ray_jobs.stages.block_actor import BlockActor, Ledger
 from ray_jobs.stages.blocks import Blocks, Range, RowJob, cut
+from ray_jobs.stages.causes import first_cause
 from ray_jobs.tables import RowFile, read_rows, read_table, table_of, write_rows, write_tables
 
 __all__ = ["RowJob", "compute_file", "compute_rows"]
@@ -117,23 +118,37 @@ def tasks(ranges: Sequence[Range], actors: int) -> list[list[Range]]:
 def map_ranges(
     job: RowJob, source: Path, folder: Path, ranges: Sequence[Sequence[Range]], actors: int, cores: int
 ) -> Iterator[dict[str, int]]:
-    """The Ray Data step: a fixed pool of actors, each with its cores; summaries as tasks end.
+    """Summaries as tasks end. Raises StageFailed with the first cause of what failed on the cluster."""
+    import ray
+
+    ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    given = {"job": job, "source": str(source), "folder": str(folder), "ledger": ledger}
+    try:
+        yield from data_step(given, ranges, actors, cores)
+        return
+    except ray.exceptions.RayError as error:
+        log.debug("failed on the cluster", exc_info=error)
+        reason = first_cause(str(error))
+    finally:
+        ray.kill(ledger)
+    # The error's frames held the actors, and with them their cores.
+    gc.collect()
+    raise StageFailed(f"{job.stage}: {reason}")
+
+
+def data_step(
+    given: dict[str, Any], ranges: Sequence[Sequence[Range]], actors: int, cores: int
+) -> Iterator[dict[str, int]]:
+    """The Ray Data step: a fixed pool of actors, each with its cores.
 
     Ray Data restarts dead actors and repeats their tasks without end; the ledger is what ends it.
     """
-    import ray
     import ray.data
 
-    ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     items = [{"ranges": [list(block) for block in task]} for task in ranges]
     results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         BlockActor,
-        fn_constructor_kwargs={
-            "job": job,
-            "source": str(source),
-            "folder": str(folder),
-            "ledger": ledger,
-        },
+        fn_constructor_kwargs=given,
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=cores,
@@ -144,27 +159,5 @@ def map_ranges(
             enable_true_multi_threading=True,
         ),
     )
-    try:
-        for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from table.to_pylist()
-    except ray.exceptions.RayError as error:
-        log.debug("failed on the cluster", exc_info=error)
-        reason = first_cause(str(error))
-    else:
-        return
-    finally:
-        ray.kill(ledger)
-    # Out of the handler: the error's frames hold the actors, and with them their cores.
-    raise StageFailed(f"{job.stage}: {reason}")
-
-
-CAUSE = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*(?:Error|Exception|Failed)): (.+)", re.MULTILINE)
-
-
-def first_cause(text: str) -> str:
-    """What a worker raised first, out of the text that Ray makes of it and of what it led to."""
-    found = [match for match in CAUSE.finditer(text) if not match[0].startswith("ray.exceptions")]
-    if not found:
-        return text.strip().splitlines()[-1] if text.strip() else "failed on the cluster"
-    name, message = found[0].groups()
-    return message if name == "StageFailed" else f"{name}: {message}"
+    for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from table.to_pylist()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.search.trials import METRICS, Trial
+from ray_jobs.stages.causes import first_cause
 from ray_jobs.stages.checkpoints import read_note
 from ray_jobs.tables import read_rows, write_rows
 
@@ -66,7 +67,7 @@ def trial_from(number: int, result: Any) -> Trial:
         checkpoint=checkpoint if isinstance(checkpoint, str) else None,
         steps=steps,
         seconds=round(float(metrics.get("time_total_s", 0.0)), 1),
-        error=str(result.error).strip().splitlines()[-1][:500] if result.error else None,
+        error=first_cause(str(result.error))[:500] if result.error else None,
         curve=curve,
         **{name: float(metrics[name]) for name in METRICS.values() if _finite(metrics.get(name))},
     )

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,8 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, job=job, worker=train_worker), {"node:__internal_head__": 0.001}
     )
+    # Tune's own handler ends the search as if it were done, with what the trials had reached.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     experiment = folder / "experiment"
     prepare_search(experiment)
     if ray.tune.Tuner.can_restore(str(experiment)):

@@ -11,7 +11,7 @@ def cluster() -> Iterator[None]:
     from ray_jobs.stages import cluster
 
     ray.shutdown()
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
     cluster.quiet()
     yield
     ray.shutdown()

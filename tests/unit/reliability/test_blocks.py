@@ -8,7 +8,8 @@ from ray_jobs.errors import RunConflict
 from ray_jobs.records import Message, Prompt, as_row
 from ray_jobs.stages.block_actor import Ledger, Room
 from ray_jobs.stages.blocks import Blocks, RowJob, cut
-from ray_jobs.stages.engine_rows import first_cause, holds, tasks
+from ray_jobs.stages.causes import first_cause
+from ray_jobs.stages.engine_rows import holds, tasks
 from ray_jobs.tables import PROMPT_COLUMNS, RowFile, read_rows, table_of, write_rows, write_tables
 
 COLUMNS = {"id": "string", "value": "int64"}
@@ -166,4 +167,8 @@ To change retry attempts, configure `ray.data`."""
     assert first_cause(text) == "OSError: [Errno 28] No space left on device"
     assert first_cause("a\nray_jobs.errors.StageFailed: s: it died\n") == "s: it died"
     assert first_cause("The actor died.\nIts node is gone.\n") == "Its node is gone."
+    worker = (
+        "Training failed due to worker errors:\n[Rank 0]:\nTraceback:\nray_jobs.x.TrainingDiverged: step 3"
+    )
+    assert first_cause(worker) == "TrainingDiverged: step 3"
     assert first_cause("") == "failed on the cluster"

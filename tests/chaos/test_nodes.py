@@ -24,7 +24,7 @@ from ray_jobs.stages.engine_rows import compute_rows
 from serving.engine.settings import EngineSettings
 from tests.chaos.stub import echo_job
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 HEAD = "ray.head.default"
 HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 
