@@ -1,10 +1,11 @@
 """Logging, configured once at the entry of a command, and progress of long work."""
 
 import logging
+import math
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 def configure(verbose: bool = False) -> None:
@@ -31,6 +32,19 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def sparkline(values: Sequence[float], width: int = 16) -> str:
+    """The last `width` finite values as bars, from the lowest to the highest of them."""
+    shown = [value for value in values if math.isfinite(value)][-width:]
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    top = len(BARS) - 1
+    return "".join(BARS[round((value - low) / (high - low) * top) if high > low else 0] for value in shown)
+
+
+BARS = "▁▂▃▄▅▆▇█"
 
 
 class Progress:

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray.tune
 
-from ray_jobs.logs import duration
+from ray_jobs.logs import duration, sparkline
 
 log = logging.getLogger(__name__)
 
@@ -19,16 +19,20 @@ class TrialLog(ray.tune.Callback):
         self._num_trials, self._num_steps = num_trials, num_steps
         self._started, self._ended = time.monotonic(), 0
         self._steps: dict[str, int] = {}
+        self._nlls: dict[str, list[float]] = {}
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
         self._steps[trial.trial_id] = int(result.get("step", 0))
+        nlls = self._nlls.setdefault(trial.trial_id, [])
+        nlls.append(float(result.get("heldout_nll", math.nan)))
         log.info(
-            "tune     %s step %s/%d · held-out accuracy %.3f, nll %.3f · %.0f tokens/s",
+            "tune     %s step %s/%d · held-out accuracy %.3f, nll %.3f %s · %.0f tokens/s",
             short_name(trial.trial_id),
             result.get("step"),
             self._num_steps,
             result.get("heldout_accuracy", math.nan),
-            result.get("heldout_nll", math.nan),
+            nlls[-1],
+            sparkline(nlls),
             result.get("tokens_per_s", math.nan),
         )
 

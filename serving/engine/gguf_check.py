@@ -37,18 +37,18 @@ def verify_model(path: str | Path, *, limit_s: float = LOAD_LIMIT_S) -> None:
     _verified.add(identity)
 
 
-def check_header(path: str | Path) -> None:
+def check_header(path: str | Path, *, vocab_only: bool = False) -> None:
     """Walk the header: magic, version, keys, tensors, and whether their data lies inside the file.
 
     Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3. Raises
-    ModelLoadError.
+    ModelLoadError. With `vocab_only` a file without tensors is sound: a template, before weights are put in.
     """
     size = _identity(path)[2]
     if size < _HEADER.size:
         raise ModelLoadError(f"{path}: {size} bytes are too few for a GGUF file")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            _Walk(data).run()
+            _Walk(data).run(min_tensors=0 if vocab_only else 1)
         except (_FormatError, struct.error) as error:
             raise ModelLoadError(f"{path}: corrupt or truncated GGUF: {error}") from error
 
@@ -70,19 +70,19 @@ class _Walk:
         self._at = _HEADER.size
         self._alignment = 32
 
-    def run(self) -> None:
+    def run(self, min_tensors: int = 1) -> None:
         magic, version, num_tensors, num_keys = _HEADER.unpack_from(self._data)
         if magic != b"GGUF":
             raise _FormatError(f"it begins with {magic!r}, not with b'GGUF'")
         if version not in (2, 3):
             raise _FormatError(f"version {version} is not 2 or 3")
-        if num_keys > _MAX_KEYS or not 0 < num_tensors <= _MAX_TENSORS:
+        if num_keys > _MAX_KEYS or not min_tensors <= num_tensors <= _MAX_TENSORS:
             raise _FormatError(f"{num_keys} keys and {num_tensors} tensors are out of bounds")
         for _ in range(num_keys):
             self._key_value()
         offsets = [self._tensor() for _ in range(num_tensors)]
         start = -(-self._at // self._alignment) * self._alignment
-        if start + max(offsets) >= self._size:
+        if offsets and start + max(offsets) >= self._size:
             raise _FormatError(f"tensor data ends beyond the file's {self._size} bytes")
 
     def _key_value(self) -> None:

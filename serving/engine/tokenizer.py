@@ -28,7 +28,7 @@ class Tokenizer:
         from serving.engine.gguf_check import check_header
         from serving.engine.llamacpp.model import LlamaModel
 
-        check_header(path)
+        check_header(path, vocab_only=True)
         return cls(LlamaModel.open(str(path), vocab_only=True))
 
     def __enter__(self) -> Tokenizer:

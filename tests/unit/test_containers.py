@@ -36,6 +36,8 @@ def test_what_is_copied_is_there(path: Path) -> None:
         if step.startswith("COPY") and "--from" not in step:
             *sources, _ = [word for word in step.split()[1:] if not word.startswith("--")]
             assert all((ROOT / source).exists() for source in sources), step
+            allowed = Path(f"{path}.dockerignore").read_text().splitlines()
+            assert all(f"!{source}" in allowed for source in sources), step
 
 
 def test_all_cpu_variants_are_built_by_the_same_flags() -> None:

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from ray_jobs.logs import Progress, duration
+from ray_jobs.logs import Progress, duration, sparkline
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,10 @@ def test_progress_logs_rate_and_time_left_and_the_end(caplog: pytest.LogCaptureF
         "generate 20/40 answers · 2.0 answers/s · 10 s left · base",
         "generate 40/40 answers · 3.3 answers/s",
     ]
+
+
+def test_a_sparkline_spans_from_the_lowest_to_the_highest() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([2.0, 2.0]) == "▁▁"
+    assert sparkline([0.0, 7.0, 3.0, float("nan")]) == "▁█▄"
+    assert sparkline([9.0, *range(8)], width=8) == "▁▂▃▄▅▆▇█"

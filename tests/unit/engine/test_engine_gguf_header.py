@@ -86,3 +86,11 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.gguf", tmp_path):
         with pytest.raises(ModelLoadError, match=str(path)):
             verify_model(path)
+
+
+def test_a_template_without_tensors_is_sound_for_its_vocabulary_alone(tmp_path: Path) -> None:
+    path = tmp_path / "template.gguf"
+    path.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + (0).to_bytes(16, "little"))
+    check_header(path, vocab_only=True)
+    with pytest.raises(ModelLoadError, match="0 tensors are out of bounds"):
+        check_header(path)
