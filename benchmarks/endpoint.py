@@ -114,13 +114,16 @@ def _options() -> argparse.Namespace:
 
 
 @contextmanager
-def our_endpoint(registry: Registry, folder: Path, options: argparse.Namespace) -> Iterator[Server]:
+def our_endpoint(
+    registry: Registry, folder: Path, options: argparse.Namespace, **args: Any
+) -> Iterator[Server]:
+    """`args`: settings of the endpoint besides those of the benchmark."""
     port = options.port or _free_port()
     config = yaml.safe_load((harness.REPOSITORY / "configs" / "serve.yaml").read_text(encoding="utf-8"))
     config["http_options"]["port"] = port
     config["applications"][0]["args"] = {
         "registry": str(registry.root), "engine": engine_settings(options), "max_queued": MAX_QUEUED,
-        "watch_s": 0.2,
+        "watch_s": 0.2, **args,
     }  # fmt: skip
     path = folder / "serve.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")

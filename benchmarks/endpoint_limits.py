@@ -31,6 +31,7 @@ from serving.registry import Registry
 
 GROWTH = 1.25
 MAX_STEPS = 12
+NUM_CLIENTS = 8
 
 
 def main() -> None:
@@ -41,9 +42,10 @@ def main() -> None:
         folder = Path(name)
         registry = Registry(folder / "registry")
         registry.promote(model, sha256=sha256_of(model), run="benchmark", report=folder / "report.json")
-        with our_endpoint(registry, folder, options) as server:
+        limits = {"max_answer_tokens": MAX_TOKENS}
+        with our_endpoint(registry, folder, options, limits=limits) as server:
             figures = {} if options.bad_inputs_only else asyncio.run(load_held(server, options))
-            figures |= asyncio.run(bad_inputs(server, 1000))
+            figures |= asyncio.run(bad_inputs(server, 200 if options.quick else 1000))
     work = {
         "model": model.name, "max_tokens": MAX_TOKENS, "seconds_a_rate": options.seconds,
         "first_token_limit_s": options.first_token_s, "lanes": options.lanes, "slots": options.slots,
@@ -114,10 +116,15 @@ async def bad_inputs(server: Server, num_broken: int) -> dict[str, float]:
         validator = validator_of(document, path)
         cases += [(path, _short(body), validator.is_valid(body)) for body in bad_requests(path, document)]
     statuses: list[tuple[int, bool]] = []
+    places = asyncio.Semaphore(NUM_CLIENTS)
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-        for path, data, may_pass in cases:
-            reply = await client.post(path, content=data)
+
+        async def ask(path: str, data: bytes, may_pass: bool) -> None:
+            async with places:
+                reply = await client.post(path, content=data)
             statuses.append((reply.status_code, may_pass))
+
+        await asyncio.gather(*(ask(*case) for case in cases))
         good = await client.post(
             "/v1/chat/completions", json={**GOOD["/v1/chat/completions"], "max_tokens": 4}
         )
