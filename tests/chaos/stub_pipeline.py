@@ -19,7 +19,7 @@ from ray_jobs.config import Config
 from ray_jobs.judging.backend import Call, Completion, OnDone
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.runs import RunFolder, file_sha256, write_whole
-from ray_jobs.stages import export, generate, judge, train_worker, tune
+from ray_jobs.stages import export, generate, judge, prepare, train_worker, tune
 from serving.engine.types import Request, Result
 
 STEP_S = 0.3
@@ -133,9 +133,15 @@ class StubJudgeActor(judge.JudgeActor):
 
 
 def put_stubs() -> None:
+    import ray_jobs.data.forecast as forecast
     import ray_jobs.export.base as base
 
-    base.resolve_base = lambda *_: SimpleNamespace(name="stub", sha256=digest("stub"))
+    nowhere = Path("nowhere")
+    base.resolve_base = lambda *_: SimpleNamespace(
+        name="stub", sha256=digest("stub"), gguf=nowhere, hf_dir=nowhere
+    )
+    forecast.load_tokenizer = lambda *_: None
+    prepare.check_judging = lambda *_: None
     tune.train_worker = stub_train_worker
     generate.AnswerActor = StubAnswerActor
     judge.JudgeActor = StubJudgeActor

@@ -14,6 +14,7 @@ from ray_jobs.runs import RunFolder, write_whole
 from ray_jobs.stages.base import Stage, run_stage
 from ray_jobs.stages.engine_rows import compute_rows
 from serving.engine.settings import EngineSettings
+from tests.chaos.local_ray import start_ray
 from tests.chaos.stub import echo_job
 
 CONFIG = Path(__file__).parents[3] / "configs/smoke.yaml"
@@ -71,6 +72,7 @@ def test_a_stage_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
     for file in log.iterdir():
         file.unlink()
     make_room(small_disk)
+    start_ray()
     run_stage(stage, config, run)
     assert run.read_json("rows/answers.json") == [[row["id"], row["text"].upper()] for row in rows]
     assert len(list(log.iterdir())) == 80 - 4 * len(kept)

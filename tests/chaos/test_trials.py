@@ -1,9 +1,6 @@
 """Trials whose workers are killed or fail, through Ray Tune and Ray Train, with a training that is a stub."""
 
-import os
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,33 +8,12 @@ from ray_jobs.config import Config, load_config
 from ray_jobs.errors import StageFailed
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.runs import RunFolder, open_run
-from ray_jobs.stages import train_worker, tune
+from ray_jobs.stages import tune
 from ray_jobs.stages.trial_table import read_trials
-from tests.chaos import stub_pipeline
 from tests.chaos.stub_pipeline import digest
+from tests.chaos.stub_trials import FAILING, KILLED, SOUND, worker
 
-CONFIG = Path(__file__).parents[3] / "tests/chaos/stub.yaml"
-SOUND, KILLED, FAILING = 0.1, 0.2, 0.3
-"""The trials' betas, which say what becomes of them."""
-
-
-def training(job: dict[str, Any], settings: TrainingSettings, reports: Any, resume_from: str | None) -> None:
-    if settings.beta == FAILING:
-        raise ValueError("loss is not finite")
-    if settings.beta == KILLED and resume_from is None:
-        add = reports.add
-
-        def add_and_die(row: dict[str, Any], folder: str | None) -> None:
-            add(row, folder)
-            if row["step"] == 10:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        reports.add = add_and_die
-    stub_pipeline.stub_training(job, settings, reports, resume_from)
-
-
-def worker(job: dict[str, Any]) -> None:
-    train_worker.resumed(job, training)
+CONFIG = Path(__file__).with_name("stub.yaml")
 
 
 def prepared(folder: Path, betas: list[float], **changes: object) -> tuple[Config, RunFolder]:
@@ -70,7 +46,6 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_a_failing_trial_harms_n
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "train_worker", worker)
-    monkeypatch.setattr(stub_pipeline, "STEP_S", 0.05)
     config, run = prepared(tmp_path, [SOUND, KILLED, FAILING])
     tune.run(config, run)
     trials = {trial.config["beta"]: trial for trial in read_trials(run.path("tune/trials.parquet"))}
