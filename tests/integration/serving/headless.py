@@ -40,7 +40,7 @@ class Page:
             if message.get("id") == number:
                 return dict(message["result"])
 
-    def wait(self, condition: str, timeout_s: float = 30.0) -> None:
+    def wait(self, condition: str, timeout_s: float = 120.0) -> None:
         """Until a JavaScript condition holds."""
         until_s = time.monotonic() + timeout_s
         while not self.run(condition):
