@@ -159,7 +159,7 @@ def wait_until_ready(url: str, started: subprocess.Popen[bytes], log: Path, dead
 
 @contextmanager
 def endpoint(project: Path, environment: dict[str, str], tries: int = 3) -> Iterator[None]:
-    """The README's endpoint, once it answers. On a machine that is very busy Ray's node gives up its start."""
+    """The README's endpoint, once it answers. On a very busy machine Ray's node gives up its start."""
     line = "serve run serving.app:app"
     variables = {"SERVING_REGISTRY": "registry", "RAY_ADDRESS": "local"}
     for last in [False] * (tries - 1) + [True]:
