@@ -32,6 +32,10 @@ def main() -> None:
         on_eval=on_eval,
     )
     Path(job["log"]).write_text("\n".join(lines))
+    if torch.distributed.is_initialized():
+        # As Ray Train does; at the interpreter's end a thread of the group may abort the process.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
