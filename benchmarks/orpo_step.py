@@ -1,6 +1,6 @@
 """Speed and memory of the packed ORPO step against TRL's ORPOTrainer, on the same pairs.
 
-    python -m benchmarks.orpo_step [--quick] [--json FILE] [--scaling PNG] [--learning]
+    python -m benchmarks.orpo_step [--quick] [--json FILE]
 
 Both run as whole trainers (their own optimiser steps included) in a process each, and take turns step by
 step, so that what else the machine does falls on both. Tokens are counted as TRL sees them unpadded:
@@ -50,10 +50,6 @@ def main() -> None:
         "versions": versions(),
     }
     report["steps"] = results
-    if arguments.scaling:
-        report["scaling"] = scaling(Path(arguments.scaling))
-    if arguments.learning:
-        report["learning"] = learning()
     print_report(report)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(report, indent=2))
@@ -65,12 +61,6 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="two timed steps of each case instead of four")
     parser.add_argument("--json", metavar="FILE", help="write figures, work, machine and versions here")
-    parser.add_argument(
-        "--scaling", metavar="PNG", help="time 1x, 2x, 4x the pairs and the lengths too, and plot it"
-    )
-    parser.add_argument(
-        "--learning", action="store_true", help="train on real pairs; held-out accuracy before and after"
-    )
     parser.add_argument("--worker", choices=["trl", "packed"], help=argparse.SUPPRESS)
     parser.add_argument("--case", default="real", help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=1, help=argparse.SUPPRESS)
@@ -310,140 +300,6 @@ def figures_of(results: dict[str, dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def scaling(path: Path) -> dict[str, Any]:
-    """Seconds of a forward and backward pass against tokens, for more pairs and for longer ones."""
-    import torch
-
-    from ray_jobs.orpo.models import load_model
-    from ray_jobs.orpo.packed_trainer import step_share
-    from ray_jobs.orpo.packing import pack
-    from ray_jobs.orpo.plan import StepPlan
-    from ray_jobs.orpo.training import prepare_packed_step
-
-    settings = settings_of(1)
-    model = load_model(model_dir(), settings, torch.device("cpu")).train()
-    prepare_packed_step(model, settings, MAX_PAIR_TOKENS)
-    text = [token for pair in pairs_of("real") for token in (*pair.chosen, *pair.rejected)]
-
-    def seconds(count: int, length: int) -> tuple[int, float]:
-        ids = iter(text * 2)
-        take = lambda n: tuple(next(ids) for _ in range(n))  # noqa: E731
-        pairs = [
-            PairTokens("", take(length // 5), take(2 * length // 5), take(2 * length // 5))
-            for _ in range(count)
-        ]
-        packed, times = pack(pairs), []
-        for _ in range(3):
-            started = time.perf_counter()
-            plan = StepPlan((tuple(range(count)),), count, packed.num_nll_tokens)
-            step_share(model(packed=packed), plan, 0.1).backward()
-            times.append(time.perf_counter() - started)
-        return packed.num_tokens, min(times)
-
-    seconds(2, 240)
-    series = {
-        "more pairs (480 tokens each)": [seconds(count, 480) for count in (2, 4, 8)],
-        "longer pairs (4 of them)": [seconds(4, length) for length in (240, 480, 960)],
-    }
-    _plot(series, path)
-    return {
-        name: {"tokens": [t for t, _ in points], "seconds": [s for _, s in points]}
-        for name, points in series.items()
-    }
-
-
-def _plot(series: dict[str, list[tuple[int, float]]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), constrained_layout=True)
-    for name, points in series.items():
-        axes.plot(
-            [tokens for tokens, _ in points], [seconds for _, seconds in points], marker="o", label=name
-        )
-    axes.set(xlabel="tokens computed", ylabel="seconds per step", xlim=(0, None), ylim=(0, None))
-    axes.set_title("Cost of the packed step grows with the tokens")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-
-
-def learning(
-    steps: int = 40, pairs_per_step: int = 8, max_pair_tokens: int = 384, num_heldout: int = 110
-) -> dict[str, Any]:
-    """Held-out preference accuracy before and after a short training; no instruction is on both sides."""
-    import torch
-
-    from ray_jobs.orpo.evaluation import score_pairs
-    from ray_jobs.orpo.models import load_tokenizer
-    from ray_jobs.orpo.trainer import Job
-    from ray_jobs.orpo.training import build_trainer
-
-    pairs = read_pairs()
-    instructions = sorted({pair.prompt[-1].content for pair in pairs})
-    random.Random(0).shuffle(instructions)
-    heldout_instructions = set(instructions[: len(instructions) // 3])
-    instruction_of = {pair.id: pair.prompt[-1].content for pair in pairs}
-    train = tokenized(
-        [p for p in pairs if instruction_of[p.id] not in heldout_instructions], max_pair_tokens
-    ).pairs
-    heldout = tokenized(
-        [p for p in pairs if instruction_of[p.id] in heldout_instructions], max_pair_tokens
-    ).pairs[:num_heldout]
-    settings = settings_of(
-        steps,
-        pairs_per_step=pairs_per_step,
-        max_pair_tokens=max_pair_tokens,
-        max_batch_tokens=4096,
-        learning_rate=5e-4,
-        beta=3.0,
-        warmup_share=0.1,
-        logging_steps=5,
-    )
-    job = Job(settings, load_tokenizer(model_dir()), train, heldout, lambda *_: None, None)
-    trainer, _ = build_trainer(job, model_dir(), tempfile.mkdtemp(prefix="orpo-learning-"))
-    trainer.evaluate = lambda *_args, **_kwargs: {}
-    score = lambda: score_pairs(trainer.model, heldout, max_batch_tokens=4096, device=torch.device("cpu"))  # noqa: E731
-    before = score()
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started
-    after = score()
-    gains = [
-        float(b) - float(a)
-        for a, b in zip(before.chosen_P > before.rejected_P, after.chosen_P > after.rejected_P, strict=True)
-    ]
-    low, high = _interval(gains, [instruction_of[pair.id] for pair in heldout])
-    return {
-        "accuracy_before": before.figures(0.0)["heldout_accuracy"],
-        "accuracy_after": after.figures(0.0)["heldout_accuracy"],
-        "gain": statistics.fmean(gains),
-        "gain_ci95": [low, high],
-        "margin_before": before.figures(0.0)["heldout_margin"],
-        "margin_after": after.figures(0.0)["heldout_margin"],
-        "nll_before": before.figures(0.0)["heldout_nll"],
-        "nll_after": after.figures(0.0)["heldout_nll"],
-        "heldout_pairs": len(heldout),
-        "train_pairs_seen": steps * pairs_per_step,
-        "seconds": seconds,
-    }
-
-
-def _interval(gains: Sequence[float], clusters: Sequence[str], draws: int = 4000) -> tuple[float, float]:
-    """Percentile bootstrap over instructions, whose pairs are not independent."""
-    by_cluster: dict[str, list[float]] = {}
-    for gain, cluster in zip(gains, clusters, strict=True):
-        by_cluster.setdefault(cluster, []).append(gain)
-    groups, draw = list(by_cluster.values()), random.Random(0)
-    means = []
-    for _ in range(draws):
-        sample = [gain for group in draw.choices(groups, k=len(groups)) for gain in group]
-        means.append(statistics.fmean(sample))
-    means.sort()
-    return means[int(0.025 * draws)], means[int(0.975 * draws)]
-
-
 def work(steps: int) -> dict[str, Any]:
     return {
         "model": "SmolLM2-135M-Instruct",
@@ -479,8 +335,6 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"{case:12} {result['speedup']:.2f}x, {result['roofline_share']:.0%} of the matrix rate")
     for name, value in report["figures"].items():
         print(f"{name:32} {value:.3f}")
-    if "learning" in report:
-        print(json.dumps(report["learning"], indent=2))
 
 
 if __name__ == "__main__":

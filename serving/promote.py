@@ -69,10 +69,7 @@ def promote(registry: Registry, candidate: Candidate) -> Champion:
 
     Raises EngineError or RegistryError; the old champion then is what it was.
     """
-    settings = EngineSettings(pin=False, slots=1, context_tokens=512)
-    with Engine.open(candidate.model, settings) as engine:
-        smoke(engine)
-        expected = record(engine)
+    expected = first_words(candidate.model)
     return registry.promote(
         candidate.model,
         sha256=candidate.sha256,
@@ -81,6 +78,14 @@ def promote(registry: Registry, candidate: Candidate) -> Champion:
         base=candidate.base,
         expected=expected,
     )
+
+
+def first_words(model: Path) -> bytes:
+    """What the model says, for those who will serve it. Raises EngineError if it does not load or is mute."""
+    settings = EngineSettings(pin=False, slots=1, context_tokens=512)
+    with Engine.open(model, settings) as engine:
+        smoke(engine)
+        return record(engine)
 
 
 def status(registry: Registry) -> str:

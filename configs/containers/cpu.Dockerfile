@@ -2,7 +2,7 @@
 #
 #   docker build -f configs/containers/cpu.Dockerfile -t orpo-on-ray:cpu .
 #   docker run --rm --shm-size=4g orpo-on-ray:cpu orpo doctor
-#   docker run --rm --shm-size=4g -v "$PWD/runs:/work/runs" -v "$PWD/registry:/work/registry" orpo-on-ray:cpu \
+#   docker run --rm --shm-size=4g -v "$PWD/runs:/srv/orpo/runs" -v "$PWD/registry:/srv/orpo/registry" orpo-on-ray:cpu \
 #     orpo run configs/local.yaml
 #
 # One image for unlike CPUs: llama.cpp's CPU backend is built once for every level of instruction sets, and the one that
@@ -37,10 +37,11 @@ FROM python:3.11-slim-bookworm
 RUN apt-get update \
  && apt-get install -y --no-install-recommends g++ libgomp1 openssh-client rsync \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --create-home --uid 1000 ray
+ && useradd --create-home --uid 1000 ray \
+ && install -d -o ray -g ray /srv/orpo
 COPY --from=build /opt/orpo /opt/orpo
-COPY --chown=ray configs /work/configs
+COPY --chown=ray configs /srv/orpo/configs
 ENV PATH=/opt/orpo/bin:$PATH RAY_AUTH_MODE=token
 USER ray
-WORKDIR /work
+WORKDIR /srv/orpo
 CMD ["orpo", "doctor"]

@@ -12,6 +12,7 @@ RUN apt-get update \
     build-essential cmake git ninja-build openssh-client python3.11 python3.11-dev python3.11-venv rsync \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --uid 1000 ray \
+ && install -d -o ray -g ray /srv/orpo \
  && python3.11 -m venv /opt/orpo
 ENV PATH=/opt/orpo/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 
@@ -30,8 +31,8 @@ COPY serving serving
 COPY configs configs
 RUN pip install -c constraints.txt ".[local,tracking]"
 
-COPY --chown=ray configs /work/configs
+COPY --chown=ray configs /srv/orpo/configs
 ENV RAY_AUTH_MODE=token
 USER ray
-WORKDIR /work
+WORKDIR /srv/orpo
 CMD ["orpo", "doctor"]

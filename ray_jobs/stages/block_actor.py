@@ -50,29 +50,17 @@ class Room:
         self._asking = 0
 
     @contextmanager
-    def company(self) -> Iterator[None]:
+    def entered(self, *, alone: bool) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: self._asking == 0)
+            self._asking += alone
+            self._changed.wait_for(lambda: (self._inside if alone else self._asking) == 0)
             self._inside += 1
         try:
             yield
         finally:
             with self._changed:
                 self._inside -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._changed:
-            self._asking += 1
-            self._changed.wait_for(lambda: self._inside == 0)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._asking -= 1
+                self._asking -= alone
                 self._changed.notify_all()
 
 
@@ -110,7 +98,7 @@ class BlockActor:
 
     def _in_company(self, block: Range, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Processes the rows together; false when one of them raised an error."""
-        with self._room.company():
+        with self._room.entered(alone=False):
             try:
                 results = self._process(rows)
             except ROW_ERRORS:
@@ -123,7 +111,7 @@ class BlockActor:
         block = (number, number + 1)
         if self._blocks.path(block).exists():
             return 0
-        with self._room.alone():
+        with self._room.entered(alone=True):
             died, error = self._begin(f"row {number}"), None
             if died >= DEATHS_ALONE:
                 error = f"engine_died: the engine's process died {died} times on this row alone"

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -85,17 +86,7 @@ class JudgeActor:
             return Judge(self._backend, self._settings, metric, seed=seed, cache=cache).judge(items)
 
     def _no_answer(self, metric: str, row: Mapping[str, Any]) -> Judgement:
-        return Judgement(
-            row["id"],
-            outline_of(metric).key,
-            None,
-            None,
-            None,
-            "no_answer",
-            text_sha256(""),
-            self._backend.sha256,
-            0.0,
-        )
+        return unscored(row, outline_of(metric).key, "no_answer", self._backend.sha256)
 
 
 def open_backend(settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
@@ -112,6 +103,18 @@ def open_backend(settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
     path = Path(own) if own else resolve_gguf(settings.model, settings.revision, default_cache_dir())
     opened = Engine.open(path, EngineSettings.model_validate_json(spec["engine"]))
     return open_local(opened, settings, opened.model_sha256)
+
+
+def unscored(row: Mapping[str, Any], metric: str, failure: str, judge_sha256: str) -> Judgement:
+    """The judgement of a row that the judge never saw to its end."""
+    answer = text_sha256(row["answer"] or "")
+    return Judgement(row["id"], metric, None, None, None, failure, answer, judge_sha256, 0.0)
+
+
+def quarantined(row: Mapping[str, Any], error: str, *, metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """The judgements of a row that no judge survives: its engine cannot say which file it had."""
+    failure = error.partition(":")[0]
+    return [{"subject": row["subject"], **as_row(unscored(row, metric, failure, ""))} for metric in metrics]
 
 
 def item_id(row: Mapping[str, Any]) -> str:
@@ -210,6 +213,7 @@ def judge_job(config: Config, folder: RunFolder, metrics: Sequence[str]) -> RowJ
         columns_out=RESULT_COLUMNS,
         key=("subject", "id", "metric"),
         keys_of=lambda row: [(row["subject"], row["id"], metric) for metric in metrics],
+        failed=partial(quarantined, metrics=metrics),
     )
 
 

@@ -11,40 +11,47 @@ from ray_jobs.stages.generate import models_of
 
 log = logging.getLogger(__name__)
 
-CARD = "models/candidate/README.md"
+CARD = "models/{model}/README.md"
 
 
 def run(config: Config, folder: RunFolder) -> list[str]:
+    from serving.engine.errors import EngineError
     from serving.registry import RegistryError
 
     try:
         model = promote(config, folder)
-    except RegistryError as error:
+    except (RegistryError, EngineError) as error:
         raise StageFailed(f"promote: {error}") from error
-    write_card(config, folder)
+    card = write_card(config, folder)
     folder.write_json("promoted.json", {"model": model})
-    return ["promoted.json", CARD]
+    return ["promoted.json", card]
 
 
-def write_card(config: Config, folder: RunFolder) -> None:
-    """The candidate's model card, whatever was decided."""
+def write_card(config: Config, folder: RunFolder) -> str:
+    """The model card of the candidate that the report names, whatever was decided."""
     from ray_jobs.export.card import model_card
-    from ray_jobs.search.trials import best_trial
+    from ray_jobs.search.trials import ranked_trials
     from ray_jobs.stages.trial_table import read_trials
 
-    best = best_trial(read_trials(folder.path("tune/trials.parquet")), config.search.objective)
+    report = folder.read_json("report/report.json")
+    name = report.get("candidate", "candidate")
+    ranked = ranked_trials(read_trials(folder.path("tune/trials.parquet")), config.search.objective)
     card = model_card(
         config,
-        folder.read_json("report/report.json"),
-        folder.read_json("models/candidate/manifest.json"),
+        report,
+        folder.read_json(f"models/{name}/manifest.json"),
         folder.read_json("data/report.json"),
-        best.config if best else {},
+        ranked[models_of(folder).index(name) - 1].config,
     )
-    folder.write(CARD, card.encode())
+    relative = CARD.format(model=name)
+    folder.write(relative, card.encode())
+    return relative
 
 
 def promote(config: Config, folder: RunFolder) -> str | None:
     """Puts the winner into the registry, with the base beside it; gives its name, None if nothing changed."""
+    from serving.promote import Candidate
+    from serving.promote import promote as make_champion
     from serving.registry import BaseModel, Registry
 
     registry = Registry(Path(config.registry))
@@ -59,13 +66,10 @@ def promote(config: Config, folder: RunFolder) -> str | None:
     files = {name: folder.path("models", name, "model.gguf") for name in ("base", model)}
     sha256 = {name: folder.read_json(f"models/{name}/manifest.json")["sha256"] for name in files}
     if champion is None or champion.sha256 != sha256[model]:
-        registry.promote(
-            files[model],
-            sha256=sha256[model],
-            run=config.name,
-            report=folder.path("report/report.json"),
-            base=BaseModel(files["base"], sha256["base"]),
-        )
+        base = BaseModel(files["base"], sha256["base"])
+        report_file = folder.path("report/report.json")
+        candidate = Candidate(files[model], sha256[model], config.name, report_file, base)
+        make_champion(registry, candidate)
     log.info("promote  the %s model of run %s is the champion in %s", model, config.name, config.registry)
     return model
 

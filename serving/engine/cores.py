@@ -5,6 +5,7 @@ A lease is a kernel-held lock on one file per core, so it ends with its process,
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -120,11 +121,9 @@ def _choose(free: list[Core], num_cores: int) -> list[Core]:
 
 def _lock_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / "serving-engine-cores"
-    try:
+    with contextlib.suppress(FileExistsError):  # another engine made it, maybe another user's
         folder.mkdir(mode=0o1777)
         folder.chmod(0o1777)  # every user's engines on this node see the same locks
-    except FileExistsError:
-        pass
     return folder
 
 

@@ -1,5 +1,6 @@
 """What a run leaves beside its results: data report, Modelfile, model card. Real stages, a tiny model."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ray_jobs.stages.trial_table import write_trials
 from tests.integration.export.export_tiny_models import make_model
 from tests.integration.export.family_table import trained
 
+CARD = "models/candidate/README.md"
 CONFIGS = Path(__file__).parents[2] / "configs"
 REPORT = {
     "decision": "keep_base",
@@ -55,7 +57,9 @@ def folder(config: Config, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
     exported = export.run(config, run)
     assert all(run.path(name).is_file() for name in exported)
     run.write_json("report/report.json", REPORT)
-    assert promote.run(config, run) == ["promoted.json", promote.CARD]
+    assert promote.run(config, run) == ["promoted.json", CARD]
+    (expected,) = Path(config.registry).glob("models/*/expected.json")
+    assert len(json.loads(expected.read_bytes())["answers"]) == 4
     return run
 
 
@@ -77,7 +81,7 @@ def test_both_models_have_a_modelfile(config: Config, folder: RunFolder) -> None
 
 
 def test_the_card_tells_the_verdict_and_the_best_trial(folder: RunFolder) -> None:
-    card = folder.path(promote.CARD).read_text()
+    card = folder.path(CARD).read_text()
     manifest = folder.read_json("models/candidate/manifest.json")
     assert "**keep_base**: no gain" in card
     assert "| best trial: beta | 0.25 |" in card

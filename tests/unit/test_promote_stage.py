@@ -7,6 +7,7 @@ from ray_jobs.config import Config, load_config
 from ray_jobs.errors import StageFailed
 from ray_jobs.runs import RunFolder, file_sha256, open_run
 from ray_jobs.stages import promote
+from serving.engine import EngineError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -26,9 +27,10 @@ def folder(config: Config) -> RunFolder:
 
 
 @pytest.fixture(autouse=True)
-def _no_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The card is tested on whole runs (tests/unit/export/test_card.py); these have only what is promoted."""
-    monkeypatch.setattr(promote, "write_card", lambda config, folder: None)
+def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No trials for a card, no model that speaks: tests/integration/test_run_outputs.py has both."""
+    monkeypatch.setattr(promote, "write_card", lambda config, folder: "the card")
+    monkeypatch.setattr("serving.promote.first_words", lambda model: b"said")
 
 
 def decide(folder: RunFolder, decision: str) -> None:
@@ -43,12 +45,26 @@ def champion(config: Config) -> dict[str, str]:
 
 def test_a_promoted_candidate_is_copied_whole_with_its_base(config: Config, folder: RunFolder) -> None:
     decide(folder, "promote")
-    assert promote.run(config, folder) == ["promoted.json", promote.CARD]
+    assert promote.run(config, folder) == ["promoted.json", "the card"]
     assert champion(config)["sha256"] == file_sha256(folder.path("models/candidate/model.gguf"))
     assert folder.read_json("promoted.json") == {"model": "candidate"}
     folder.path("models/candidate/model.gguf").write_bytes(b"changed later")
     model = Path(config.registry) / champion(config)["model"]
     assert model.read_bytes() == b"weights of candidate"
+    assert model.with_name("expected.json").read_bytes() == b"said"
+
+
+def test_a_model_that_says_nothing_is_not_promoted(
+    config: Config, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mute(model: Path) -> bytes:
+        raise EngineError(f"{model}: the model does not answer")
+
+    monkeypatch.setattr("serving.promote.first_words", mute)
+    decide(folder, "promote")
+    with pytest.raises(StageFailed, match=r"promote: .*does not answer"):
+        promote.run(config, folder)
+    assert not (Path(config.registry) / "champion.json").exists()
 
 
 @pytest.mark.parametrize("decision", ["keep_base", "inconclusive"])

@@ -90,7 +90,9 @@ def test_a_forked_child_does_not_keep_its_parents_cores(tmp_path: Path) -> None:
         os.read(reader, 1)  # lives until the parent closes the pipe
         os._exit(0)
     lease.release()
-    CoreLease.acquire(4, wait_s=5, folder=tmp_path).release()
+    again = CoreLease.acquire(4, wait_s=5, folder=tmp_path)
+    assert len(again.cpus) == 4
+    again.release()
     os.close(writer)
     os.close(reader)
     os.waitpid(child, 0)

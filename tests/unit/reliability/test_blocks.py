@@ -125,7 +125,7 @@ def test_alone_means_that_nothing_else_is_inside() -> None:
 
     def enter(alone: bool) -> None:
         for _ in range(50):
-            with room.alone() if alone else room.company():
+            with room.entered(alone=alone):
                 with lock:
                     inside[0] += 1
                     now = inside[0]
