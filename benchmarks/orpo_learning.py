@@ -66,7 +66,9 @@ def learning(
         float(b) - float(a)
         for a, b in zip(before.chosen_P > before.rejected_P, after.chosen_P > after.rejected_P, strict=True)
     ]
-    clusters = np.array([instruction_of[pair.id] for pair in heldout])  # pairs of one are not independent
+    clusters = np.unique([instruction_of[pair.id] for pair in heldout], return_inverse=True)[
+        1
+    ]  # pairs of one are not independent
     interval = mean_interval(np.array(gains), level=0.95, num_resamples=4000, seed=0, clusters_B=clusters)
     return {
         "accuracy_before": before.figures(0.0)["heldout_accuracy"],
