@@ -1,142 +1,152 @@
-"""Generated tokens per second: the engine against llama-cpp-python's own ways, same files and prompts."""
+"""Generated tokens per second: the engine against other ways to run a GGUF on a CPU.
+
+python -m benchmarks.generation [--quick] [--shape llama-3.2-1b] [--llama-server PATH] [--json FILE]
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+import statistics
+from importlib.util import find_spec
+from pathlib import Path
 
+from benchmarks import generation_ways as ways
 from benchmarks.harness import (
     Contestant,
     Race,
     bundled_model,
     median_rate,
     median_ratio,
-    own_cores,
     parser,
     quantised,
     questions,
     report,
     serve_rounds,
 )
+from benchmarks.roofline import Work, roofline
 
-CONTEXT_TOKENS = 768
-Counts = Mapping[str, float]
-
-CONTESTANTS = [
-    Contestant("loop_q4_1"),
-    Contestant("loop_q4_0"),
-    Contestant("pinned_pair_q4_0", num_processes=2),
-    Contestant("engine_q4_0"),
-    Contestant("engine_q4_0_pure"),
-]
-
-
-def loop(model: str, prompts: list[str], max_tokens: int, **options: Any) -> Callable[[], Counts]:
-    """`Llama.create_chat_completion`, one prompt after another."""
-    from llama_cpp import Llama
-
-    llama = Llama(model, n_ctx=CONTEXT_TOKENS, verbose=False, **options)
-
-    def work() -> Counts:
-        count = 0
-        for prompt in prompts:
-            reply = llama.create_chat_completion(
-                [{"role": "user", "content": prompt}], max_tokens=max_tokens, temperature=0.0
-            )
-            count += reply["usage"]["completion_tokens"]
-        return {"tokens": count}
-
-    return work
+RECIPES = {"loop_q4_1": "q4_1", "engine_q4_0_pure": "q4_0-pure"}
+"""Contestants that run another quantisation than Q4_0."""
+DEFAULT_SLOTS = {"llama_cpp": 24, "openvino": 64}
+RATIOS = (
+    ("speedup_vs_loop", "engine_q4_0", "loop_q4_0"),
+    ("speedup_vs_pinned_pair", "engine_q4_0", "pinned_pair_q4_0"),
+    ("speedup_vs_llama_server", "engine_q4_0", "llama_server_q4_0"),
+    # Q4_0 with a Q8_0 embedding is the recipe: quantising the embedding too is measured beside it, but it
+    # changes a quarter of the greedy tokens (`python -m serving.engine.calibrate`).
+    ("speedup_recipe_vs_bundled_loop", "engine_q4_0", "loop_q4_1"),
+    ("openvino_vs_bare_pipeline", "engine_openvino_q4_0", "bare_openvino_q4_0"),
+    ("openvino_vs_llama_cpp", "engine_openvino_q4_0", "engine_q4_0"),
+    ("openvino_speedup_vs_loop", "engine_openvino_q4_0", "loop_q4_0"),
+)
 
 
-def engine(model: str, prompts: list[str], max_tokens: int, slots: int) -> Callable[[], Counts]:
-    """All prompts at once to an engine that owns every core, a lane on each."""
-    from serving.engine import Engine, EngineSettings, Request, Sampling
-
-    cores = os.cpu_count() or 1
-    settings = EngineSettings(cores=cores, lanes=cores, slots=slots, context_tokens=CONTEXT_TOKENS)
-    opened = Engine.open(model, settings, own_cores(cores))
-    sampling = Sampling(max_tokens=max_tokens)
-
-    def work() -> Counts:
-        before = opened.metrics()
-        rendered = [opened.chat.render([{"role": "user", "content": prompt}]) for prompt in prompts]
-        results = opened.generate([Request(str(i), prompt, sampling) for i, prompt in enumerate(rendered)])
-        after = opened.metrics()
-        return {
-            "tokens": sum(result.num_answer_tokens for result in results),
-            "prompt_tokens": sum(result.num_prompt_tokens for result in results),
-            "cached_tokens": sum(result.num_cached_tokens for result in results),
-            "compute_s": after.compute_s - before.compute_s,
-            "busy_s": after.busy_s - before.busy_s,
-        }
-
-    return work
+def contestants(shape: str, llama_server: Path | None) -> list[Contestant]:
+    """The Q4_1 file is the bundled one; quantising the embedding is a question of the bundled model too."""
+    found = [
+        Contestant("loop_q4_0"),
+        Contestant("pinned_pair_q4_0", num_processes=2),
+        Contestant("engine_q4_0"),
+    ]
+    if shape == "smollm2":
+        found += [Contestant("loop_q4_1"), Contestant("engine_q4_0_pure")]
+    if llama_server is not None:
+        found.append(Contestant("llama_server_q4_0"))
+    if find_spec("openvino_genai") is not None:
+        found += [Contestant("bare_openvino_q4_0"), Contestant("engine_openvino_q4_0")]
+    return found
 
 
-def worker(name: str, rank: int, prompts: list[str], max_tokens: int, slots: int) -> None:
-    if name == "pinned_pair_q4_0":
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {rank})
-        work = loop(str(quantised("q4_0")), prompts[rank::2], max_tokens, n_threads=1, n_threads_batch=1)
-    elif name.startswith("loop"):
-        model = quantised("q4_0") if name == "loop_q4_0" else bundled_model()
-        work = loop(str(model), prompts, max_tokens)
-    else:
-        model = quantised("q4_0" if name == "engine_q4_0" else "q4_0-pure")
-        work = engine(str(model), prompts, max_tokens, slots)
-    serve_rounds(work)
+def model_file(shape: str, recipe: str) -> Path:
+    if shape == "smollm2":
+        return bundled_model() if recipe == "q4_1" else quantised(recipe)
+    from benchmarks.shapes import random_1b
+
+    return random_1b(recipe)
+
+
+def open_way(
+    name: str, model: Path, rank: int, max_tokens: int, slots: int, program: Path | None
+) -> ways.Round:
+    """`slots` of each lane with llama.cpp."""
+    if name.startswith("loop"):
+        return ways.loop(model, max_tokens)
+    if name.startswith("pinned"):
+        return ways.pinned_loop(model, max_tokens, rank)
+    if name.startswith("llama_server"):
+        assert program is not None
+        return ways.llama_server(program, model, max_tokens)
+    if name.startswith("bare_openvino"):
+        return ways.bare_openvino(model, max_tokens)
+    if name.startswith("engine_openvino"):
+        return ways.engine(model, max_tokens, DEFAULT_SLOTS["openvino"], "openvino")
+    return ways.engine(model, max_tokens, slots, "llama_cpp")
 
 
 def main() -> None:
-    options = parser(__doc__ or "")
+    options = parser((__doc__ or "").splitlines()[0])
+    options.add_argument("--shape", choices=("smollm2", "llama-3.2-1b"), default="smollm2")
+    options.add_argument("--llama-server", type=Path, help="path to llama.cpp's server")
     options.add_argument("--prompts", type=int)
     options.add_argument("--max-tokens", type=int, default=128)
-    options.add_argument("--slots", type=int, default=24, help="slots of each lane")
+    options.add_argument("--slots", type=int, default=DEFAULT_SLOTS["llama_cpp"], help="of each lane")
     options.add_argument("--repeats", type=int)
     options.add_argument("--only", help="comma-separated contestants")
     chosen = options.parse_args()
     num_prompts = chosen.prompts or (48 if chosen.quick else 144)
     repeats = chosen.repeats or (3 if chosen.quick else 5)
     if chosen.worker:
-        worker(chosen.worker, chosen.rank, questions(num_prompts), chosen.max_tokens, chosen.slots)
+        model = model_file(chosen.shape, RECIPES.get(chosen.worker, "q4_0"))
+        work = open_way(
+            chosen.worker, model, chosen.rank, chosen.max_tokens, chosen.slots, chosen.llama_server
+        )
+        share = slice(chosen.rank, None, 2 if chosen.worker.startswith("pinned") else 1)
+        serve_rounds(lambda turn: work(questions(num_prompts, turn * num_prompts)[share]))
         return
-    contestants = [each for each in CONTESTANTS if not chosen.only or each.name in chosen.only.split(",")]
-    for recipe in ("q4_0", "q4_0-pure"):
-        quantised(recipe)
-    passed_on = [
-        "--prompts",
-        str(num_prompts),
-        "--max-tokens",
-        str(chosen.max_tokens),
-        "--slots",
-        str(chosen.slots),
+    entered = [
+        each
+        for each in contestants(chosen.shape, chosen.llama_server)
+        if not chosen.only or each.name in chosen.only.split(",")
     ]
-    race = Race("benchmarks.generation", contestants, passed_on)
+    for each in entered:
+        model_file(chosen.shape, RECIPES.get(each.name, "q4_0"))
+    passed_on = [f"--{name}={value}" for name, value in (
+        ("shape", chosen.shape), ("prompts", num_prompts), ("max-tokens", chosen.max_tokens),
+        ("slots", chosen.slots), ("llama-server", chosen.llama_server)) if value is not None]  # fmt: skip
+    model = model_file(chosen.shape, "q4_0")
+    race = Race("benchmarks.generation", entered, passed_on)
     rounds = race.run(repeats)
     race.close()
-    work = {"model": bundled_model().name, "num_prompts": num_prompts, "max_tokens": chosen.max_tokens,
-            "slots_per_lane": chosen.slots, "repeats": repeats, "rounds": rounds}  # fmt: skip
-    report(figures(rounds), work, chosen.json)
+    work_done = {"model": model.name, "num_prompts": num_prompts, "max_tokens": chosen.max_tokens,
+                 "slots_per_lane": chosen.slots, "repeats": repeats, "rounds": rounds}  # fmt: skip
+    report(figures(rounds) | shares_of_roofline(rounds, model, chosen.slots), work_done, chosen.json)
 
 
-def figures(rounds: dict[str, list[dict[str, float]]]) -> dict[str, float]:
+def figures(rounds: Rounds) -> dict[str, float]:
     found = {f"tokens_per_s_{name}": median_rate(each, "tokens") for name, each in rounds.items()}
-    for figure, ours, theirs in (
-        ("speedup_vs_loop", "engine_q4_0", "loop_q4_0"),
-        ("speedup_vs_pinned_pair", "engine_q4_0", "pinned_pair_q4_0"),
-        # Q4_0 with a Q8_0 embedding is the recipe: quantising the embedding too is measured beside it, but it
-        # changes a quarter of the greedy tokens (`python -m serving.engine.calibrate`).
-        ("speedup_recipe_vs_bundled_loop", "engine_q4_0", "loop_q4_1"),
-    ):
+    for figure, ours, theirs in RATIOS:
         if ours in rounds and theirs in rounds:
             found[figure] = median_ratio(rounds[ours], rounds[theirs], "tokens")
     for name, each in rounds.items():
         if "busy_s" in each[0]:
-            found[f"share_in_decode_{name}"] = sum(r["compute_s"] for r in each) / sum(
-                r["busy_s"] for r in each
+            found[f"share_in_decode_{name}"] = sum(one["compute_s"] for one in each) / sum(
+                one["busy_s"] for one in each
             )
+    return found
+
+
+def shares_of_roofline(rounds: Rounds, model: Path, slots: int) -> dict[str, float]:
+    """How near the engines' rounds came to what the processor could do at best; see `benchmarks.roofline`."""
+    limits = roofline(model, os.cpu_count() or 1)
+    found = {"matrix_gflops": limits.operations_per_s / 1e9, "copy_gb_per_s": limits.bytes_per_s / 1e9}
+    for name, batch in (("engine_q4_0", slots), ("engine_openvino_q4_0", DEFAULT_SLOTS["openvino"])):
+        shares = [
+            limits.seconds(Work(one["prompt_tokens"] - one["cached_tokens"], one["tokens"], batch))
+            / one["seconds"]
+            for one in rounds.get(name, ())
+        ]
+        if shares:
+            found[f"share_of_roofline_{name}"] = statistics.median(shares)
     return found
 
 

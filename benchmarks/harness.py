@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import os
 import platform
 import statistics
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,10 +88,15 @@ def bundled_model() -> Path:
     return Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
+def cached(name: str) -> Path:
+    """A file of the benchmarks in the user's cache folder."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "orpo-on-ray" / "benchmarks" / name
+
+
 def quantised(recipe: str) -> Path:
     """The bundled model in another quantisation, made once and kept in the user's cache folder."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    target = root / "orpo-on-ray" / "benchmarks" / f"SmolLM2-135M-Instruct.{recipe}.gguf"
+    target = cached(f"SmolLM2-135M-Instruct.{recipe}.gguf")
     if not target.exists():
         from serving.engine.llamacpp.quantize import quantize
 
@@ -97,24 +104,36 @@ def quantised(recipe: str) -> Path:
     return target
 
 
-def own_cores(num_cores: int) -> Any:
-    """A lease among this contestant alone: contestants compute in turns, and so may share the cores."""
+def own_cores(*sizes: int) -> list[Any]:
+    """Leases of so many cores among this contestant alone: contestants compute in turns, and may share
+    cores."""
     from serving.engine import CoreLease
 
-    return CoreLease.acquire(num_cores, folder=Path(tempfile.mkdtemp(prefix="benchmark-cores-")))
+    folder = Path(tempfile.mkdtemp(prefix="benchmark-cores-"))
+    return [CoreLease.acquire(size, folder=folder) for size in sizes]
 
 
-def questions(count: int) -> list[str]:
-    """First user turns of real conversations; made-up ones where there are none."""
+def questions(count: int, start: int = 0) -> list[str]:
+    """First user turns of real conversations from the `start`-th on; made-up ones where there are none.
+
+    Beyond the last one they begin anew, in other words: no question comes twice.
+    """
     folder = Path(os.environ.get("SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
     source = folder / "conversations.jsonl"
     if not source.exists():
-        texts = (f"Explain in a few sentences what {i} divided by {i % 7 + 2} means." for i in range(count))
-        return list(texts)
+        numbers = range(start, start + count)
+        return [
+            f"{i} times: explain in a few sentences what {i} divided by {i % 7 + 2} means." for i in numbers
+        ]
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     texts = [row["conversations"][0]["value"] for row in rows]
     short = [text for text in texts if len(text) < 1200]
-    return [short[index % len(short)] for index in range(count)]
+    turns = (divmod(index, len(short)) for index in range(start, start + count))
+    return [f"Question {turn + 1}: {short[index]}" if turn else short[index] for turn, index in turns]
+
+
+Rounds = dict[str, list[dict[str, Any]]]
+"""Per contestant, in order: what each round counted. Counts are numbers, or lists with one entry a row."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +174,9 @@ class Race:
             for worker in workers:
                 _expect(worker, name, "ready")
 
-    def run(self, repeats: int) -> dict[str, list[dict[str, float]]]:
+    def run(self, repeats: int) -> Rounds:
         """Per contestant and repeat: what its workers counted, added up, and the `seconds` of it all."""
-        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in self._workers}
+        rounds: Rounds = {name: [] for name in self._workers}
         for turn in range(repeats):
             order = list(self._workers) if turn % 2 == 0 else list(reversed(self._workers))
             for name in order:
@@ -173,7 +192,7 @@ class Race:
                 worker.stdin.close()
                 worker.wait()
 
-    def _run_one(self, name: str) -> dict[str, float]:
+    def _run_one(self, name: str) -> dict[str, Any]:
         workers = self._workers[name]
         began_s = time.perf_counter()
         for worker in workers:
@@ -181,7 +200,7 @@ class Race:
             worker.stdin.write("go\n")
             worker.stdin.flush()
         counts = [json.loads(_expect(worker, name, "{")) for worker in workers]
-        total = {key: sum(count[key] for count in counts) for key in counts[0]}
+        total = {key: reduce(operator.add, (count[key] for count in counts)) for key in counts[0]}
         return {**total, "seconds": time.perf_counter() - began_s}
 
 
@@ -193,11 +212,11 @@ def _expect(worker: subprocess.Popen[str], name: str, start: str) -> str:
     raise SystemExit(f"the worker for {name} has ended with exit code {worker.wait()}")
 
 
-def serve_rounds(work: Callable[[], Mapping[str, float]]) -> None:
-    """A worker's loop: one round of work for each line on standard input."""
+def serve_rounds(work: Callable[[int], Mapping[str, Any]]) -> None:
+    """A worker's loop: one round of work for each line on standard input; `work` gets the round's number."""
     print("ready", flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(work()), flush=True)
+    for turn, _ in enumerate(sys.stdin):
+        print(json.dumps(work(turn)), flush=True)
 
 
 def median_rate(rounds: Sequence[Mapping[str, float]], key: str) -> float:

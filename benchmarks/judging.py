@@ -2,21 +2,27 @@
 
 A judgement is what Flow Judge does: read question, answer, criteria and rubric, write feedback, then a score.
 Two answers to each question are judged, as for a base and a candidate. The engine judges in flow-judge's own
-order, and with the rubric first (`judge.prompt_order`), an engine a core, as a run does.
+order, and with the rubric first (`judge.prompt_order`), an engine a core, as a run does; with OpenVINO too,
+where it is installed. Scores are greedy: the shares of equal ones are printed.
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import os
+import statistics
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.harness import (
     REPOSITORY,
     Contestant,
     Race,
+    Rounds,
     bundled_model,
     median_rate,
     median_ratio,
@@ -34,16 +40,14 @@ if TYPE_CHECKING:
 CONTEXT_TOKENS = 2048
 SCORES = "12345"
 SCORE_START = "\n</feedback>\n<score>"
-Counts = Mapping[str, float]
+Counts = Mapping[str, Any]
+Round = Callable[[Sequence[str]], Counts]
 
-CONTESTANTS = [
-    Contestant("sequential_q4_0"),
-    Contestant("engine_q4_0"),
-    Contestant("engine_rubric_first_q4_0"),
-]
+CONTESTANTS = ["sequential", "engine", "engine_rubric_first"]
+WITH_OPENVINO = ["engine_openvino", "engine_openvino_rubric_first"]
 
 
-def judge_prompts(count: int, order: PromptOrder = "flow_judge") -> list[str]:
+def judge_prompts(count: int, start: int, order: PromptOrder = "flow_judge") -> list[str]:
     """flow-judge's prompts for pairs of answers to the same question."""
     from flow_judge import EvalInput
     from flow_judge.metrics import RESPONSE_FAITHFULNESS_5POINT
@@ -56,7 +60,7 @@ def judge_prompts(count: int, order: PromptOrder = "flow_judge") -> list[str]:
             EvalInput(inputs=[{"question": question}], output={"response": answer}),
             order,
         )
-        for question, answer in answers(count)
+        for question, answer in answers(start + count)[start:]
     ]
 
 
@@ -78,7 +82,7 @@ def answers(count: int) -> list[tuple[str, str]]:
     return found[:count]
 
 
-def sequential(model: str, prompts: Sequence[str], feedback_tokens: int) -> Callable[[], Counts]:
+def sequential(model: str, feedback_tokens: int) -> Round:
     """One prompt at a time through `Llama` with its defaults."""
     from llama_cpp import Llama
 
@@ -89,8 +93,8 @@ def sequential(model: str, prompts: Sequence[str], feedback_tokens: int) -> Call
     start = tokenizer.tokenize(SCORE_START)
     bias = {tokenizer.tokenize(score)[0]: 100.0 for score in SCORES}
 
-    def work() -> Counts:
-        total = 0
+    def work(prompts: Sequence[str]) -> Counts:
+        scores = []
         for text in prompts:
             prompt = list(tokenizer.chat.render([{"role": "user", "content": text}]))
             feedback = llama.create_completion(
@@ -100,16 +104,14 @@ def sequential(model: str, prompts: Sequence[str], feedback_tokens: int) -> Call
             scored = llama.create_completion(
                 [*prompt, *written, *start], max_tokens=1, temperature=0.0, logit_bias=bias
             )
-            total += int(scored["choices"][0]["text"])
-        return {"judgements": len(prompts), "score_sum": total}
+            scores.append(int(scored["choices"][0]["text"]))
+        return {"judgements": len(prompts), "scores": scores}
 
     return work
 
 
-def engine(model: str, prompts: Sequence[str], feedback_tokens: int, slots: int) -> Callable[[], Counts]:
+def engine(model: str, feedback_tokens: int, slots: int, backend: Literal["llama_cpp", "openvino"]) -> Round:
     """The judge of a run: an engine on each core, the prompts divided among them."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from ray_jobs.judging.backend import Call
     from ray_jobs.judging.engine_judge import EngineJudge
     from ray_jobs.judging.settings import JudgeSettings
@@ -117,7 +119,7 @@ def engine(model: str, prompts: Sequence[str], feedback_tokens: int, slots: int)
 
     cores = os.cpu_count() or 1
     settings = EngineSettings(
-        slots=slots, context_tokens=CONTEXT_TOKENS, kv_type="f16", flash_attention=False
+        backend=backend, slots=slots, context_tokens=CONTEXT_TOKENS, kv_type="f16", flash_attention=False
     )
     asked = JudgeSettings(
         model=model,
@@ -126,28 +128,34 @@ def engine(model: str, prompts: Sequence[str], feedback_tokens: int, slots: int)
         temperature=0.0,
         context_tokens=CONTEXT_TOKENS,
     )
-    engines = [Engine.open(model, settings, own_cores(1)) for _ in range(cores)]
+    engines = [Engine.open(model, settings, lease) for lease in own_cores(*[1] * cores)]
     judges = [EngineJudge(opened, asked, sha256="0" * 64) for opened in engines]
-    calls = [Call(str(index), text, index, 0.0) for index, text in enumerate(prompts)]
-    size = -(-len(calls) // cores)
-    shares = [calls[at : at + size] for at in range(0, len(calls), size)]
     scores = [int(score) for score in SCORES]
 
-    def work() -> Counts:
+    def work(prompts: Sequence[str]) -> Counts:
+        calls = [Call(str(index), text, index, 0.0) for index, text in enumerate(prompts)]
+        size = -(-len(calls) // cores)
+        shares = [calls[at : at + size] for at in range(0, len(calls), size)]
         with ThreadPoolExecutor(cores) as pool:
-            done = list(
-                pool.map(lambda judge, share: judge.complete(share, scores, lambda _: None), judges, shares)
+            done = pool.map(
+                lambda judge, share: judge.complete(share, scores, lambda _: None), judges, shares
             )
+            completions = [completion for share in done for completion in share]
         metrics = [opened.metrics() for opened in engines]
-        completions = [completion for share in done for completion in share]
         return {
             "judgements": len(completions),
-            "score_sum": sum(int(one.text.split("<score>")[1].split("<")[0]) for one in completions),
-            "prefix_hit_rate": sum(one.cached_tokens for one in metrics)
-            / sum(one.prompt_tokens for one in metrics),
+            "scores": [int(one.text.split("<score>")[1].split("<")[0]) for one in completions],
+            "prompt_tokens": sum(one.prompt_tokens for one in metrics),
+            "cached_tokens": sum(one.cached_tokens for one in metrics),
         }
 
     return work
+
+
+def open_way(name: str, model: str, feedback_tokens: int, slots: int) -> Round:
+    if name == "sequential":
+        return sequential(model, feedback_tokens)
+    return engine(model, feedback_tokens, slots, "openvino" if "openvino" in name else "llama_cpp")
 
 
 def main() -> None:
@@ -157,44 +165,40 @@ def main() -> None:
     options.add_argument("--slots", type=int, default=16)
     options.add_argument("--repeats", type=int)
     chosen = options.parse_args()
-    num_prompts = chosen.prompts or (64 if chosen.quick else 96)
+    num_prompts = chosen.prompts or (24 if chosen.quick else 48)
     repeats = chosen.repeats or (2 if chosen.quick else 5)
     if chosen.worker:
         order: PromptOrder = "rubric_first" if "rubric_first" in chosen.worker else "flow_judge"
-        prompts, model = judge_prompts(num_prompts, order), str(quantised("q4_0"))
-        if chosen.worker.startswith("sequential"):
-            serve_rounds(sequential(model, prompts, chosen.feedback_tokens))
-        else:
-            serve_rounds(engine(model, prompts, chosen.feedback_tokens, chosen.slots))
+        way = open_way(chosen.worker, str(quantised("q4_0")), chosen.feedback_tokens, chosen.slots)
+        serve_rounds(lambda turn: way(judge_prompts(num_prompts, turn * num_prompts, order)))
         return
     quantised("q4_0")
+    names = CONTESTANTS + (WITH_OPENVINO if find_spec("openvino_genai") is not None else [])
     passed_on = [f"--prompts={num_prompts}", f"--feedback-tokens={chosen.feedback_tokens}"]
     passed_on.append(f"--slots={chosen.slots}")
-    race = Race("benchmarks.judging", CONTESTANTS, passed_on)
+    race = Race("benchmarks.judging", [Contestant(name) for name in names], passed_on)
     rounds = race.run(repeats)
     race.close()
-    ours, theirs = rounds["engine_q4_0"], rounds["sequential_q4_0"]
-    shared = rounds["engine_rubric_first_q4_0"]
-    figures = {
-        "judgements_per_s_engine": median_rate(ours, "judgements"),
-        "judgements_per_s_sequential": median_rate(theirs, "judgements"),
-        "speedup_vs_sequential": median_ratio(ours, theirs, "judgements"),
-        "judgements_per_s_rubric_first": median_rate(shared, "judgements"),
-        "speedup_rubric_first_vs_sequential": median_ratio(shared, theirs, "judgements"),
-        "prefix_hit_rate_engine": ours[0]["prefix_hit_rate"],
-        "prefix_hit_rate_rubric_first": shared[0]["prefix_hit_rate"],
-        "mean_score_engine": ours[0]["score_sum"] / ours[0]["judgements"],
-        "mean_score_sequential": theirs[0]["score_sum"] / theirs[0]["judgements"],
-    }
-    work = {
-        "model": bundled_model().name,
-        "num_prompts": num_prompts,
-        "feedback_tokens": chosen.feedback_tokens,
-        "slots_per_lane": chosen.slots,
-        "repeats": repeats,
-        "rounds": rounds,
-    }
-    report(figures, work, chosen.json)
+    work = {"model": bundled_model().name, "num_prompts": num_prompts, "repeats": repeats,
+            "feedback_tokens": chosen.feedback_tokens, "slots": chosen.slots, "rounds": rounds}  # fmt: skip
+    report(figures(rounds), work, chosen.json)
+
+
+def figures(rounds: Rounds) -> dict[str, float]:
+    found = {f"judgements_per_s_{name}": median_rate(each, "judgements") for name, each in rounds.items()}
+    theirs = rounds["sequential"]
+    expected = [score for one in theirs for score in one["scores"]]
+    found["mean_score_sequential"] = statistics.mean(expected)
+    for name, each in rounds.items():
+        if name == "sequential":
+            continue
+        scores = [score for one in each for score in one["scores"]]
+        found[f"speedup_{name}"] = median_ratio(each, theirs, "judgements")
+        found[f"same_scores_{name}"] = statistics.mean(map(operator.eq, scores, expected))
+        found[f"mean_score_{name}"] = statistics.mean(scores)
+        if each[-1]["cached_tokens"]:  # OpenVINO does not tell
+            found[f"prefix_hit_rate_{name}"] = each[-1]["cached_tokens"] / each[-1]["prompt_tokens"]
+    return found
 
 
 if __name__ == "__main__":

@@ -10,16 +10,22 @@ for every token of it, many times the cost of a small judge's own work. The seco
 tokens of the first, which its slot still holds: fewer judgements are at work than the engine has slots, so
 that a new one finds a slot that nobody comes back to.
 
+A backend that tells no other probability than that of the token it writes (OpenVINO) is asked for every score
+of the rubric by itself, each forced by a grammar of its own: its log-probability is the one that it had among
+all tokens, so that the distribution is the same.
+
 Without feedback the first step is left out, so that the feedback is empty: one token of work instead of
 hundreds.
 """
 
-from collections.abc import Sequence
+import math
+import random
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Protocol
 
 from ray_jobs.judging.backend import Call, Completion, Finish, OnDone
-from ray_jobs.judging.expected import TokenChoice
+from ray_jobs.judging.expected import TokenChoice, one_begins_another
 from ray_jobs.judging.flow import BaseFlowJudgeModel
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.records import row_seed, text_sha256
@@ -62,6 +68,8 @@ class Engine(Protocol):
     def submit(self, request: Request, /) -> Pending: ...
     def tokenize(self, text: str, /) -> Sequence[int]: ...
     def detokenize(self, tokens: Sequence[int], /) -> str: ...
+    @property
+    def max_top_logprobs(self) -> int: ...
     def metrics(self) -> EngineMetrics: ...
 
 
@@ -168,21 +176,33 @@ class EngineJudge(BaseFlowJudgeModel):
 
         `seconds` are those spent on that.
         """
-        sampling = Sampling(
+        asked = (*prompt, *self._continuing(written + SCORE_START))
+        begun = done + written + SCORE_START
+        each = self._engine.max_top_logprobs == 0 and not one_begins_another(scores)
+        groups = [[score] for score in scores] if each else [scores]
+        results = self._run_all(call, asked, [self._score_sampling(call, group) for group in groups])
+        seconds += max(result.seconds for result in results)
+        for result in results:
+            if result.finish_reason not in ("stop", "length"):
+                return Completion(call.id, begun, _finish(result), seconds, (), result.error)
+        if each:
+            top = {str(score): _logprob(result) for score, result in zip(scores, results, strict=True)}
+            text = drawn(top, call.temperature, call.seed)
+            chosen = [TokenChoice(text, top)]
+        else:
+            text = results[0].text
+            chosen = [self._choice(choice) for choice in results[0].logprobs or ()]
+        end = TokenChoice(SCORE_END, {})
+        return Completion(call.id, begun + text + SCORE_END, "stop", seconds, (*chosen, end))
+
+    def _score_sampling(self, call: Call, scores: Sequence[int]) -> Sampling:
+        return Sampling(
             temperature=call.temperature,
             seed=call.seed,
             max_tokens=max(len(str(score)) for score in scores),
             grammar=score_grammar(scores),
-            top_logprobs=_TOP_LOGPROBS,
+            top_logprobs=min(_TOP_LOGPROBS, self._engine.max_top_logprobs),
         )
-        result = self._run(call, (*prompt, *self._continuing(written + SCORE_START)), sampling)
-        seconds += result.seconds
-        begun = done + written + SCORE_START
-        if result.finish_reason not in ("stop", "length"):
-            return Completion(call.id, begun, _finish(result), seconds, (), result.error)
-        end = TokenChoice(SCORE_END, {})
-        tokens = (*(self._choice(choice) for choice in result.logprobs or ()), end)
-        return Completion(call.id, begun + result.text + SCORE_END, "stop", seconds, tokens)
 
     def _continuing(self, text: str) -> Sequence[int]:
         """Tokens of text that goes on; some vocabularies put a blank before every text."""
@@ -190,8 +210,13 @@ class EngineJudge(BaseFlowJudgeModel):
         return tokens[1:] if self._piece(tokens[0]) == " " != text[0] else tokens
 
     def _run(self, call: Call, prompt: tuple[int, ...], sampling: Sampling) -> Result:
-        request = Request(call.id, prompt, sampling, deadline_s=self._settings.timeout_s)
-        return self._engine.submit(request).result()
+        return self._run_all(call, prompt, [sampling])[0]
+
+    def _run_all(self, call: Call, prompt: tuple[int, ...], samplings: Sequence[Sampling]) -> list[Result]:
+        limit = self._settings.timeout_s
+        requests = [Request(call.id, prompt, sampling, deadline_s=limit) for sampling in samplings]
+        pending = [self._engine.submit(request) for request in requests]
+        return [one.result() for one in pending]
 
     def _choice(self, choice: TokenLogprob) -> TokenChoice:
         """Where two tokens have one text, the likelier one stands for it."""
@@ -208,6 +233,20 @@ def score_grammar(scores: Sequence[int]) -> str:
     """GBNF (https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md) of one of the rubric's
     scores."""
     return "root ::= " + " | ".join(f'"{score}"' for score in sorted(scores))
+
+
+def drawn(logprobs: Mapping[str, float], temperature: float, seed: int) -> str:
+    """One of the texts by chance, p ~ exp(logprob / temperature); at temperature 0 the likeliest."""
+    if temperature == 0.0:
+        return max(logprobs, key=lambda text: logprobs[text])
+    peak = max(logprobs.values())
+    weights = [math.exp((logprob - peak) / temperature) for logprob in logprobs.values()]
+    return random.Random(seed).choices(list(logprobs), weights)[0]
+
+
+def _logprob(result: Result) -> float:
+    """Of the whole text; a score has one token in most vocabularies, and more in some."""
+    return sum(choice.logprob for choice in result.logprobs or ())
 
 
 def _finish(result: Result) -> Finish:

@@ -27,7 +27,7 @@ def expected_score(tokens: Sequence[TokenChoice], tail: str, scores: Sequence[in
     none of the scores is among the likeliest tokens, or one score's digits begin another's (1 and 10), so
     that the first token does not decide.
     """
-    if _one_begins_another(scores):
+    if one_begins_another(scores):
         return None
     found = _token_at(tokens, len(tail))
     if found is None:
@@ -58,6 +58,6 @@ def _logprobs_of(score: int, top: Mapping[str, float]) -> list[float]:
     return [logprob for piece, logprob in top.items() if piece.strip() == digits]
 
 
-def _one_begins_another(scores: Sequence[int]) -> bool:
+def one_begins_another(scores: Sequence[int]) -> bool:
     texts = [str(score) for score in scores]
     return any(a != b and b.startswith(a) for a in texts for b in texts)

@@ -188,6 +188,11 @@ class Engine:
         """The token ids with which the model ends an answer."""
         return self._tokenizer.end_tokens
 
+    @property
+    def max_top_logprobs(self) -> int:
+        """Most of `Sampling.top_logprobs`; 0: a token's own log-probability alone."""
+        return self._runtime.max_top_logprobs
+
     @functools.cached_property
     def model_sha256(self) -> str:
         """Of the model file, in hexadecimal; read on first use."""

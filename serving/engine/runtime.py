@@ -15,6 +15,8 @@ class Runtime(Protocol):
     """Runs jobs until it is closed. Thread-safe."""
 
     num_vocab: int
+    max_top_logprobs: int
+    """Most of `Sampling.top_logprobs` that it gives."""
 
     def open_sampler(self, request: Request) -> Sampler:
         """Compile the request's sampling. Raises RequestError."""

@@ -111,7 +111,9 @@ class Slot:
         self.num_streamed = answered
         self.job.stream.push(Delta(shown, tokens, logprobs))
 
-    def result(self, reason: FinishReason, now_s: float, *, error: str | None = None) -> Result:
+    def result(
+        self, reason: FinishReason, now_s: float, *, error: str | None = None, code: str | None = None
+    ) -> Result:
         assert self.job is not None
         job, answer = self.job, tuple(self.tokens[self.num_prompt :])
         return Result(
@@ -126,6 +128,7 @@ class Slot:
             first_token_s=None if self.first_token_s is None else self.first_token_s - job.submitted_s,
             logprobs=None if self.logprobs is None else tuple(self.logprobs),
             error=error,
+            error_code=code,
         )
 
 

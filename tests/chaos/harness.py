@@ -91,6 +91,7 @@ class Chaos:
         end, before = time.monotonic() + LIMIT_S, self.num_kills
         root = self._folder / "runs" / name / ("smoke" if self._real else "chaos")
         while True:
+            kills_so_far = self.num_kills
             with self._started(name) as driver:
                 while driver.poll() is None:
                     if time.monotonic() > end:
@@ -102,7 +103,8 @@ class Chaos:
             if driver.returncode == 0:
                 self._note_recovery(root)
                 return root
-            if driver.returncode not in (1, -signal.SIGTERM, -signal.SIGKILL) or self.num_kills == before:
+            ends = (1, -signal.SIGTERM, -signal.SIGKILL)
+            if driver.returncode not in ends or self.num_kills == kills_so_far:
                 raise AssertionError(f"{name} ended with {driver.returncode}: {self._tail(name)}")
 
     def _is_time(self) -> bool:

@@ -65,6 +65,17 @@ def stub_train_worker(job: dict[str, Any]) -> None:
     train_worker.resumed(job, stub_training)
 
 
+def manifest(model: Path) -> dict[str, Any]:
+    """What later stages and the model card read of one."""
+    parity = {"identical": 0, "tokens": 0, "near_ties": 0, "max_relative_logit_error": 0.0}
+    return {
+        "sha256": file_sha256(model),
+        "bytes": model.stat().st_size,
+        "recipe": {"quantization": "stub"},
+        "parity": parity,
+    }
+
+
 def stub_export(config: Config, folder: RunFolder) -> list[str]:
     outputs = []
     for model in generate.MODELS:
@@ -73,7 +84,7 @@ def stub_export(config: Config, folder: RunFolder) -> list[str]:
         time.sleep(MODEL_S)
         path = folder.path("models", model, "model.gguf")
         write_whole(path, b"GGUF" + weights)
-        folder.write_json(f"models/{model}/manifest.json", {"sha256": file_sha256(path)})
+        folder.write_json(f"models/{model}/manifest.json", manifest(path))
         outputs += [f"models/{model}/model.gguf", f"models/{model}/manifest.json"]
     return outputs
 
@@ -135,6 +146,7 @@ class StubJudgeActor(judge.JudgeActor):
 def put_stubs() -> None:
     import ray_jobs.data.forecast as forecast
     import ray_jobs.export.base as base
+    import serving.promote as promotion
 
     nowhere = Path("nowhere")
     base.resolve_base = lambda *_: SimpleNamespace(
@@ -145,6 +157,7 @@ def put_stubs() -> None:
     tune.train_worker = stub_train_worker
     generate.AnswerActor = StubAnswerActor
     judge.JudgeActor = StubJudgeActor
+    promotion.first_words = lambda _: b"{}"
     export.STAGE = dataclasses.replace(export.STAGE, run=stub_export)
 
 

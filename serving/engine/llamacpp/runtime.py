@@ -33,7 +33,7 @@ class LlamaRuntime:
         assert settings.slots != "auto"
         num_lanes, self._num_slots = settings.lanes, settings.slots
         self.model = _on_thread(lease.cpus, lambda: LlamaModel.open(path, gpu_layers=settings.gpu_layers))
-        self.num_vocab = self.model.num_vocab
+        self.num_vocab = self.max_top_logprobs = self.model.num_vocab
         self._queue = JobQueue(num_lanes=num_lanes, max_queued=settings.max_queued)
         self._lanes: list[Lane] = []
         try:

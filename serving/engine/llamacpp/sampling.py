@@ -35,7 +35,7 @@ class LlamaSampler:
         self._candidates: npt.NDArray[Any] | None = None
         reweighs = bool(sampling.logit_bias) or _penalises(sampling)
         self._takes_largest = sampling.temperature == 0.0 and not reweighs
-        self._grammar = _open_grammar(model, sampling)
+        self._grammar = _open_grammar(model, grammar_of(sampling))
         self._chain: Any = _open_chain(model, sampling)
         if _penalises(sampling):
             for token in request.prompt[-PENALTY_TOKENS:]:
@@ -133,10 +133,19 @@ def grammar_of_schema(schema: str) -> str:
         ) from error
 
 
-def _open_grammar(model: LlamaModel, sampling: Sampling) -> Any:
-    grammar = sampling.grammar
-    if sampling.json_schema is not None:
-        grammar = grammar_of_schema(sampling.json_schema)
+def grammar_of(sampling: Sampling) -> str | None:
+    """What constrains the answer, as GBNF; None: nothing. Raises RequestError `bad_json_schema`."""
+    return sampling.grammar if sampling.json_schema is None else grammar_of_schema(sampling.json_schema)
+
+
+def check_grammar(model: LlamaModel, grammar: str | None) -> None:
+    """Raises RequestError `bad_grammar` for one that does not compile."""
+    opened = _open_grammar(model, grammar)
+    if opened is not None:
+        llama_cpp.llama_sampler_free(opened)
+
+
+def _open_grammar(model: LlamaModel, grammar: str | None) -> Any:
     if grammar is None:
         return None
     if "\0" in grammar:

@@ -33,7 +33,7 @@ def open_pipeline(path: str, architecture: str | None, settings: EngineSettings)
     try:
         return openvino_genai.ContinuousBatchingPipeline(path, scheduling, "CPU", properties, {})
     except RuntimeError as error:
-        raise ModelLoadError(f"{path}: openvino cannot load it: {_first_line(error)}") from error
+        raise ModelLoadError(f"{path}: openvino cannot load it: {last_line(error)}") from error
 
 
 def check_request(request: Request) -> None:
@@ -42,7 +42,6 @@ def check_request(request: Request) -> None:
     missing = {
         "logit_bias": bool(sampling.logit_bias),
         "top_logprobs above 0": bool(sampling.top_logprobs),
-        "grammar": sampling.grammar is not None,
         "an adapter": request.adapter is not None,
     }
     for name, asked in missing.items():
@@ -50,13 +49,17 @@ def check_request(request: Request) -> None:
             raise RequestError("unsupported", f"the openvino backend has no {name}; use llama_cpp")
 
 
-def generation_config(sampling: Sampling, end_tokens: frozenset[int], room: int) -> Any:
-    """Our sampling as a GenerationConfig of at most `room` tokens. Stop strings are watched by us, in every
-    backend alike."""
+def generation_config(
+    sampling: Sampling, grammar: str | None, end_tokens: frozenset[int], max_tokens: int
+) -> Any:
+    """Our sampling as a GenerationConfig; `grammar` is GBNF, which its grammar compiler (XGrammar) reads.
+
+    Stop strings are watched by us, in every backend alike.
+    """
     import openvino_genai
 
     config = openvino_genai.GenerationConfig()
-    config.max_new_tokens = min(sampling.max_tokens, room)
+    config.max_new_tokens = max_tokens
     config.stop_token_ids = set(end_tokens) | set(sampling.stop_token_ids)
     config.do_sample = sampling.temperature > 0.0
     if config.do_sample:
@@ -68,9 +71,9 @@ def generation_config(sampling: Sampling, end_tokens: frozenset[int], room: int)
     config.presence_penalty = sampling.presence_penalty
     config.frequency_penalty = sampling.frequency_penalty
     config.logprobs = 0 if sampling.top_logprobs is None else 1
-    if sampling.json_schema is not None:
+    if grammar is not None:
         structure = openvino_genai.StructuredOutputConfig()
-        structure.json_schema = sampling.json_schema
+        structure.grammar = grammar
         config.structured_output_config = structure
     return config
 
@@ -90,6 +93,7 @@ def _scheduling(genai: Any, settings: EngineSettings) -> Any:
     return scheduling
 
 
-def _first_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """Of the error's text: what it is about; before it stand paths of the library's build."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

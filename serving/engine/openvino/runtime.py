@@ -9,12 +9,13 @@ from typing import Any
 
 from serving.engine.cores import CoreLease, pin_this_thread
 from serving.engine.llamacpp.model import LlamaModel
-from serving.engine.llamacpp.sampling import check_sampling
+from serving.engine.llamacpp.sampling import check_grammar, check_sampling, grammar_of
 from serving.engine.metrics import Counters, EngineMetrics, snapshot
 from serving.engine.openvino.pipeline import (
     as_tensor,
     check_request,
     generation_config,
+    last_line,
     open_pipeline,
 )
 from serving.engine.queue import JobQueue
@@ -35,6 +36,8 @@ class NoSampler:
 
 class OpenVinoRuntime:
     """Implements `Runtime`. llama.cpp reads the vocabulary and the chat template, as for its own backend."""
+
+    max_top_logprobs = 0
 
     def __init__(self, path: str, settings: EngineSettings, lease: CoreLease) -> None:
         assert settings.slots != "auto"
@@ -62,6 +65,7 @@ class OpenVinoRuntime:
     def open_sampler(self, request: Request) -> NoSampler:
         check_sampling(request.sampling, self.num_vocab)
         check_request(request)
+        check_grammar(self.model, grammar_of(request.sampling))
         return NoSampler()
 
     def submit(self, job: Job, *, bounded: bool) -> None:
@@ -86,8 +90,7 @@ class OpenVinoRuntime:
     def _run(self) -> None:
         try:
             pin_this_thread(self._cpus)
-            architecture = self.model.metadata("general.architecture")
-            self._pipeline = open_pipeline(self.model.path, architecture, self._settings)
+            self._open()
         except Exception as error:  # raised again on the thread that opens the engine
             self._error = error
             return
@@ -99,6 +102,10 @@ class OpenVinoRuntime:
             logger.exception("the openvino pipeline has failed")
             self._queue.close(f"the engine has failed: {error}")
             self._end_all("error", f"the engine has failed: {error}")
+
+    def _open(self) -> None:
+        architecture = self.model.metadata("general.architecture")
+        self._pipeline = open_pipeline(self.model.path, architecture, self._settings)
 
     def _work(self) -> None:
         limit = self._num_slots
@@ -115,22 +122,28 @@ class OpenVinoRuntime:
             self._counters.busy_s += time.monotonic() - began_s
 
     def _start(self, job: Job) -> None:
-        import numpy as np
-
-        sampling = job.request.sampling
-        room = self._settings.context_tokens - len(job.request.prompt) + 1
-        config = generation_config(sampling, self.model.end_tokens, room)
-        tokens = as_tensor(np.array([job.request.prompt], dtype=np.int64))
-        self._next_id += 1
+        slot = Slot(self._next_id)
+        slot.start(job, 0)
         try:
-            handle = self._pipeline.add_request(self._next_id, tokens, config)
+            self._add(slot)
         except RuntimeError as error:
             self._close(job, job.unanswered("error", time.monotonic(), error=str(error), code="unsupported"))
             return
-        slot = Slot(self._next_id)
-        slot.start(job, 0)
-        self._running[handle] = slot
         self._counters.prompt_tokens += slot.num_prompt
+
+    def _add(self, slot: Slot) -> None:
+        """Hand over the slot's prompt and what it has written so far; the rest is to be written."""
+        import numpy as np
+
+        assert slot.job is not None
+        sampling, written = slot.job.request.sampling, len(slot.tokens) - slot.num_prompt
+        room = self._settings.context_tokens - len(slot.tokens) + 1
+        config = generation_config(
+            sampling, grammar_of(sampling), self.model.end_tokens, min(sampling.max_tokens - written, room)
+        )
+        tokens = as_tensor(np.array([slot.tokens], dtype=np.int64))
+        self._next_id += 1
+        self._running[self._pipeline.add_request(self._next_id, tokens, config)] = slot
 
     def _step(self) -> None:
         now_s = time.monotonic()
@@ -141,7 +154,11 @@ class OpenVinoRuntime:
         if not self._pipeline.has_non_finished_requests():
             return
         began_s = time.monotonic()
-        self._pipeline.step()
+        try:
+            self._pipeline.step()
+        except RuntimeError as error:
+            self._recover(error)
+            return
         now_s = time.monotonic()
         self._counters.compute_s += now_s - began_s
         self._counters.steps += 1
@@ -150,6 +167,27 @@ class OpenVinoRuntime:
                 for output in handle.read().values():
                     self._receive(handle, output, now_s)
         self._counters.active = len(self._running)
+
+    def _recover(self, error: RuntimeError) -> None:
+        """A grammar that llama.cpp reads and XGrammar does not breaks the whole pipeline, in its first pass.
+
+        Requests with a grammar and no token yet end with the error; the others go on in a new pipeline. One
+        that fails without such a request has failed for good.
+        """
+        slots = list(self._running.values())
+        suspects = [slot for slot in slots if _is_constrained(slot) and slot.first_token_s is None]
+        if not suspects:
+            raise error
+        logger.warning("openvino: a grammar is refused, the pipeline is opened anew: %s", last_line(error))
+        for slot in suspects:
+            assert slot.job is not None
+            message = f"the openvino backend cannot use this grammar: {last_line(error)}"
+            self._close(slot.job, slot.result("error", time.monotonic(), error=message, code="bad_grammar"))
+        self._running.clear()
+        self._open()
+        for slot in slots:
+            if slot not in suspects:
+                self._add(slot)
 
     def _receive(self, handle: Any, output: Any, now_s: float) -> None:
         slot = self._running[handle]
@@ -199,3 +237,9 @@ class OpenVinoRuntime:
         self._counters.requests_cancelled += result.finish_reason in ("cancelled", "timeout")
         self._counters.requests_failed += result.finish_reason == "error"
         job.stream.finish(result)
+
+
+def _is_constrained(slot: Slot) -> bool:
+    assert slot.job is not None
+    sampling = slot.job.request.sampling
+    return sampling.grammar is not None or sampling.json_schema is not None

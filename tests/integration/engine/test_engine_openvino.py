@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from serving.engine import Engine, EngineSettings, ModelMismatch, Request, RequestError, Sampling
+
+SCHEMA = '{"type": "object", "properties": {"legs": {"type": "integer"}}, "required": ["legs"]}'
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def test_same_requests_same_results_format(engine: Engine) -> None:
             Request("free", prompt, Sampling(max_tokens=20, top_logprobs=0)),
             Request("stopped", prompt, Sampling(max_tokens=20, stop=("Paris",))),
             Request("late", prompt, Sampling(max_tokens=20), deadline_s=0.0),
-            Request("refused", prompt, Sampling(grammar="root ::= [a]")),
+            Request("refused", prompt, Sampling(top_logprobs=3)),
         ]
     )
     assert "Paris" in free.text
@@ -65,3 +69,47 @@ def test_an_architecture_that_it_cannot_read_is_refused_by_name() -> None:
 
     with pytest.raises(ModelMismatch, match="not phi3"):
         open_pipeline("m.gguf", "phi3", EngineSettings(slots=1))
+
+
+def test_grammars_and_schemas_constrain_and_bad_ones_are_refused_before_they_run(engine: Engine) -> None:
+    prompt = engine.chat.render([{"role": "user", "content": "How many legs has a spider?"}])
+    score, shaped, broken, no_schema = engine.generate(
+        [
+            Request("score", prompt, Sampling(grammar='root ::= "7" | "9"', max_tokens=4, top_logprobs=0)),
+            Request("shaped", prompt, Sampling(json_schema=SCHEMA, max_tokens=40)),
+            Request("broken", prompt, Sampling(grammar="root ::= [a")),
+            Request("no_schema", prompt, Sampling(json_schema='{"type": "nothing"}')),
+        ]
+    )
+    assert score.text in ("7", "9")
+    assert set(json.loads(shaped.text)) == {"legs"}
+    assert broken.error_code == "bad_grammar"
+    assert no_schema.error_code == "bad_json_schema"
+
+
+def test_a_forced_token_keeps_the_probability_that_it_had_among_all(engine: Engine) -> None:
+    """The judge's expected score rests on it: masked before the softmax, every forced score would be sure."""
+    prompt = engine.chat.render([{"role": "user", "content": "How many legs has a spider?"}])
+    forced = [
+        Request(digit, prompt, Sampling(grammar=f'root ::= "{digit}"', max_tokens=1, top_logprobs=0))
+        for digit in "0123456789"
+    ]
+    shares = [math.exp(result.logprobs[0].logprob) for result in engine.generate(forced) if result.logprobs]
+    assert len(shares) == 10
+    assert sum(shares) < 1.0
+    assert max(shares) < 0.9
+
+
+def test_the_rest_lives_when_a_grammar_breaks_the_pipeline(engine: Engine) -> None:
+    """llama.cpp knows tokens by number in a grammar, XGrammar does not: it fails within a pass over all."""
+    prompt = engine.chat.render([{"role": "user", "content": "What is the capital of France?"}])
+    (alone,) = engine.generate([Request("alone", prompt, Sampling(max_tokens=20))])
+    beside, foreign = engine.generate(
+        [
+            Request("beside", prompt, Sampling(max_tokens=20)),
+            Request("foreign", prompt, Sampling(grammar="root ::= <[33]>", max_tokens=2)),
+        ]
+    )
+    assert foreign.error_code == "bad_grammar"
+    assert "openvino" in str(foreign.error)
+    assert beside.text == alone.text

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.judging.engine_judge import EngineJudge, score_grammar
+from ray_jobs.judging.engine_judge import EngineJudge, drawn, score_grammar
 from ray_jobs.judging.judge import Judge
 from ray_jobs.judging.settings import JudgeSettings
 from serving.engine.types import Request, Result, TokenLogprob
@@ -22,6 +22,7 @@ class FakeEngine:
     """Tokens are characters. Feedback is `says`; the score is 4, with 5 as likely."""
 
     context_tokens = 100_000
+    max_top_logprobs = 1000
 
     def __init__(self, says: str = "Because.", finish: str = "stop", num_slots: int = 3) -> None:
         self.says, self.finish, self.num_slots = says, finish, num_slots
@@ -167,3 +168,37 @@ def test_flow_judge_itself_can_use_it() -> None:
 
 def test_grammar_offers_the_rubric() -> None:
     assert score_grammar((10, 0, 2)) == 'root ::= "0" | "2" | "10"'
+
+
+class LoneProbabilities(FakeEngine):
+    """Tells the probability of the token that it writes, and of no other."""
+
+    max_top_logprobs = 0
+    shares = {"1": 0.0625, "2": 0.0625, "3": 0.125, "4": 0.5, "5": 0.25}
+
+    def _answer(self, request: Request) -> Result:
+        if request.sampling.grammar is None:
+            return super()._answer(request)
+        assert request.sampling.top_logprobs == 0
+        score = request.sampling.grammar.split('"')[1]
+        logprobs = (TokenLogprob(ord(score), math.log(0.1 * self.shares[score]), {}),)
+        return Result(request.id, score, (ord(score),), "length", 1, 0, 1, 0.25, 0.1, logprobs)
+
+
+def test_every_score_is_asked_alone_where_a_backend_has_no_top_logprobs() -> None:
+    engine = LoneProbabilities()
+    (found,) = judge(engine, temperature=0.0).judge([item()])
+    assert found.score == 4
+    assert found.expected_score == pytest.approx(0.0625 + 0.125 + 0.375 + 2.0 + 1.25)
+    grammars = [request.sampling.grammar for request in engine.requests[1:]]
+    assert grammars == [f'root ::= "{score}"' for score in range(1, 6)]
+    assert len({request.prompt for request in engine.requests[1:]}) == 1
+
+
+def test_scores_are_drawn_by_their_probabilities() -> None:
+    logprobs = {text: math.log(share) for text, share in LoneProbabilities.shares.items()}
+    drawings = [drawn(logprobs, 1.0, seed) for seed in range(2000)]
+    for text, share in LoneProbabilities.shares.items():
+        assert drawings.count(text) / 2000 == pytest.approx(share, abs=0.04)
+    assert {drawn(logprobs, 0.0, seed) for seed in range(20)} == {"4"}
+    assert drawn(logprobs, 0.5, 7) == drawn(logprobs, 0.5, 7)
