@@ -14,6 +14,7 @@ from benchmarks import generation_ways as ways
 from benchmarks.harness import (
     Contestant,
     Race,
+    Rounds,
     bundled_model,
     median_rate,
     median_ratio,
