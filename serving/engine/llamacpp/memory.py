@@ -47,11 +47,16 @@ def _machine_free() -> int | None:
     return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
 
 
-def _cgroup_free() -> int | None:
-    folder = Path("/sys/fs/cgroup")
+def _cgroup_free(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Pages of files are counted as used there, a model's own too, but the kernel gives them up when asked."""
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-        used = (folder / "memory.current").read_text(encoding="ascii").strip()
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    return None if limit == "max" else max(0, int(limit) - int(used))
+    if limit == "max":
+        return None
+    counts = dict(line.split() for line in lines)
+    files = sum(int(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
+    return max(0, int(limit) - max(0, used - files))
