@@ -63,6 +63,8 @@ class Answer:
     finish_reason: str
     seconds: float
     error: str | None = None
+    backend: str | None = None
+    """The engine's; one for all models of a run."""
 
     COLUMNS: ClassVar[dict[str, str]] = {
         "id": "string",
@@ -76,11 +78,12 @@ class Answer:
         "finish_reason": "string",
         "seconds": "double",
         "error": "string",
+        "backend": "string",
     }
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        return cls(**{field.name: row[field.name] for field in fields(cls)})
+        return cls(**{field.name: row[field.name] for field in fields(cls) if field.name in row})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_jobs.config import Config
 from ray_jobs.records import (
@@ -22,6 +22,9 @@ from ray_jobs.stages import cluster
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.engine_rows import RowJob, compute_file
 from ray_jobs.tables import PROMPT_COLUMNS, read_rows
+
+if TYPE_CHECKING:
+    from serving.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +102,7 @@ def _answer(row: dict[str, Any], result: Any, error: str | None, spec: dict[str,
         finish_reason="error" if failed else result.finish_reason,
         seconds=0.0 if result is None else round(result.seconds, 4),
         error=(error or (result.error if result is not None else None) or "no result") if failed else None,
+        backend=spec["backend"],
     )
     return as_row(answer)
 
@@ -154,10 +158,12 @@ def actor_spec(config: Config, folder: RunFolder, model: str) -> dict[str, Any]:
     """What an AnswerActor is told, as plain data."""
     manifest = folder.read_json(f"models/{model}/manifest.json")
     generation = config.generation
+    settings = one_backend(config, folder)
     return {
         "model": str(folder.path("models", model, "model.gguf")),
         "model_sha256": manifest["sha256"],
-        "engine": config.engine.settings.model_dump_json(),
+        "engine": settings.model_dump_json(),
+        "backend": settings.backend,
         "seed": seed_of(config, model),
         "system_prompt": generation.system_prompt,
         "sampling": {
@@ -166,6 +172,17 @@ def actor_spec(config: Config, folder: RunFolder, model: str) -> dict[str, Any]:
             "max_tokens": generation.max_answer_tokens,
         },
     }
+
+
+def one_backend(config: Config, folder: RunFolder) -> "EngineSettings":
+    """The engine's settings with the backend settled: `auto` could mean different ones on unlike nodes."""
+    from serving.engine.calibration import resolve
+
+    settings = config.engine.settings
+    if settings.backend != "auto":
+        return settings
+    found = resolve(settings, folder.path("models", "base", "model.gguf"))
+    return settings.model_copy(update={"backend": found.backend})
 
 
 def seed_of(config: Config, model: str) -> int:

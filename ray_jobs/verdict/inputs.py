@@ -90,6 +90,19 @@ class ScoredRows:
         return sum(self.failures[model].values()) / self.num_prompts
 
 
+def common_backend(inputs: VerdictInputs) -> str | None:
+    """The engine's backend that wrote all answers; None where rows do not tell.
+
+    Raises DataError where two did: their kernels round differently, so that models would not be all that
+    differs.
+    """
+    rows = [row for model in MODELS for row in inputs.answers[model]]
+    found = sorted({row.backend for row in rows if row.backend is not None})
+    if len(found) > 1:
+        raise DataError(f"answers: written by {' and '.join(found)}: one backend must write all of a run")
+    return found[0] if found else None
+
+
 def metrics_of(inputs: VerdictInputs, wanted: Sequence[str]) -> tuple[str, ...]:
     """The metrics of the decision, the leading one first.
 

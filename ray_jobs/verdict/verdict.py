@@ -20,6 +20,7 @@ from ray_jobs.verdict.inputs import (
     ScoredRows,
     VerdictInputs,
     cluster_labels,
+    common_backend,
     metrics_of,
     scored_rows,
 )
@@ -94,6 +95,7 @@ def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> 
         "by_source": sections.by_source(lead.rows, settings.num_resamples, seed),
         "program_checks": sections.program_checks(inputs, settings, seed),
         "missing": _missing(lead),
+        "engine_backend": common_backend(inputs),
         "answers": sections.answer_measures(inputs, settings),
         "data": dict(inputs.data_report),
         "tune": sections.tune(inputs),

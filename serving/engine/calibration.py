@@ -19,6 +19,10 @@ PATH_VARIABLE = "SERVING_ENGINE_CALIBRATION"
 """Environment variable: a calibration file to use instead of the one beside the model."""
 
 
+SIZE_TOLERANCE = 0.01
+"""Files of one architecture and quantisation differ by their metadata alone."""
+
+
 class Trial(BaseModel):
     """One way to run the model, and what it gave."""
 
@@ -46,7 +50,7 @@ class Quality(BaseModel):
 
 
 class Calibration(BaseModel):
-    """The file. Valid for one model file, by its size, on one kind of processor."""
+    """The file. Valid for models of one size and format, on one kind of processor."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,15 +76,15 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def calibration_path(model_path: Path) -> Path:
-    """Where the calibration of a model is looked for."""
-    named = os.environ.get(PATH_VARIABLE)
+def calibration_path(model_path: Path, named: str | None = None) -> Path:
+    """Where the calibration of a model is looked for: a named file, the variable's, or beside the model."""
+    named = named or os.environ.get(PATH_VARIABLE)
     return Path(named) if named else model_path.with_name(model_path.name + ".calibration.json")
 
 
-def read_calibration(model_path: Path) -> Calibration | None:
-    """The calibration of this file on this kind of processor, if there is one; a foreign one is not used."""
-    path = calibration_path(model_path)
+def read_calibration(model_path: Path, named: str | None = None) -> Calibration | None:
+    """The calibration of such a model on this kind of processor, if there is one; no foreign one is used."""
+    path = calibration_path(model_path, named)
     try:
         found = Calibration.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -88,8 +92,9 @@ def read_calibration(model_path: Path) -> Calibration | None:
     except (OSError, ValueError, ValidationError) as error:
         logger.warning("%s: not a calibration: %s", path, error)
         return None
-    if found.cpu != cpu_name() or found.model_bytes != model_path.stat().st_size:
-        logger.info("%s is for another processor or another model file", path)
+    alike = abs(found.model_bytes - model_path.stat().st_size) <= SIZE_TOLERANCE * found.model_bytes
+    if found.cpu != cpu_name() or not alike:
+        logger.warning("%s is for another processor or another model: not used", path)
         return None
     return found
 
@@ -98,7 +103,7 @@ def resolve(settings: EngineSettings, model_path: Path) -> EngineSettings:
     """Settings without `auto` in `backend`, `lanes` and `slots`: what was calibrated, else fixed defaults."""
     if "auto" not in (settings.backend, settings.lanes, settings.slots):
         return settings
-    calibration = read_calibration(model_path)
+    calibration = read_calibration(model_path, settings.calibration)
     wanted = None if settings.backend == "auto" else settings.backend
     best = calibration.best(wanted) if calibration is not None else None
     backend = (best.backend if best else "llama_cpp") if settings.backend == "auto" else settings.backend

@@ -18,6 +18,10 @@ class EngineSettings(BaseModel):
     """What computes. `auto` takes what calibration found fastest for this model on this CPU, else
     llama_cpp."""
 
+    calibration: str | None = None
+    """The file that `python -m serving.engine.calibrate` wrote, for `auto` settings; None: beside the model.
+    It holds for models of its size on its kind of processor, so also for a tuned copy."""
+
     cores: Count = 1
     """Physical cores that the engine owns."""
 

@@ -48,7 +48,7 @@ def _machine_free() -> int | None:
 
 
 def _cgroup_free(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Pages of files are counted as used there, a model's own too, but the kernel gives them up when asked."""
+    """Pages of files count as used there, also the model's own, but the kernel gives them up when asked."""
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
         used = int((folder / "memory.current").read_text(encoding="ascii"))

@@ -416,3 +416,17 @@ def test_a_cache_that_cannot_fit_is_refused_with_the_arithmetic(model_path: Path
         Engine.open(model_path, settings)
     with pytest.raises(ModelMismatch, match="trained for 8192"):
         Engine.open(model_path, EngineSettings(pin=False, context_tokens=8193))
+
+
+def test_the_documented_program_runs(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (REPOSITORY / "docs" / "engine.md").read_text(encoding="utf-8")
+    program = page.split("```python\n")[1].split("```")[0]
+    opened = Engine.open
+    cores = EngineSettings(pin=False, cores=2, lanes=2, context_tokens=256)
+    monkeypatch.setattr(Engine, "open", lambda name, _: opened({"model.gguf": model_path}[name], cores))
+    exec(compile(program, "docs/engine.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 8
+    assert all(line.split()[0] in ("stop", "length") for line in lines[:8] if line)

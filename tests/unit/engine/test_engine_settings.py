@@ -143,7 +143,7 @@ def test_auto_settings_take_what_calibration_found_here_and_nothing_foreign(tmp_
     from serving.engine.calibration import Calibration, Trial, calibration_path, cpu_name, resolve
 
     model = tmp_path / "m.gguf"
-    model.write_bytes(b"x" * 10)
+    model.write_bytes(b"x" * 1000)
     auto = EngineSettings(backend="auto", lanes="auto", slots="auto", cores=2)
     plain = resolve(auto, model)
     assert (plain.backend, plain.lanes, plain.slots) == ("llama_cpp", 2, 16)
@@ -155,13 +155,19 @@ def test_auto_settings_take_what_calibration_found_here_and_nothing_foreign(tmp_
     other = Trial(
         backend="llama_cpp", recipe="q4_0", lanes=1, slots=8, **{**rates, "answer_tokens_per_s": 99.0}
     )
-    found = Calibration(cpu=cpu_name(), cores=2, model_bytes=10, trials=(slow, fast, other))
+    found = Calibration(cpu=cpu_name(), cores=2, model_bytes=1000, trials=(slow, fast, other))
     write(found, calibration_path(model))
     chosen = resolve(auto, model)
     assert (chosen.backend, chosen.lanes, chosen.slots) == ("openvino", 1, 48)
     named = resolve(auto.model_copy(update={"backend": "llama_cpp"}), model)
     assert (named.backend, named.lanes, named.slots) == ("llama_cpp", 2, 24)
-    model.write_bytes(b"x" * 11)
+    tuned = tmp_path / "tuned" / "m.gguf"
+    tuned.parent.mkdir()
+    tuned.write_bytes(b"x" * 1009)
+    assert resolve(auto, tuned) == plain
+    named = auto.model_copy(update={"calibration": str(calibration_path(model))})
+    assert resolve(named, tuned).backend == "openvino"
+    model.write_bytes(b"x" * 1011)
     assert resolve(auto, model) == plain
     calibration_path(model).write_text("{")
     assert resolve(auto, model) == plain

@@ -313,3 +313,15 @@ def test_early_looks_resample_enough_for_their_level():
     assert num_resamples(FAST, 0.05) == 1000
     assert num_resamples(FAST, 1e-4) == 200_000
     assert num_resamples(VerdictSettings(), 0.05) == 10_000
+
+
+def test_answers_of_two_backends_are_not_compared() -> None:
+    rows = inputs(BASE, BETTER)
+    one = {
+        model: [dataclasses.replace(row, backend="llama_cpp") for row in found]
+        for model, found in rows.answers.items()
+    }
+    assert report(dataclasses.replace(rows, answers=one))["engine_backend"] == "llama_cpp"
+    other = {**one, "candidate": [dataclasses.replace(row, backend="openvino") for row in one["candidate"]]}
+    with pytest.raises(DataError, match="llama_cpp and openvino: one backend"):
+        report(dataclasses.replace(rows, answers=other))
