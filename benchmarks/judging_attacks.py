@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import own_cores, parser, quantised, report
+from benchmarks.harness import cached, own_cores, parser, quantised, report
 from ray_jobs.judging.attacks import ATTACKS, attack_items, attack_uplift
 from ray_jobs.judging.cache import JudgementCache
 from ray_jobs.judging.engine_judge import EngineJudge
@@ -155,6 +155,7 @@ def options() -> argparse.Namespace:
     given = parser("Attacks on the judge, and what cheaper ways of judging cost.")
     given.add_argument("--judge", type=Path, help="GGUF; default: the bundled model in Q4_0")
     given.add_argument("--pairs", type=int)
+    given.add_argument("--backend", choices=("llama_cpp", "openvino"), default="llama_cpp")
     given.add_argument("--limit-s", type=float, default=1e9, help="stop after this and exit with 3")
     given.add_argument("--cache", type=Path, help="file of judgements made so far")
     return given.parse_args()
@@ -166,16 +167,17 @@ def main() -> int:
     number = chosen.pairs or (20 if chosen.quick else 100)
     cores = os.cpu_count() or 1
     settings = EngineSettings(
+        backend=chosen.backend,
         cores=cores,
         lanes=cores,
-        slots=16,
+        slots=16 if chosen.backend == "llama_cpp" else 64,
         context_tokens=CONTEXT_TOKENS,
         kv_type="f16",
         flash_attention=False,
     )
     ends_s = time.monotonic() + chosen.limit_s
-    cache_path = chosen.cache or quantised("q4_0").with_name("attacks.sqlite")
-    with Engine.open(model, settings, own_cores(cores)) as engine, JudgementCache(cache_path) as cache:
+    cache_path = chosen.cache or cached(f"attacks-{chosen.backend}.sqlite")
+    with Engine.open(model, settings, *own_cores(cores)) as engine, JudgementCache(cache_path) as cache:
         bench = Bench(engine, cache, ends_s)
         pairs = known_pairs(number)
         try:
@@ -183,7 +185,13 @@ def main() -> int:
         except OutOfTime:
             sys.stderr.write(f"{len(cache)} judgements are made; the same command goes on\n")
             return 3
-    work = {"judge": model.name, "pairs": number, "agreement": agreed, "attacks": attacked}
+    work = {
+        "judge": model.name,
+        "backend": chosen.backend,
+        "pairs": number,
+        "agreement": agreed,
+        "attacks": attacked,
+    }
     report(figures_of(agreed, attacked, bench), work, chosen.json)
     return 0
 
