@@ -49,14 +49,14 @@ class Chaos:
 
     def unbroken(self) -> Path:
         started = time.monotonic()
-        root = self._run("unbroken", 0, None)
+        root = self.run("unbroken")
         self._unbroken_s = time.monotonic() - started
         return root
 
     def broken(self, kills: int, limit_s: float | None) -> Path:
         self._num_runs += 1
         self._next_kill_s = time.monotonic() + self._draw.expovariate(1 / self._mean_s)
-        return self._run(f"broken-{self._num_runs}", kills, limit_s)
+        return self.run(f"broken-{self._num_runs}", kills, limit_s)
 
     def _command(self, name: str) -> list[str]:
         module, config = ("ray_jobs.pipeline", "configs/smoke.yaml")
@@ -68,7 +68,7 @@ class Chaos:
         return [sys.executable, "-m", module, str(ROOT / config), *sets]
 
     @contextmanager
-    def _started(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    def started(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
         """The pipeline's command; it does not outlive this one."""
         self._num_starts += 1
         with (self._folder / f"{name}.log").open("ab") as log:
@@ -86,13 +86,13 @@ class Chaos:
                     with suppress(psutil.Error):
                         process.kill()
 
-    def _run(self, name: str, kills: int, limit_s: float | None) -> Path:
+    def run(self, name: str, kills: int = 0, limit_s: float | None = None) -> Path:
         """Starts the pipeline until it ends well, killing on the way; gives its run folder."""
         end, before = time.monotonic() + LIMIT_S, self.num_kills
         root = self._folder / "runs" / name / ("smoke" if self._real else "chaos")
         while True:
             kills_so_far = self.num_kills
-            with self._started(name) as driver:
+            with self.started(name) as driver:
                 while driver.poll() is None:
                     if time.monotonic() > end:
                         raise AssertionError(f"{name} hangs: {self._tail(name)}")

@@ -23,7 +23,9 @@ def timeless(value: Any) -> Any:
 def results(root: Path) -> dict[str, Any]:
     run = RunFolder(root)
     answers = {model: read_rows(run.path(generate.ANSWERS.format(model=model))) for model in generate.MODELS}
-    judgements = {name: read_rows(run.path(judge.JUDGEMENTS.format(subject=name))) for name in judge.SUBJECTS}
+    judgements = {
+        name: read_rows(run.path(judge.JUDGEMENTS.format(subject=name))) for name in judge.subjects(run)
+    }
     found: dict[str, Any] = timeless(
         {
             "answers": answers,
