@@ -28,7 +28,7 @@ from benchmarks.roofline import Work, roofline
 
 RECIPES = {"loop_q4_1": "q4_1", "engine_q4_0_pure": "q4_0-pure"}
 """Contestants that run another quantisation than Q4_0."""
-DEFAULT_SLOTS = {"llama_cpp": 24, "openvino": 64}
+DEFAULT_SLOTS = {"llama_cpp": 24, "openvino": 256}
 RATIOS = (
     ("speedup_vs_loop", "engine_q4_0", "loop_q4_0"),
     ("speedup_vs_pinned_pair", "engine_q4_0", "pinned_pair_q4_0"),

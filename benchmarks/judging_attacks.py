@@ -170,7 +170,7 @@ def main() -> int:
         backend=chosen.backend,
         cores=cores,
         lanes=cores,
-        slots=16 if chosen.backend == "llama_cpp" else 64,
+        slots=16 if chosen.backend == "llama_cpp" else 256,
         context_tokens=CONTEXT_TOKENS,
         kv_type="f16",
         flash_attention=False,

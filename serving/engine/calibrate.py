@@ -38,7 +38,7 @@ def combinations(cores: int, *, with_openvino: bool) -> Iterator[tuple[Backend, 
         for lanes in widths:
             yield "llama_cpp", lanes, slots
     if with_openvino:
-        yield from (("openvino", 1, slots) for slots in (32, 64))
+        yield from (("openvino", 1, slots) for slots in (256, 64))
 
 
 def measure(

@@ -118,4 +118,4 @@ def resolve(settings: EngineSettings, model_path: Path) -> EngineSettings:
     return EngineSettings.model_validate(settings.model_dump() | changes)
 
 
-DEFAULT_SLOTS = {"llama_cpp": 16, "openvino": 64}
+DEFAULT_SLOTS = {"llama_cpp": 16, "openvino": 256}

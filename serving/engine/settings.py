@@ -55,8 +55,10 @@ class EngineSettings(BaseModel):
     """Number format of the key/value cache; q8_0 halves its memory. `auto`: bf16 on processors that multiply
     it (AVX512_BF16: attention is up to twice as fast), else f16."""
 
-    flash_attention: bool = True
-    """Fused attention; off only where a build or a device lacks it."""
+    flash_attention: bool | Literal["auto"] = "auto"
+    """Fused attention. On CPUs llama.cpp's goes row by row in bf16 and where a pass holds several sequences:
+    it writes short answers up to 1.3x as fast as plain matrix products do, and reads long prompts at half
+    their rate. `auto`: on a GPU, for q8_0 (which needs it), for bf16 in contexts of at most 1,024 tokens."""
 
     prefix_cache: bool = True
     """Compute what prompts have in common once."""

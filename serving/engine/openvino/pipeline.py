@@ -6,11 +6,17 @@ import importlib
 from typing import Any
 
 from serving.engine.errors import ModelLoadError, ModelMismatch, RequestError
+from serving.engine.llamacpp.memory import free_memory_bytes
 from serving.engine.settings import EngineSettings
 from serving.engine.types import Request, Sampling
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """What the pinned release reads from GGUF."""
+
+_GB = 1 << 30
+_TOKENS_PER_GB = 1 << 15
+"""Of a 1B model in 16 bits; small models take less."""
+_MAX_CACHE_GB = 8
 
 _KV_PRECISION = {"auto": None, "f16": "f16", "bf16": "bf16", "f32": "f32", "q8_0": "u8"}
 
@@ -89,8 +95,22 @@ def _scheduling(genai: Any, settings: EngineSettings) -> Any:
     scheduling.dynamic_split_fuse = True
     scheduling.enable_prefix_caching = settings.prefix_cache
     scheduling.max_num_seqs = settings.slots
-    scheduling.cache_size = 0  # grows with what is held
+    scheduling.cache_size = cache_gb(settings)
     return scheduling
+
+
+def cache_gb(settings: EngineSettings) -> int:
+    """Whole GB for keys and values: one that grows on demand (0) is copied as it grows, 5 % of all time.
+
+    At most a quarter of the free memory; the pipeline lets sequences wait, or computes them again, where
+    that is too little. 0 where not even 1 GB is left, or the free memory is unknown.
+    """
+    assert settings.slots != "auto"
+    free = free_memory_bytes()
+    if free is None:
+        return 0
+    wanted = -(-settings.slots * settings.context_tokens // _TOKENS_PER_GB)
+    return min(wanted, _MAX_CACHE_GB, free // 4 // _GB)
 
 
 def last_line(error: BaseException) -> str:

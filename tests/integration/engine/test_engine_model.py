@@ -76,7 +76,7 @@ def assert_idle_and_sound(engine: Engine) -> None:
 def test_a_greedy_answer_is_llama_cpps_own(model_path: Path) -> None:
     from llama_cpp import Llama
 
-    settings = EngineSettings(pin=False, slots=1, context_tokens=512, kv_type="f16")
+    settings = EngineSettings(pin=False, slots=1, context_tokens=512, kv_type="f16", flash_attention=True)
     with Engine.open(model_path, settings) as engine:
         prompt = chat(engine, "What is the capital of France?")
         (result,) = engine.generate([Request("a", prompt, Sampling(max_tokens=20))])

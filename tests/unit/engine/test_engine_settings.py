@@ -171,3 +171,27 @@ def test_auto_settings_take_what_calibration_found_here_and_nothing_foreign(tmp_
     assert resolve(auto, model) == plain
     calibration_path(model).write_text("{")
     assert resolve(auto, model) == plain
+
+
+def test_attention_is_fused_where_it_is_the_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving.engine.llamacpp.context import resolve_flash_attention
+
+    for features, short in ((b"AVX512_BF16 = 1", True), (b"AVX512_BF16 = 0", False)):
+        monkeypatch.setattr("llama_cpp.llama_print_system_info", lambda found=features: found)
+        assert resolve_flash_attention(EngineSettings(context_tokens=1024)) is short
+        assert resolve_flash_attention(EngineSettings(context_tokens=1025)) is False
+        assert resolve_flash_attention(EngineSettings(kv_type="q8_0")) is True
+        assert resolve_flash_attention(EngineSettings(gpu_layers=-1)) is True
+        assert resolve_flash_attention(EngineSettings(context_tokens=64, flash_attention=False)) is False
+        assert resolve_flash_attention(EngineSettings(context_tokens=9000, flash_attention=True)) is True
+
+
+def test_openvino_takes_a_quarter_of_the_free_memory_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving.engine.openvino import pipeline
+
+    settings = EngineSettings(backend="openvino", slots=256, context_tokens=512)
+    for free_gb, taken in ((40, 4), (8, 2), (3, 0)):
+        monkeypatch.setattr(pipeline, "free_memory_bytes", lambda found=free_gb: found << 30)
+        assert pipeline.cache_gb(settings) == taken
+    monkeypatch.setattr(pipeline, "free_memory_bytes", lambda: None)
+    assert pipeline.cache_gb(settings) == 0
