@@ -1,0 +1,57 @@
+"""The figures that others read out of the benchmarks' JSON keep their names and their meaning."""
+
+import pytest
+
+from benchmarks import generation, judging
+
+
+def rates(**tokens_per_s: float) -> dict[str, list[dict[str, float]]]:
+    """One round of a second each."""
+    return {name: [{"tokens": rate, "seconds": 1.0}] for name, rate in tokens_per_s.items()}
+
+
+def test_generation() -> None:
+    rounds = rates(
+        loop_q4_0=100,
+        pinned_pair_q4_0=200,
+        llama_server_q4_0=250,
+        engine_q4_0=500,
+        loop_q4_1=50,
+        engine_q4_0_pure=600,
+        bare_openvino_q4_0=1000,
+        engine_openvino_q4_0=950,
+    )
+    rounds["engine_q4_0"][0] |= {"compute_s": 0.98, "busy_s": 1.0}
+    found = generation.figures(rounds)
+    expected = {
+        "speedup_vs_loop": 5.0,
+        "speedup_vs_pinned_pair": 2.5,
+        "speedup_vs_llama_server": 2.0,
+        "speedup_recipe_vs_bundled_loop": 10.0,
+        "share_of_decode_limit": 0.98,
+        "openvino_vs_bare": 0.95,
+        "openvino_vs_llama_cpp": 1.9,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_judging() -> None:
+    def one(seconds: float, scores: list[int]) -> list[dict[str, object]]:
+        return [
+            {"judgements": 4, "seconds": seconds, "scores": scores, "cached_tokens": 1, "prompt_tokens": 2}
+        ]
+
+    found = judging.figures(
+        {
+            "sequential": one(4.0, [1, 2, 3, 4]),
+            "engine": one(1.0, [1, 2, 3, 5]),
+            "engine_openvino": one(0.5, [1, 2, 3, 4]),
+        }
+    )
+    expected = {
+        "speedup_vs_sequential": 4.0,
+        "speedup_vs_sequential_openvino": 8.0,
+        "same_scores_engine": 0.75,
+        "same_scores_engine_openvino": 1.0,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
