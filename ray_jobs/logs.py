@@ -73,9 +73,13 @@ class Progress:
             self._last = now
             self._log.info("%-8s %s", self._stage, self.line(note))
 
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start; above 0."""
+        return max(self._clock() - self._started, 1e-9)
+
     def line(self, note: str = "") -> str:
-        elapsed = max(self._clock() - self._started, 1e-9)
-        rate = self._done / elapsed
+        rate = self._done / self.elapsed_s
         parts = [f"{self._done}/{self._total} {self._what}", f"{rate:.1f} {self._what}/s"]
         if 0 < self._done < self._total:
             parts.append(f"{duration((self._total - self._done) / rate)} left")

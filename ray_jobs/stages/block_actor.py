@@ -23,7 +23,9 @@ STARTS = 5
 """Times that an actor's process may die while its engine starts."""
 ROW_ERRORS = (ValueError, TypeError, LookupError, RecursionError)
 """What one row's content may raise; anything else is the engine's or the machine's, and fails the stage."""
-SUMMARY = {"rows": "int64", "results": "int64", "quarantined": "int64"}
+TOKENS = ("answer_tokens", "prompt_tokens", "cached_tokens")
+"""The engine's totals whose growth is told with every block."""
+SUMMARY = dict.fromkeys(("rows", "results", "quarantined", *TOKENS), "int64")
 
 
 class Ledger:
@@ -64,6 +66,25 @@ class Room:
                 self._changed.notify_all()
 
 
+class Growth:
+    """What a process's engine has computed since the last time that one of its threads asked."""
+
+    def __init__(self, work: Any) -> None:
+        """`work`: an actor of a RowJob. One that has an engine of this process names it `engine`."""
+        self._engine = getattr(work, "engine", None)
+        self._told = dict.fromkeys(TOKENS, 0)
+        self._lock = threading.Lock()
+
+    def take(self) -> dict[str, int]:
+        if self._engine is None:
+            return dict.fromkeys(TOKENS, 0)
+        with self._lock:
+            metrics = self._engine.metrics()
+            now, before = {name: getattr(metrics, name) for name in TOKENS}, self._told
+            self._told = now
+        return {name: now[name] - before[name] for name in TOKENS}
+
+
 class BlockActor:
     """Called by Ray Data with tables of lists of ranges; writes each range's results as a block."""
 
@@ -79,6 +100,7 @@ class BlockActor:
         if self._begin(name) >= STARTS:
             raise StageFailed(f"the engine's process died {STARTS} times while it started")
         self._work = job.actor(job.spec)
+        self._growth = Growth(self._work)
         self._end(name)
 
     def __call__(self, ranges: Any) -> Any:
@@ -94,7 +116,7 @@ class BlockActor:
                 quarantined = sum(self._row(block[0] + number, row) for number, row in enumerate(rows))
             self._end(f"rows {block}")
         results = sum(len(self._job.keys_of(row)) for row in rows)
-        return {"rows": len(rows), "results": results, "quarantined": quarantined}
+        return {"rows": len(rows), "results": results, "quarantined": quarantined, **self._growth.take()}
 
     def _in_company(self, block: Range, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Processes the rows together; false when one of them raised an error."""

@@ -9,6 +9,7 @@ engines have all CPUs; ray 2.60.)
 import gc
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,22 @@ def through_actors(
     num_rows = sum(stop - start for start, stop in ranges)
     log.info("%-8s %d engine(s) of %d core(s), %d rows", job.stage, actors, cores, num_rows)
     progress = Progress(log, job.stage, job.what, num_rows * results_per_row)
-    quarantined = 0
+    totals: Counter[str] = Counter()
     for done in map_ranges(job, source, folder, tasks(ranges, actors), actors, cores):
-        quarantined += done["quarantined"]
-        progress.add(done["results"], f"{quarantined} quarantined" if quarantined else "")
+        totals.update(done)
+        progress.add(done["results"], note_of(totals, progress.elapsed_s))
+
+
+def note_of(totals: Mapping[str, int], elapsed_s: float) -> str:
+    """What the engines have done so far, for the progress line."""
+    parts = []
+    if totals["answer_tokens"]:
+        parts.append(f"{totals['answer_tokens'] / elapsed_s:,.0f} tokens/s")
+    if totals["prompt_tokens"] and totals["cached_tokens"]:
+        parts.append(f"{totals['cached_tokens'] / totals['prompt_tokens']:.0%} of prompts from the cache")
+    if totals["quarantined"]:
+        parts.append(f"{totals['quarantined']} quarantined")
+    return " · ".join(parts)
 
 
 def tasks(ranges: Sequence[Range], actors: int) -> list[list[Range]]:

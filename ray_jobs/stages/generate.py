@@ -45,14 +45,14 @@ class AnswerActor:
         from serving.engine.settings import EngineSettings
 
         self._spec = spec
-        self._engine = Engine.open(spec["model"], EngineSettings.model_validate_json(spec["engine"]))
+        self.engine = Engine.open(spec["model"], EngineSettings.model_validate_json(spec["engine"]))
 
     def __call__(self, table: Any) -> Any:
         import pyarrow as pa
 
         from ray_jobs.tables import schema
 
-        rows = answer_rows(self._engine, table.to_pylist(), self._spec)
+        rows = answer_rows(self.engine, table.to_pylist(), self._spec)
         return pa.Table.from_pylist(rows, schema=schema(Answer.COLUMNS))
 
 

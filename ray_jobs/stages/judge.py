@@ -41,7 +41,8 @@ class JudgeActor:
     def __init__(self, spec: dict[str, Any]) -> None:
         self._settings = JudgeSettings.model_validate_json(spec["judge"])
         self._seed = spec["seed"]
-        self._backend = open_backend(self._settings, spec)
+        self.engine = open_engine(self._settings, spec)
+        self._backend = open_backend(self.engine, self._settings)
 
     def __call__(self, table: Any) -> Any:
         import pyarrow as pa
@@ -89,20 +90,26 @@ class JudgeActor:
         return unscored(row, outline_of(metric).key, "no_answer", self._backend.sha256)
 
 
-def open_backend(settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
-    """What runs the judge model, as the config says."""
-    from ray_jobs.judging.models import open_local, open_remote
-
+def open_engine(settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
+    """The judge model in this process; None where something else runs it."""
     if settings.backend != "engine":
-        return open_remote(settings)
+        return None
     from ray_jobs.export.base import default_cache_dir, resolve_gguf
     from serving.engine import Engine
     from serving.engine.settings import EngineSettings
 
     own = spec["own_models"].get(settings.model)
     path = Path(own) if own else resolve_gguf(settings.model, settings.revision, default_cache_dir())
-    opened = Engine.open(path, EngineSettings.model_validate_json(spec["engine"]))
-    return open_local(opened, settings, opened.model_sha256)
+    return Engine.open(path, EngineSettings.model_validate_json(spec["engine"]))
+
+
+def open_backend(engine: Any, settings: JudgeSettings) -> Any:
+    """What runs the judge model, as the config says; `engine` from `open_engine`."""
+    from ray_jobs.judging.models import open_local, open_remote
+
+    if engine is None:
+        return open_remote(settings)
+    return open_local(engine, settings, engine.model_sha256)
 
 
 def unscored(row: Mapping[str, Any], metric: str, failure: str, judge_sha256: str) -> Judgement:

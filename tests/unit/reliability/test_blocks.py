@@ -1,15 +1,17 @@
 import threading
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ray_jobs.errors import RunConflict
 from ray_jobs.records import Message, Prompt, as_row
-from ray_jobs.stages.block_actor import Ledger, Room
+from ray_jobs.stages.block_actor import Growth, Ledger, Room
 from ray_jobs.stages.blocks import Blocks, RowJob, cut
 from ray_jobs.stages.causes import first_cause
-from ray_jobs.stages.engine_rows import holds, tasks
+from ray_jobs.stages.engine_rows import holds, note_of, tasks
 from ray_jobs.tables import PROMPT_COLUMNS, RowFile, read_rows, table_of, write_rows, write_tables
 
 COLUMNS = {"id": "string", "value": "int64"}
@@ -172,3 +174,27 @@ To change retry attempts, configure `ray.data`."""
     )
     assert first_cause(worker) == "TrainingDiverged: step 3"
     assert first_cause("") == "failed on the cluster"
+
+
+def test_the_growth_of_an_engines_totals_adds_up_over_threads() -> None:
+    class Work:
+        engine = type("Engine", (), {"totals": 0})()
+
+    def metrics() -> Any:
+        Work.engine.totals += 10
+        return SimpleNamespace(
+            answer_tokens=Work.engine.totals, prompt_tokens=2 * Work.engine.totals, cached_tokens=5
+        )
+
+    Work.engine.metrics = metrics
+    growth = Growth(Work())
+    taken = [growth.take() for _ in range(3)]
+    assert [one["answer_tokens"] for one in taken] == [10, 10, 10]
+    assert [one["cached_tokens"] for one in taken] == [5, 0, 0]
+    assert set(Growth(object()).take().values()) == {0}
+
+
+def test_the_progress_line_tells_what_the_engines_do() -> None:
+    totals = Counter(answer_tokens=6000, prompt_tokens=400, cached_tokens=100, quarantined=1)
+    assert note_of(totals, 4.0) == "1,500 tokens/s · 25% of prompts from the cache · 1 quarantined"
+    assert note_of(Counter(), 4.0) == ""
