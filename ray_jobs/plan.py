@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from statistics import NormalDist
 
 from ray_jobs.config import Config
+from ray_jobs.export.recipe import with_recipe
 
 
 def plan_lines(config: Config) -> list[str]:
@@ -20,13 +21,19 @@ def plan_lines(config: Config) -> list[str]:
         ("tune", _trials(config)),
         *(("search", line) for line in _space(config)),
         ("training", _training(config)),
-        ("export", f"base and candidate as {config.export.quantization} GGUF by one recipe"),
+        ("export", f"base and candidate as {_recipe(config)} GGUF by one recipe"),
         ("generate", generation_line(config, number, models)),
         ("judge", judging_line(config, number, models, known)),
         ("verdict", power_line(config, number)),
         ("promote", f"the winner into {config.registry}"),
     ]
     return [f"{subject:<9} {text}" for subject, text in lines]
+
+
+def _recipe(config: Config) -> str:
+    chosen = with_recipe(config.export, config.engine.settings.calibration)
+    pure = " (embedding too)" if chosen.pure else ""
+    return f"{chosen.quantization}{pure}{', as calibrated' if config.export.quantization == 'auto' else ''}"
 
 
 def _model(config: Config) -> str:

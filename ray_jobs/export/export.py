@@ -40,6 +40,7 @@ def export_model(
     `on_step` is told each step as it begins. Before anything is loaded, files that do not belong together
     raise ModelError or ModelMismatch; a file that does not compute what the model does raises ExportError.
     """
+    assert settings.quantization != "auto", "settled by with_recipe"
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / MANIFEST).unlink(missing_ok=True)
     template, config = GgufFile(base.gguf), full_config(base.hf_dir)
@@ -123,6 +124,7 @@ def _finish(
     from serving.engine.errors import EngineError
     from serving.engine.gguf_check import verify_model
 
+    assert settings.quantization != "auto"
     model = out_dir / MODEL
     if settings.quantization in ("f16", "bf16"):
         os.replace(unquantised, model)

@@ -27,10 +27,14 @@ class ModelSettings(Section):
 class ExportSettings(Section):
     """The one recipe by which base and candidate become GGUF files."""
 
-    quantization: Quantization = "q4_0"
-    """Number format of the weights. q4_0 computes fastest on CPUs; q8_0 stays closest to the original."""
+    quantization: Quantization | Literal["auto"] = "q4_0"
+    """Number format of the weights. q4_0 computes fastest on CPUs; q8_0 stays closest to the original. `auto`
+    takes the fastest in the file that `engine.settings.calibration` names; q4_0 if it names none."""
+    min_greedy_agreement: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+    """With `auto`: the share of the unquantised model's greedy tokens that a number format must keep."""
     pure: bool = False
-    """Quantise the token embedding and the output layer like the rest: faster, and less exact."""
+    """Quantise the token embedding and the output layer like the rest: faster, and less exact. `auto` decides
+    this too."""
     parity_prompts: Annotated[int, Field(ge=1, le=8)] = 4
     """Chat prompts on which llama.cpp must choose the tokens that transformers chooses."""
     parity_tokens: Annotated[int, Field(ge=1, le=256)] = 32

@@ -4,6 +4,7 @@ import logging
 from functools import partial
 
 from ray_jobs.config import Config
+from ray_jobs.export.recipe import PURE, with_recipe
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.tune import ADAPTER_FILES, candidate_folder
@@ -17,6 +18,7 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     from ray_jobs.export.modelfile import write_modelfile
 
     base = resolve_base(config.model, default_cache_dir())
+    settings = with_recipe(config.export, config.engine.settings.calibration)
     outputs = []
     adapters = [(model, folder.path(adapter)) for model, adapter in candidates(folder).items()]
     for model, adapter in (("base", None), *adapters):
@@ -24,7 +26,7 @@ def run(config: Config, folder: RunFolder) -> list[str]:
             base,
             adapter,
             folder.path("models", model),
-            config.export,
+            settings,
             on_step=partial(log.info, "export   %s: %s", model),
         )
         write_modelfile(base.hf_dir, folder.path("models", model), config.engine.settings.context_tokens)
@@ -45,11 +47,20 @@ def adapter_files(folder: RunFolder) -> tuple[str, ...]:
     return tuple(f"{adapter}/{name}" for adapter in candidates(folder).values() for name in ADAPTER_FILES)
 
 
+def recipe_inputs(config: Config) -> dict[str, str]:
+    """The number format that `auto` stands for now."""
+    if config.export.quantization != "auto":
+        return {}
+    chosen = with_recipe(config.export, config.engine.settings.calibration)
+    return {"export.recipe": f"{chosen.quantization}{PURE if chosen.pure else ''}"}
+
+
 STAGE = Stage(
     name="export",
     settings=("export", "model"),
     needs=("data/base.json",),
     folders=("models",),
     run=run,
+    extra_inputs=recipe_inputs,
     more_needs=adapter_files,
 )

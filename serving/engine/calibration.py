@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from serving.engine.settings import EngineSettings
 
@@ -60,10 +60,27 @@ class Calibration(BaseModel):
     trials: tuple[Trial, ...]
     quality: tuple[Quality, ...] = ()
 
-    def best(self, backend: str | None = None) -> Trial | None:
-        """The fastest way to run the file as it is; with one backend, if one is named."""
-        fitting = [t for t in self.trials if t.recipe == "given" and backend in (None, t.backend)]
+    def recipes_of(self, model_bytes: int) -> frozenset[str]:
+        """The measured quantisations that a model file of this size can have; its size tells them apart."""
+        sizes = {"given": float(self.model_bytes)} | {
+            each.recipe: each.megabytes * 1e6 for each in self.quality
+        }
+        alike = (name for name, size in sizes.items() if abs(size - model_bytes) <= SIZE_TOLERANCE * size)
+        return frozenset(alike)
+
+    def best(self, model_bytes: int, backend: str | None = None) -> Trial | None:
+        """The fastest way to run a model file of this size; with one backend, if one is named."""
+        recipes = self.recipes_of(model_bytes)
+        fitting = [t for t in self.trials if t.recipe in recipes and backend in (None, t.backend)]
         return max(fitting, key=lambda trial: trial.answer_tokens_per_s, default=None)
+
+    def fastest_recipe(self, min_agreement: float) -> str | None:
+        """The quantisation that writes most tokens per second, of those that keep at least this share of the
+        reference's greedy tokens; None if none was measured or none keeps as much."""
+        kept = {each.recipe for each in self.quality if each.greedy_agreement >= min_agreement}
+        made = [trial for trial in self.trials if trial.recipe in kept - {"given"}]
+        best = max(made, key=lambda trial: trial.answer_tokens_per_s, default=None)
+        return best.recipe if best else None
 
 
 def cpu_name() -> str:
@@ -86,17 +103,21 @@ def read_calibration(model_path: Path, named: str | None = None) -> Calibration 
     """The calibration of such a model on this kind of processor, if there is one; no foreign one is used."""
     path = calibration_path(model_path, named)
     try:
-        found = Calibration.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        found = read_file(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         logger.warning("%s: not a calibration: %s", path, error)
         return None
-    alike = abs(found.model_bytes - model_path.stat().st_size) <= SIZE_TOLERANCE * found.model_bytes
-    if found.cpu != cpu_name() or not alike:
+    if found.cpu != cpu_name() or not found.recipes_of(model_path.stat().st_size):
         logger.warning("%s is for another processor or another model: not used", path)
         return None
     return found
+
+
+def read_file(path: Path) -> Calibration:
+    """Raises OSError, or ValueError for what is no calibration."""
+    return Calibration.model_validate(json.loads(path.read_text(encoding="utf-8")))
 
 
 def resolve(settings: EngineSettings, model_path: Path) -> EngineSettings:
@@ -105,7 +126,7 @@ def resolve(settings: EngineSettings, model_path: Path) -> EngineSettings:
         return settings
     calibration = read_calibration(model_path, settings.calibration)
     wanted = None if settings.backend == "auto" else settings.backend
-    best = calibration.best(wanted) if calibration is not None else None
+    best = calibration.best(model_path.stat().st_size, wanted) if calibration is not None else None
     backend = (best.backend if best else "llama_cpp") if settings.backend == "auto" else settings.backend
     lanes = settings.cores if settings.lanes == "auto" else settings.lanes
     if settings.lanes == "auto" and best is not None:

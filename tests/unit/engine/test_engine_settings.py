@@ -173,6 +173,38 @@ def test_auto_settings_take_what_calibration_found_here_and_nothing_foreign(tmp_
     assert resolve(auto, model) == plain
 
 
+def test_a_calibration_serves_every_quantisation_that_it_has_measured(tmp_path: Path) -> None:
+    from serving.engine.calibration import Calibration, Quality, Trial, cpu_name
+
+    def trial(recipe: str, rate: float, slots: int = 24) -> Trial:
+        return Trial(
+            backend="llama_cpp", recipe=recipe, lanes=2, slots=slots,
+            answer_tokens_per_s=rate, prompt_tokens_per_s=1.0,
+        )  # fmt: skip
+
+    def quality(recipe: str, agreement: float, megabytes: float) -> Quality:
+        return Quality(recipe=recipe, perplexity=9.0, greedy_agreement=agreement, megabytes=megabytes)
+
+    found = Calibration(
+        cpu=cpu_name(),
+        cores=2,
+        model_bytes=98_000_000,
+        trials=(trial("given", 5), trial("given", 6, 32), trial("q4_0", 9), trial("q4_0-pure", 12)),
+        quality=(quality("f16", 1.0, 270), quality("q4_0", 0.86, 91), quality("q4_0-pure", 0.74, 77)),
+    )
+    assert found.recipes_of(98_100_000) == {"given"}
+    assert found.recipes_of(91_000_000) == {"q4_0"}
+    assert found.recipes_of(50_000_000) == frozenset()
+    best = found.best(98_000_000)
+    assert best is not None
+    assert best.slots == 32
+    assert found.best(91_000_000) == trial("q4_0", 9)
+    assert found.best(91_000_000, "openvino") is None
+    assert found.fastest_recipe(0.8) == "q4_0"
+    assert found.fastest_recipe(0.7) == "q4_0-pure"
+    assert found.fastest_recipe(0.99) is None  # f16 was not timed
+
+
 def test_attention_is_fused_where_it_is_the_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
     from serving.engine.llamacpp.context import resolve_flash_attention
 
