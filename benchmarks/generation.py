@@ -28,6 +28,8 @@ from benchmarks.roofline import Work, roofline
 
 RECIPES = {"loop_q4_1": "q4_1", "engine_q4_0_pure": "q4_0-pure"}
 """Contestants that run another quantisation than Q4_0."""
+SEQUENTIAL_SHARE = 3
+"""Ways that do one prompt after another do every third: their rate is the same however many follow."""
 DEFAULT_SLOTS = {"llama_cpp": 24, "openvino": 256}
 RATIOS = (
     ("speedup_vs_loop", "engine_q4_0", "loop_q4_0"),
@@ -84,6 +86,13 @@ def open_way(
     return ways.engine(model, max_tokens, slots, "llama_cpp")
 
 
+def share_of(name: str, rank: int) -> slice:
+    """Which of a round's prompts a worker does."""
+    if name.startswith("pinned"):
+        return slice(SEQUENTIAL_SHARE * rank, None, SEQUENTIAL_SHARE * 2)
+    return slice(0, None, SEQUENTIAL_SHARE if name.startswith("loop") else 1)
+
+
 def main() -> None:
     options = parser((__doc__ or "").splitlines()[0])
     options.add_argument("--shape", choices=("smollm2", "llama-3.2-1b"), default="smollm2")
@@ -101,7 +110,7 @@ def main() -> None:
         work = open_way(
             chosen.worker, model, chosen.rank, chosen.max_tokens, chosen.slots, chosen.llama_server
         )
-        share = slice(chosen.rank, None, 2 if chosen.worker.startswith("pinned") else 1)
+        share = share_of(chosen.worker, chosen.rank)
         serve_rounds(lambda turn: work(questions(num_prompts, turn * num_prompts)[share]))
         return
     entered = [

@@ -124,21 +124,21 @@ def test_cancel_in_the_prompt_stops_the_pass(model_path: Path) -> None:
         assert again.finish_reason == "length"
 
 
-def test_a_few_hundred_mixed_requests_leak_nothing(engine: Engine) -> None:
+def test_a_thousand_mixed_requests_leak_nothing(engine: Engine) -> None:
     rng = random.Random(5)
     system = chat(engine, "You are a judge. " * 12)
     before = engine.metrics()
     streams = []
-    for index in range(200):
+    for index in range(1000):
         prompt = system[: rng.choice([1, 30, len(system)])] + tuple(
-            rng.choices(range(500, 40000), k=rng.randint(1, 40))
+            rng.choices(range(500, 40000), k=rng.randint(1, 12))
         )
         sampling = Sampling(
             temperature=rng.choice([0.0, 0.8]),
             top_k=rng.choice([0, 20]),
             repeat_penalty=rng.choice([1.0, 1.1]),
             seed=index,
-            max_tokens=rng.randint(1, 12),
+            max_tokens=rng.randint(1, 6),
             top_logprobs=rng.choice([None, None, 2]),
             stop=rng.choice([(), ("the",), ("\n", ". ")]),
             grammar=rng.choice([None, None, None, 'root ::= [a-z ]+ "."']),
@@ -155,7 +155,7 @@ def test_a_few_hundred_mixed_requests_leak_nothing(engine: Engine) -> None:
     after = engine.metrics()
     ended = after.requests_done + after.requests_cancelled - before.requests_done - before.requests_cancelled
     assert after.requests_failed == before.requests_failed
-    assert ended <= 200  # those cancelled while they waited never reached a lane
+    assert ended <= 1000  # those cancelled while they waited never reached a lane
     assert after.cached_tokens > before.cached_tokens
     assert_idle_and_sound(engine)
 
