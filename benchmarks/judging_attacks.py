@@ -1,11 +1,13 @@
 """What answers that talk to the judge gain by it, and what cheaper ways of judging cost in agreement.
 
-    python -m benchmarks.judging_attacks [--judge FILE.gguf] [--pairs N] [--limit-s S] [--json FILE]
+    python -m benchmarks.judging_attacks [--judge FILE.gguf] [--pairs N] [--thorough] [--limit-s S]
 
-On pairs of the bundled tasks whose better answer is known: how often the judge prefers it, for each way of
-asking (flow-judge's order or the rubric first; with feedback or without), how often two ways agree on a pair,
-and how much each attack lifts the score of the worse answer. Judgements are kept in a cache, so that a run
-that ends at its limit is taken up by the same command (exit code 3 says that there is more to do).
+On pairs of the bundled tasks whose better answer is known, with the rubric first: how often the judge
+prefers it with reasons before the score and without, on how many pairs both ways prefer the same answer, and
+how much each attack lifts the score of the worse answer when the judge scores at once. `--thorough` asks in
+flow-judge's own order too, and tries what the parser can stop on a judge that gives reasons. Judgements are
+kept in a cache, so that a run that ends at its limit is taken up by the same command (exit code 3: there is
+more to do).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from ray_jobs.judging.cache import JudgementCache
 from ray_jobs.judging.engine_judge import EngineJudge
 from ray_jobs.judging.inputs import JudgeItem
 from ray_jobs.judging.judge import Judge
-from ray_jobs.judging.settings import JudgeSettings
+from ray_jobs.judging.settings import JudgeSettings, PromptOrder
 from ray_jobs.judging.trust import judge_trust, trust_items, trust_references
 from ray_jobs.records import Judgement, Pair, messages_from
 from serving.engine import Engine, EngineSettings
@@ -37,16 +39,18 @@ FEEDBACK_TOKENS = 40
 BLOCK = 32
 PARSER_ATTACKS = tuple(name for name, attack in ATTACKS.items() if attack.stops == "parser")
 
+ORDERS: tuple[PromptOrder, ...] = ("rubric_first", "flow_judge")
 WAYS = {
     f"{order}{'' if feedback else ', no feedback'}": {"prompt_order": order, "feedback": feedback}
+    for order in ORDERS
     for feedback in (False, True)
-    for order in ("flow_judge", "rubric_first")
 }
 ATTACKED = {
     "rubric_first, no feedback": tuple(ATTACKS),
-    "flow_judge, no feedback": PARSER_ATTACKS,
     "rubric_first": PARSER_ATTACKS,
+    "flow_judge, no feedback": PARSER_ATTACKS,
 }
+QUICK_ATTACKS = ("rubric_first, no feedback",)
 
 
 class OutOfTime(Exception):
@@ -106,35 +110,36 @@ def known_pairs(number: int) -> list[Pair]:
     ]
 
 
-def agreements(bench: Bench, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Per way: agreement with the pairs' order. Per two ways: pairs on which both prefer the same answer."""
+def agreements(bench: Bench, pairs: Sequence[Pair], orders: Sequence[PromptOrder]) -> dict[str, Any]:
+    """Per way: agreement with the pairs' order. Per order: how often both ways prefer the same answer."""
     references = trust_references(pairs, "chosen")
     items = trust_items(pairs, references)
     found: dict[str, Any] = {}
     prefers: dict[str, list[bool]] = {}
-    for way in WAYS:
+    for way, asked in WAYS.items():
+        if asked["prompt_order"] not in orders:
+            continue
         judgements = bench.judge(way, items)
         trust = judge_trust(pairs, judgements, references=references)
         found[way] = {key: asdict(trust)[key] for key in ("pairs", "agreement", "ci95", "ties", "unscored")}
         scores = [row.expected_score or 0.0 for row in judgements]
         prefers[way] = [better > worse for better, worse in zip(scores[::2], scores[1::2], strict=True)]
-    for order in ("flow_judge", "rubric_first"):
+        found[way]["mean_scores"] = [sum(half) / len(pairs) for half in (scores[::2], scores[1::2])]
+    for order in orders:
         both = zip(prefers[order], prefers[f"{order}, no feedback"], strict=True)
         found[order]["same_as_without_feedback"] = sum(a == b for a, b in both) / len(pairs)
-    both = zip(prefers["flow_judge"], prefers["rubric_first"], strict=True)
-    found["rubric_first"]["same_as_flow_judge"] = sum(a == b for a, b in both) / len(pairs)
     return found
 
 
-def uplifts(bench: Bench, pairs: Sequence[Pair]) -> dict[str, list[dict[str, Any]]]:
+def uplifts(bench: Bench, pairs: Sequence[Pair], ways: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Per way: each attack on the worse answers, in points of the rubric."""
     items = [item for item in trust_items(pairs, trust_references(pairs, "chosen")) if "rejected" in item.id]
     found: dict[str, list[dict[str, Any]]] = {}
-    for way, attacks in ATTACKED.items():
+    for way in ways:
         honest = bench.judge(way, items)
         found[way] = [
             asdict(attack_uplift(name, honest, bench.judge(way, attack_items(items, name, 5))))
-            for name in attacks
+            for name in ATTACKED[way]
         ]
     return found
 
@@ -151,10 +156,30 @@ def figures_of(agreed: dict[str, Any], attacked: dict[str, Any], bench: Bench) -
     return figures | {f"seconds a judgement, {way}": spent / number for way, (spent, number) in made.items()}
 
 
+def print_tables(agreed: dict[str, Any], attacked: dict[str, Any]) -> None:
+    print(f"{'asked':28} {'agreement (95 %)':>22} {'right':>6} {'wrong':>6} {'ties':>5} {'same order':>10}")
+    for way, row in agreed.items():
+        low, high = row["ci95"]
+        better, worse = row["mean_scores"]
+        same = row.get("same_as_without_feedback")
+        print(
+            f"{way:28} {row['agreement']:8.3f} ({low:.3f} to {high:.3f}) {better:6.2f} {worse:6.2f} "
+            f"{row['ties']:5} {'' if same is None else f'{same:.2f}':>10}"
+        )
+    for way, rows in attacked.items():
+        print(f"\n{way:28} {'stopped by':>10} {'uplift (95 %)':>28} {'unscored':>8}")
+        for row in rows:
+            ends = "no spread" if row["ci95"] is None else "{:+.3f} to {:+.3f}".format(*row["ci95"])
+            mean = "none" if row["uplift"] is None else f"{row['uplift']:+.3f}"
+            print(f"{row['attack']:28} {row['stops']:>10} {f'{mean} ({ends})':>28} {row['unscored']:8}")
+    print()
+
+
 def options() -> argparse.Namespace:
     given = parser("Attacks on the judge, and what cheaper ways of judging cost.")
     given.add_argument("--judge", type=Path, help="GGUF; default: the bundled model in Q4_0")
-    given.add_argument("--pairs", type=int)
+    given.add_argument("--pairs", type=int, help="default: 100")
+    given.add_argument("--thorough", action="store_true", help="both orders; attacks with reasons too")
     given.add_argument("--backend", choices=("llama_cpp", "openvino"), default="llama_cpp")
     given.add_argument("--limit-s", type=float, default=1e9, help="stop after this and exit with 3")
     given.add_argument("--cache", type=Path, help="file of judgements made so far")
@@ -178,15 +203,20 @@ def main() -> int:
     ends_s = time.monotonic() + chosen.limit_s
     cache_path = chosen.cache or cached(f"attacks-{chosen.backend}.sqlite")
     with Engine.open(model, settings, *own_cores(cores)) as engine, JudgementCache(cache_path) as cache:
-        bench = Bench(engine, cache, ends_s)
+        bench, sha256 = Bench(engine, cache, ends_s), engine.model_sha256
         pairs = known_pairs(number)
         try:
-            agreed, attacked = agreements(bench, pairs), uplifts(bench, pairs)
+            agreed = agreements(bench, pairs, ORDERS if chosen.thorough else ORDERS[:1])
+            attacked = uplifts(bench, pairs, tuple(ATTACKED) if chosen.thorough else QUICK_ATTACKS)
         except OutOfTime:
             sys.stderr.write(f"{len(cache)} judgements are made; the same command goes on\n")
             return 3
+    print_tables(agreed, attacked)
     work = {
         "judge": model.name,
+        "judge_sha256": sha256,
+        "metric": METRIC,
+        "feedback_tokens": FEEDBACK_TOKENS,
         "backend": chosen.backend,
         "pairs": number,
         "agreement": agreed,

@@ -1,6 +1,6 @@
 """How often a verdict is wrong: false promotions, coverage of its intervals, power against what was planned.
 
-    python -m benchmarks.verdict [--quick] [--json FILE] [--judgements FOLDER FOLDER]
+    python -m benchmarks.verdict [--quick] [--json FILE] [--judgements FOLDER FOLDER [--metric NAME]]
 
 Evaluations are drawn with replacement from paired judgements of one model under two seeds, and each goes
 through the product's own statistics and decision rule. `--judgements` names two folders of judgement files of
@@ -67,25 +67,45 @@ def simulated_pool(rng: np.random.Generator, size: int = 4000) -> tuple[Floats, 
     return np.clip(difficulty + noise + 0.0005 * (lengths - 450), LOW, HIGH), lengths
 
 
-def real_pool(folders: Sequence[Path]) -> tuple[Floats, Floats]:
-    """The same from judgement files, joined by row; lengths are not among them and stay 0."""
-    import pyarrow.dataset as ds
+def real_pool(folders: Sequence[Path], metric: str | None) -> tuple[Floats, Floats]:
+    """The same from judgement files by one metric, joined by row.
 
-    tables = []
-    for folder in folders:
-        rows = ds.dataset(folder, format="parquet").to_table(["id", "score", "expected_score"]).to_pylist()
-        tables.append(
-            {
-                row["id"]: row["score"] if row["expected_score"] is None else row["expected_score"]
-                for row in rows
-                if row["score"] is not None
-            }
-        )
-    keys = sorted(tables[0].keys() & tables[1].keys())
+    Lengths are those of the answers in the same run's folder; 0 where there are none.
+    """
+    scores = [_scores(folder, metric) for folder in folders]
+    keys = sorted(scores[0].keys() & scores[1].keys())
     if not keys:
         sys.exit(f"no row is scored in both {folders[0]} and {folders[1]}")
-    scores = np.array([[table[key] for key in keys] for table in tables], dtype=np.float64)
-    return scores, np.zeros_like(scores)
+    lengths = [_lengths(folder.parents[1] / "answers" / folder.name) for folder in folders]
+    return _table(scores, keys), _table(lengths, keys)
+
+
+def _table(columns: Sequence[dict[str, float]], keys: Sequence[str]) -> Floats:
+    return np.array([[column.get(key, 0.0) for key in keys] for column in columns], dtype=np.float64)
+
+
+def _scores(folder: Path, metric: str | None) -> dict[str, float]:
+    import pyarrow.dataset as ds
+
+    columns = ["id", "metric", "score", "expected_score"]
+    rows = ds.dataset(folder, format="parquet").to_table(columns).to_pylist()
+    found = sorted({row["metric"] for row in rows})
+    if metric is None and len(found) > 1:
+        sys.exit(f"{folder}: judged by {', '.join(found)}; choose one with --metric")
+    return {
+        row["id"]: row["score"] if row["expected_score"] is None else row["expected_score"]
+        for row in rows
+        if row["score"] is not None and metric in (None, row["metric"])
+    }
+
+
+def _lengths(folder: Path) -> dict[str, float]:
+    import pyarrow.dataset as ds
+
+    if not folder.is_dir():
+        return {}
+    rows = ds.dataset(folder, format="parquet").to_table(["id", "answer"]).to_pylist()
+    return {row["id"]: float(len(row["answer"] or "")) for row in rows}
 
 
 def population(scores: Floats, lengths: Floats, effect: float, rng: np.random.Generator) -> Population:
@@ -252,17 +272,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = harness.parser((__doc__ or "").splitlines()[0])
     options.add_argument("--judgements", type=Path, nargs=2, metavar="FOLDER", help="judgements to draw from")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--metric", help="whose judgements; needed where there are those of several")
     given = options.parse_args(arguments)
     repeats = 200 if given.quick else 1000
     started = time.perf_counter()
     pool = (
-        real_pool(given.judgements) if given.judgements else simulated_pool(np.random.default_rng(given.seed))
+        real_pool(given.judgements, given.metric)
+        if given.judgements
+        else simulated_pool(np.random.default_rng(given.seed))
     )
     rows = measure(*pool, repeats, given.seed)
     print_table(rows)
     work = {
         "what": "verdicts on rows drawn with replacement from paired judgements, by the judge alone",
-        "pool": [str(folder) for folder in given.judgements or ()] or "simulated, 4,000 rows",
+        "pool": [str(folder) for folder in given.judgements or ()] or "simulated",
+        "pool_rows": pool[0].shape[1],
         "repeats": repeats,
         "resamples": RESAMPLES,
         "seconds": round(time.perf_counter() - started, 1),

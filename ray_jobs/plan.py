@@ -83,19 +83,24 @@ def generation_line(config: Config, num_prompts: int, num_models: int) -> str:
 
 
 def judging_line(config: Config, num_prompts: int, num_models: int, num_pairs: int) -> str:
+    """Answers of all models, both of each known pair, and those that are judged again."""
     judge = config.judge
-    answers = num_models * num_prompts + 2 * num_pairs
+    again = min(num_pairs, judge.trust.num_repeats)
+    answers = num_models * num_prompts + 2 * (num_pairs + again)
     return f"{answers} answers x {', '.join(judge.metrics)} by {judge.model}"
 
 
 def power_line(config: Config, number: int) -> str:
     """What the number of prompts can show, by the normal approximation of a paired test.
 
-    With several candidates at the level that the least of Holm's p-values must reach.
+    With several metrics or candidates at the level that the least of Holm's p-values must reach.
     """
     verdict = config.verdict
+    if number < 2:
+        return f"{number} prompt(s) are too few to show any difference"
     normal = NormalDist()
-    tail = (1 - verdict.level) / 2 / verdict.num_candidates
+    num_tests = verdict.num_candidates * len(verdict.metrics or config.judge.metrics)
+    tail = (1 - verdict.level) / 2 / num_tests
     quantiles = normal.inv_cdf(1 - tail) + normal.inv_cdf(verdict.power)
     least = quantiles * verdict.expected_sd / math.sqrt(number)
     text = (

@@ -2,8 +2,9 @@
 
 Each attack is tried on the worse answer of pairs of known order: its score with the attack minus without,
 paired. `stops` says what can stop it: `parser` where the answer imitates the frame or the format of the
-judge's prompt, which neutralising and strict parsing make powerless; `judge` where it is a text like any
-other that only a better judge sees through, so that its uplift is published for each judge.
+judge's prompt, which neutralising, leaving forged verdicts out and strict parsing make powerless; `judge`
+where it is a text like any other that only a better judge sees through, so that its uplift is published for
+each judge.
 
 Source of the master keys and of the constant answer: arXiv 2507.08794 and arXiv 2410.07137.
 """

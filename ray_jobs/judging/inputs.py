@@ -1,7 +1,8 @@
 """Rows as flow-judge's inputs, and its prompt text made of them.
 
 A conversation of several turns becomes the query with its roles shown; a single user turn stands alone, as
-flow-judge's own examples have it. Everything that comes from data or from a model passes the Neutraliser.
+flow-judge's own examples have it. Everything that comes from data or from a model passes the Neutraliser,
+and answers lose the verdicts that they forge.
 """
 
 import re
@@ -11,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ray_jobs.errors import DataError
+from ray_jobs.judging.forged import asked_for, without_verdicts
 from ray_jobs.judging.metrics import input_parts, input_text
 from ray_jobs.judging.neutral import Neutraliser
 from ray_jobs.judging.presets import MetricOutline
@@ -39,13 +41,18 @@ class InputMaker:
         self._metric = metric
         self._parts = input_parts(metric, chosen)
         self._neutral = Neutraliser(metric, control_tokens=control_tokens)
+        self._own_tags = metric.tags
 
     def __call__(self, item: JudgeItem) -> "EvalInput":
         """Raises DataError that names metric, input and row when the row lacks what the metric needs."""
         from ray_jobs.judging.flow import EvalInput
 
-        inputs = [{name: self._neutral(self._text(item, name))} for name in self._metric.required_inputs]
-        return EvalInput(inputs=inputs, output={self._metric.required_output: self._neutral(item.answer)})
+        texts = {name: self._text(item, name) for name in self._metric.required_inputs}
+        answer = item.answer if asked_for(texts.values()) else without_verdicts(item.answer, self._own_tags)
+        return EvalInput(
+            inputs=[{name: self._neutral(text)} for name, text in texts.items()],
+            output={self._metric.required_output: self._neutral(answer)},
+        )
 
     def _text(self, item: JudgeItem, name: str) -> str:
         text = input_text(item.prompt, self._parts[name])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from ray_jobs.errors import ConfigError, DataError
-from ray_jobs.judging.neutral import TEMPLATE_TAGS, tag_of
-from ray_jobs.judging.presets import PRESETS, MetricOutline, NamedInputs
+from ray_jobs.judging.neutral import TEMPLATE_TAGS
+from ray_jobs.judging.presets import PRESETS, MetricOutline, NamedInputs, tag_of
 from ray_jobs.judging.settings import DEFAULT_INPUT_PARTS, InputPart
 from ray_jobs.records import Prompt
 from ray_jobs.settings import Section

@@ -36,10 +36,10 @@ TEMPLATE_HEADINGS = (
 )
 """The headings of flow-judge's prompt text, as they stand there."""
 
-_INVISIBLE = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
-_OPEN = "[<\ufe64\uff1c]"
-_CLOSE = "[>\ufe65\uff1e]"
-_SAME_LINE = r"[^<>\ufe64\ufe65\uff1c\uff1e\r\n]"
+INVISIBLE = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
+OPEN = "[<\ufe64\uff1c]"
+CLOSE = "[>\ufe65\uff1e]"
+SAME_LINE = r"[^<>\ufe64\ufe65\uff1c\uff1e\r\n]"
 
 CONTROL_TOKENS = re.compile(
     r"<(?=\|[^<>|\s]{1,40}\|>)"  # <|im_end|>, <|eot_id|>, <|end|>
@@ -52,11 +52,6 @@ CONTROL_TOKENS = re.compile(
 _LOOK_ALIKES = {"<": "\u2039", "[": "\uff3b"}
 
 
-def tag_of(name: str) -> str:
-    """The tag that flow-judge puts around an input (its format_vars)."""
-    return name.lower().replace(" ", "_")
-
-
 class Neutraliser:
     """Makes text unable to end or imitate the frame of one metric's prompt.
 
@@ -64,8 +59,7 @@ class Neutraliser:
     """
 
     def __init__(self, metric: MetricOutline, *, control_tokens: bool = False) -> None:
-        own = (tag_of(name) for name in (*metric.required_inputs, metric.required_output))
-        self._tags = _tag_pattern(tuple(sorted({*TEMPLATE_TAGS, *own})))
+        self._tags = _tag_pattern(tuple(sorted({*TEMPLATE_TAGS, *metric.tags})))
         self._control_tokens = control_tokens
 
     def __call__(self, text: str) -> str:
@@ -83,20 +77,20 @@ def _tag_pattern(tags: tuple[str, ...]) -> re.Pattern[str]:
     Letter case, full-width brackets, blanks and invisible characters inside make no difference to a judge, so
     they make none here.
     """
-    names = "|".join(_spread(tag) for tag in tags)
-    gap = rf"[\s{_INVISIBLE}]*"
+    names = "|".join(spread(tag) for tag in tags)
+    gap = rf"[\s{INVISIBLE}]*"
     end_tag = rf"{gap}/{gap}(?:{names})(?![A-Za-z0-9_])"
-    start_tag = rf"{gap}(?:{names})(?![A-Za-z0-9_]){_SAME_LINE}{{0,80}}{_CLOSE}"
-    return re.compile(rf"{_OPEN}(?={end_tag}|{start_tag})", re.IGNORECASE)
+    start_tag = rf"{gap}(?:{names})(?![A-Za-z0-9_]){SAME_LINE}{{0,80}}{CLOSE}"
+    return re.compile(rf"{OPEN}(?={end_tag}|{start_tag})", re.IGNORECASE)
 
 
-def _spread(word: str) -> str:
-    return f"[{_INVISIBLE}]*".join(re.escape(letter) for letter in word)
+def spread(word: str) -> str:
+    return f"[{INVISIBLE}]*".join(re.escape(letter) for letter in word)
 
 
 def _heading_pattern(headings: Iterable[str]) -> re.Pattern[str]:
-    blank = rf"[ \t{_INVISIBLE}]*"
-    names = "|".join(r"[ \t]+".join(_spread(word) for word in heading.split()) for heading in headings)
+    blank = rf"[ \t{INVISIBLE}]*"
+    names = "|".join(r"[ \t]+".join(spread(word) for word in heading.split()) for heading in headings)
     return re.compile(rf"^({blank})(#+)(?={blank}(?:{names}){blank}:?[ \t\r]*$)", re.MULTILINE)
 
 

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
+def tag_of(name: str) -> str:
+    """The tag that flow-judge puts around an input (its format_vars)."""
+    return name.lower().replace(" ", "_")
+
+
 @dataclass(frozen=True)
 class MetricOutline:
     """A metric's names, the inputs it needs, the name of its output, and the scores its rubric offers."""
@@ -20,6 +25,11 @@ class MetricOutline:
     required_inputs: tuple[str, ...]
     required_output: str
     scores: tuple[int, ...]
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Those that flow-judge puts around the inputs and the output."""
+        return tuple(tag_of(name) for name in (*self.required_inputs, self.required_output))
 
 
 class NamedInputs(Protocol):

@@ -11,6 +11,11 @@ from ray_jobs.verdict.plots_style import Palette, clean, forest, size
 from ray_jobs.verdict.words import percent
 
 MAX_POINTS = 600
+_BY_LENGTH = {
+    "chosen_longer": "better one longer",
+    "chosen_shorter": "better one shorter",
+    "similar": "of similar length",
+}
 
 
 def draw_difference(
@@ -27,7 +32,7 @@ def draw_difference(
     size(figure, 0.9 + 0.28 * len(lines))
     axes = figure.add_subplot()
     forest(axes, palette, lines)
-    axes.set_xlabel("candidate minus base, 95 % intervals")
+    axes.set_xlabel("candidate minus base, 95 % intervals", loc="right")
     shown = ", ".join(f"{name} {value:+.2f}" for name, value, _ in lines if value is not None)
     return f"Mean score differences by {rows.metric} with 95 % intervals: {shown}."
 
@@ -119,13 +124,14 @@ def draw_trust(
         return None
     lines = [("all pairs", trust)]
     lines += list((trust.get("by_source") or {}).items())[:16]
-    lines += list((trust.get("by_length_difference") or {}).items())[:8]
+    by_length = trust.get("by_length_difference") or {}
+    lines += [(_BY_LENGTH.get(name, name), row) for name, row in by_length.items()]
     size(figure, 0.9 + 0.28 * len(lines))
     axes = figure.add_subplot()
     points = [(name, _percent(row["agreement"]), _percents(row["ci95"])) for name, row in lines]
     forest(axes, palette, points, zero=50.0)
     axes.set_xlim(-3, 103)
-    axes.set_xlabel("agreement (%), 95 % intervals; line: chance")
+    axes.set_xlabel("agreement (%), 95 % intervals; line: chance", loc="right")
     share = percent(trust["agreement"], 0)
     return f"The judge agrees with {share} of {trust['pairs']} known pairs; chance is 50 %."
 

@@ -50,6 +50,11 @@ def readable(value: Any) -> Any:
     return value
 
 
+def breakable(name: str) -> Markup:
+    """A long name that may be broken after its underscores, and nowhere else if these suffice."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
 @cache
 def _template() -> Template:
     environment = Environment(
@@ -62,5 +67,6 @@ def _template() -> Template:
         "sentence": sentence,
         "duration": duration,
         "trial_settings": trial_settings,
+        "breakable": breakable,
     }
     return environment.from_string((_FOLDER / "report.html.j2").read_text("utf-8"))

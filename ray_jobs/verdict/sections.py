@@ -11,7 +11,6 @@ from ray_jobs.verdict.decide import MetricEvidence
 from ray_jobs.verdict.inputs import BASE, CANDIDATE, MODELS, ScoredRows, VerdictInputs, cluster_labels
 from ray_jobs.verdict.length import Estimate, slope
 from ray_jobs.verdict.measures import measure
-from ray_jobs.verdict.planning import prompts_for_gain
 from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.verdict.shares import PairedShares, compare_shares
 from ray_jobs.verdict.statistics import Interval, Paired, mean_interval
@@ -36,7 +35,7 @@ def metric(
     paired: Paired,
     adjusted: Estimate,
     evidence: MetricEvidence,
-    settings: VerdictSettings,
+    num_prompts_for_wished_gain: int | None,
 ) -> dict[str, Any]:
     """One metric's figures; those of the leading metric also stand at the top of the report."""
     decided = evidence.paired.interval
@@ -54,7 +53,7 @@ def metric(
             "mean_length_difference_characters": evidence.mean_length_difference,
         },
         "min_detectable_difference": evidence.min_detectable_difference,
-        "num_prompts_for_wished_gain": _wished(settings, paired.sd),
+        "num_prompts_for_wished_gain": num_prompts_for_wished_gain,
         "sd_of_differences": paired.sd,
         "interval": {"level": decided.level, "ends": ends(decided), "method": decided.method},
         "p_value_exact": paired.exact,
@@ -66,12 +65,6 @@ def metric(
 
 def ends(interval: Interval) -> list[float] | None:
     return None if interval.ends is None else list(interval.ends)
-
-
-def _wished(settings: VerdictSettings, sd: float | None) -> int | None:
-    if settings.wished_gain is None or not sd:
-        return None
-    return prompts_for_gain(settings.wished_gain, sd, settings.level, settings.power)
 
 
 def _slopes(rows: ScoredRows) -> dict[str, Any]:

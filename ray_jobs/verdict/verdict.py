@@ -27,7 +27,7 @@ from ray_jobs.verdict.inputs import (
 from ray_jobs.verdict.length import length_adjusted
 from ray_jobs.verdict.looks import nominal_alphas
 from ray_jobs.verdict.measures import measure
-from ray_jobs.verdict.planning import min_detectable_difference
+from ray_jobs.verdict.planning import min_detectable_difference, prompts_for_wished_gain
 from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.verdict.shares import PairedShares
 from ray_jobs.verdict.statistics import Paired, compare, holm, sign_flip_p, worst_cases
@@ -60,8 +60,9 @@ def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> 
     alpha = decision_alpha(inputs, settings)
     names = metrics_of(inputs, settings.metrics)
     rivals = inputs.rivals or Rivals((), ())
+    num_tests = inputs.num_candidates * len(names)
     metrics = _with_holm(
-        [_metric(scored_rows(inputs, name), settings, alpha, seed, inputs.num_candidates) for name in names],
+        [_metric(scored_rows(inputs, name), settings, alpha, seed, num_tests) for name in names],
         rivals.metrics,
     )
     lead = metrics[0]
@@ -157,11 +158,11 @@ def _p_gain(rows: ScoredRows, settings: VerdictSettings, resamples: int, seed: i
     return sign_flip_p(excess_B, num_resamples=resamples, seed=seed, clusters_B=clusters_B)[0]
 
 
-def _metric(
-    rows: ScoredRows, settings: VerdictSettings, alpha: float, seed: int, num_candidates: int
-) -> _Metric:
+def _metric(rows: ScoredRows, settings: VerdictSettings, alpha: float, seed: int, num_tests: int) -> _Metric:
+    """`num_tests`: metrics times candidates; the least of Holm's p-values must be below alpha over it."""
     clusters_B = cluster_labels(rows.prompts, settings.cluster_by)
     lengths_B = rows.length_differences
+    level_of_least = 1 - alpha / num_tests
 
     def at(level: float) -> tuple[Paired, Any]:
         paired = compare(
@@ -183,11 +184,12 @@ def _metric(
         adjusted=decided_adjusted,
         mean_length_difference=float(np.mean(lengths_B)),
         min_detectable_difference=min_detectable_difference(
-            paired.num_rows, paired.sd or 0.0, 1 - alpha / num_candidates, settings.power
+            paired.num_rows, paired.sd or 0.0, level_of_least, settings.power
         ),
         failure_shares={model: rows.failure_share(model) for model in MODELS},
     )
-    return _Metric(rows, paired, evidence, sections.metric(rows, paired, adjusted, evidence, settings))
+    wished = prompts_for_wished_gain(settings, paired.sd, level_of_least)
+    return _Metric(rows, paired, evidence, sections.metric(rows, paired, adjusted, evidence, wished))
 
 
 def _with_holm(metrics: list[_Metric], rivals: Sequence[float]) -> list[_Metric]:

@@ -1,5 +1,6 @@
 """Figures as people read them, the same in all reports."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,8 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text with a capital letter, a full stop, and figures that stay on one line."""
+    """The text with a capital letter, a full stop, true minuses, and figures that stay on one line."""
+    text = re.sub(r"(?<![^\s(])-(?=\d)", "\u2212", text)
     text = text.replace("p = ", "p\u00a0=\u00a0").replace(" %", "\u00a0%")
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
 

@@ -111,7 +111,7 @@ def test_the_plan_reads_and_counts_all_inputs(folder: Path, model: Path) -> None
     assert plan.returncode == 0
     assert "prompts   12 of bundled:prompts" in plan.stdout
     assert "2 x 12 answers of up to 24 tokens" in plan.stdout
-    assert "30 answers x RESPONSE_CORRECTNESS_5POINT by run:base; tested on 3 pairs" in plan.stdout
+    assert "36 answers x RESPONSE_CORRECTNESS_5POINT by run:base; tested on 3 pairs" in plan.stdout
     refused = compare(folder, model, "--check", "--set", "judge.context_tokens=600")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: judge.context_tokens: 600 leave")

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import CHROMIUM, DRIVER, open_browser
@@ -12,12 +13,16 @@ from ray_jobs.verdict.verdict import VerdictInputs, make_report
 from ray_jobs.verdict.write import write_report
 
 HOSTILE = "</pre><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
-TRUST = {
+TRUST: dict[str, Any] = {
     "pairs": 40,
     "agreement": 0.9,
     "ci95": (0.77, 0.96),
     "trusted": True,
     "by_source": {"$x_{": {"pairs": 40, "agreement": 0.9, "ci95": (0.77, 0.96)}},
+}
+TRUST["by_metric"] = {
+    "correctness": {**TRUST},
+    "RESPONSE_FAITHFULNESS_5POINT": {"pairs": 40, "agreement": 0.5, "ci95": (0.35, 0.65), "trusted": False},
 }
 
 
@@ -154,6 +159,23 @@ class TestInABrowser:
             ".map(t => parseFloat(getComputedStyle(t).fontSize) * ratio))"
         )
         assert browser.run(smallest) >= 7.5
+
+    def test_nothing_is_cut_off_on_a_desk(self, browser, folder):
+        browser.view(1280, 800)
+        browser.open(folder / "report.html")
+        labels = (
+            "return [...document.querySelectorAll('figure svg')].flatMap(svg => {"
+            "const box = svg.getBoundingClientRect();"
+            "return [...svg.querySelectorAll('text')].filter(text => {"
+            "const own = text.getBoundingClientRect();"
+            "return own.left < box.left - 1 || own.right > box.right + 1}).map(text => text.textContent)})"
+        )
+        assert browser.run(labels) == []
+        tables = (
+            "return [...document.querySelectorAll('.scroll')]"
+            ".filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)"
+        )
+        assert browser.run(tables) == []
 
     def test_it_follows_the_dark_look(self, browser, folder):
         colour = "return getComputedStyle(document.querySelector('figure svg text')).fill"

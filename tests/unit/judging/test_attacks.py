@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from ray_jobs.judging import inputs
 from ray_jobs.judging.attacks import ATTACKS, attack_items, attack_uplift, measure_attacks
 from ray_jobs.judging.backend import Call, Completion
 from ray_jobs.judging.inputs import InputMaker, prompt_text
@@ -94,6 +95,7 @@ def test_a_gullible_judge_is_out_of_the_parsers_attacks_reach() -> None:
 
 def test_without_neutralising_it_would_be_in_their_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Neutraliser, "__call__", lambda _, text: text)
+    monkeypatch.setattr(inputs, "without_verdicts", lambda text, _: text)
     judge = Judge(FakeBackend(gullible), JudgeSettings(model="m.gguf", retries=0), CORRECT)
     for attack in ("closing_tags", "new_rubric", "control_tokens", "bare_verdict"):
         (found,) = judge.judge(attack_items([item()], attack, 5))

@@ -98,7 +98,8 @@ def test_trust_by_metric_stands_in_the_report() -> None:
     files: dict[str, bytes] = {}
     write_report(files.__setitem__, report, given)
     page = files["report.html"].decode()
-    assert "not trusted, decides nothing" in page
+    assert "✗ not trusted" in page
+    assert "A metric by which it is not trusted decides nothing." in page
 
 
 def test_curves_show_what_the_search_ranked_by() -> None:

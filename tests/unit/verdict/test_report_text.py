@@ -7,7 +7,7 @@ import re
 import pytest
 from verdict_rows import answer, inputs
 
-from ray_jobs.verdict.report_html import html_report, readable
+from ray_jobs.verdict.report_html import breakable, html_report, readable
 from ray_jobs.verdict.report_md import markdown_report, safe
 from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.verdict.verdict import VerdictInputs, make_report
@@ -89,3 +89,8 @@ def test_words():
     assert span([-0.1, 0.25], 1, 100) == "\u221210.0 to +25.0"
     assert percent(0.1234) == "12.3 %"
     assert sentence("a b") == "A b."
+    assert sentence("x -0.1 (-0.2 to 3), chosen-2") == "X \u22120.1 (\u22120.2 to 3), chosen-2."
+
+
+def test_long_names_break_after_underscores():
+    assert breakable("A_<b>_C") == "A_<wbr>&lt;b&gt;_<wbr>C"

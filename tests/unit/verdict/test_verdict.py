@@ -9,6 +9,7 @@ from verdict_rows import METRIC, TRUSTED, UNTRUSTED, answer, inputs, judgement
 from ray_jobs.errors import DataError, StageFailed
 from ray_jobs.records import Message, Prompt
 from ray_jobs.verdict.inputs import cluster_labels
+from ray_jobs.verdict.planning import min_detectable_difference
 from ray_jobs.verdict.settings import Sequential, VerdictSettings
 from ray_jobs.verdict.verdict import decision_alpha, finite, make_report, num_resamples
 
@@ -163,6 +164,8 @@ def test_several_metrics_share_the_level():
     assert list(made["metrics"]) == [METRIC, "style"]
     assert made["metrics"]["style"]["mean_difference"] == 0
     assert made["metrics"][METRIC]["p_value_holm"] == pytest.approx(2 * made["p_value"])
+    rows, sd = made["num_scored_both"], made["sd_of_differences"]
+    assert made["min_detectable_difference"] == min_detectable_difference(rows, sd, 0.975, 0.8)
     leading = report(
         dataclasses.replace(given, judgements=second), FAST.model_copy(update={"metrics": ("style",)})
     )
