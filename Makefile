@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt setuptools wheel ninja packaging torch
 	CXXFLAGS="$(LLAMA_CXXFLAGS)" $(BIN)/pip install -q -c constraints.txt --no-cache-dir llama-cpp-python
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation deepspeed
-	$(BIN)/pip install -q -c constraints.txt -e ".[local,openvino,tracking,dev]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[local,openvino,tracking,wandb,dev]"
 	touch $(READY)
 
 lint: setup

@@ -30,7 +30,7 @@ RUN pip install -c constraints.txt --no-build-isolation deepspeed
 COPY ray_jobs ray_jobs
 COPY serving serving
 COPY configs configs
-RUN pip install -c constraints.txt ".[local,tracking]"
+RUN pip install -c constraints.txt ".[local,tracking,wandb]"
 
 FROM python:3.11-slim-bookworm
 # g++ compiles the fused kernels of training (torch.compile); libgomp1 is llama.cpp's.

@@ -29,7 +29,7 @@ RUN pip install -c constraints.txt bitsandbytes
 COPY ray_jobs ray_jobs
 COPY serving serving
 COPY configs configs
-RUN pip install -c constraints.txt ".[local,tracking]"
+RUN pip install -c constraints.txt ".[local,tracking,wandb]"
 
 COPY --chown=ray configs /srv/orpo/configs
 ENV RAY_AUTH_MODE=token

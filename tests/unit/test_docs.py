@@ -30,6 +30,7 @@ OTHERS = (
     "export ",
     "serve ",
     "tensorboard ",
+    "wandb sync ",
     "python -m ",
 )
 
