@@ -38,7 +38,8 @@ def model_card(
     `report`, `manifest` and `data` are the run's JSON files, `best` the settings of the best trial.
     """
     base, training = config.model.base, config.training
-    revision = f" at `{config.model.revision}`" if config.model.revision else ""
+    commit = manifest["base"]["revision"]
+    revision = f" at `{commit}`" if commit else ""
     settings = {
         "step": f"ORPO, {training.num_steps} steps of {training.pairs_per_step} pairs",
         "learning rate": training.learning_rate,
