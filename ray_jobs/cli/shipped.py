@@ -35,6 +35,9 @@ def copy_config(name: str, folder: Path) -> Path:
     for path in paths:
         if path.exists():
             raise ConfigError(f"{path}: is there already")
-    for path in paths:
-        write_whole(path, (configs_folder() / path.name).read_bytes())
+    try:
+        for path in paths:
+            write_whole(path, (configs_folder() / path.name).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror or error}") from error
     return paths[0]

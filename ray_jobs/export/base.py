@@ -73,6 +73,16 @@ def resolve_base(model: ModelSettings, cache_dir: Path) -> BaseModel:
     return BaseModel(hf_dir, _template(model, hf_dir, sha256, cache_dir), model.base, sha256, revision)
 
 
+def check_named(base: str) -> None:
+    """Raises ModelError for a bundled model that is not installed, or a local path that is not there."""
+    if base in BUNDLED:
+        _bundled(base)
+    elif _is_gguf(base) and not Path(base).expanduser().is_file():
+        raise ModelError(f"{base}: no such file")
+    elif not Path(base).expanduser().exists():
+        _refuse_paths(base)
+
+
 def resolve_gguf(spec: str, revision: str | None, cache_dir: Path) -> Path:  # noqa: ARG001
     """A GGUF file on local disk: `bundled:…`, a local path, or `repo_id:file.gguf` on the hub.
 

@@ -32,3 +32,9 @@ def test_an_unknown_name_and_a_file_that_is_there_are_refused(tmp_path: Path) ->
     shipped.copy_config("smoke", tmp_path)
     with pytest.raises(ConfigError, match="is there already"):
         shipped.copy_config("smoke", tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/configs: Not a directory"):
+        shipped.copy_config("smoke", tmp_path / "file" / "configs")

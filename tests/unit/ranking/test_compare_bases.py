@@ -62,7 +62,8 @@ TWO = "name: two\nconfig: shared.yaml\nbases:\n  one: {model.base: a}\n  other: 
         (TWO.replace("  other: {model.base: b}\n", ""), "bases: "),
         (TWO.replace("other:", "../other:"), "may hold letters"),
         (TWO.replace("model.base: b", "engine.settings.context_tokens: 256"), "must be the same for all"),
-        (TWO.replace("config:", "conf:"), "conf: unknown field"),
+        (TWO.replace("config:", "conf:"), "conf: unknown field; did you mean 'config'?"),
+        ((CONFIGS / "smoke.yaml").read_text(), "is the config of one run; a comparison has name, config and"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, says: str, tmp_path: Path) -> None:
