@@ -1,6 +1,6 @@
 # Two commands: `make run` (the whole path on this machine) and `make test` (lint, types, all tests).
 # Each sets up what it needs; a second call starts in seconds.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3.11)
 CONFIG ?= configs/local.yaml
 VENV := .venv
 BIN := $(VENV)/bin

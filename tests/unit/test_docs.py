@@ -26,7 +26,7 @@ OTHERS = (
     "curl ",
     "mkdir ",
     "ray ",
-    "docker build ",
+    "docker ",
     "export ",
     "serve ",
     "tensorboard ",
