@@ -114,7 +114,7 @@ def init(
     name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=shipped.complete)] = "local",
     folder: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where to.")] = Path("configs"),
 ) -> None:
-    """Copy a config that comes with the project (local, smoke, llama-3.2-1b, …), to be changed and run."""
+    """Copy a config that comes with the project (own-data, local, llama-3.2-1b, …), to be changed and run."""
     path = shipped.copy_config(name, folder)
     sys.stdout.write(f"{path}\nnext: orpo run {path} --check\n")
 
@@ -209,7 +209,8 @@ def push(
     from ray_jobs.export.push import push as upload
 
     folder = results.find_run(target, changes or [])
-    sys.stdout.write(f"{upload(folder.path('models/candidate'), repo, private=private)}\n")
+    model = results.report_of(folder).get("candidate", "candidate")
+    sys.stdout.write(f"{upload(folder.path('models', model), repo, private=private)}\n")
 
 
 @app.command()

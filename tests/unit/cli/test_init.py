@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from ray_jobs.cli import main as cli
 from ray_jobs.cli import shipped
+from ray_jobs.config import load_config
 from ray_jobs.errors import ConfigError
 from ray_jobs.ranking.settings import load_comparison
 
@@ -24,6 +25,12 @@ def test_a_config_is_copied_and_can_be_checked(tmp_path: Path, monkeypatch: pyte
 
 def test_a_comparison_brings_the_run_that_it_shares(tmp_path: Path) -> None:
     assert len(load_comparison(shipped.copy_config("seed-comparison", tmp_path))[1]) == 4
+
+
+def test_own_data_brings_the_metric_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = shipped.copy_config("own-data", Path("configs"))
+    assert all(Path(metric).is_file() for metric in load_config(path).judge.metrics)
 
 
 def test_an_unknown_name_and_a_file_that_is_there_are_refused(tmp_path: Path) -> None:
