@@ -96,6 +96,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
+        lora = self.training.lora
+        if self.export.adapter and (lora is None or lora.dora):
+            kind = (
+                "DoRA cannot be kept apart from the base" if lora else "there is none without training.lora"
+            )
+            raise ValueError(f"export.adapter: {kind}")
         room = self.engine.settings.context_tokens - self.generation.max_answer_tokens
         if room < 16:
             raise ValueError(

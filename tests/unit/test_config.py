@@ -95,6 +95,18 @@ def test_a_wrong_field_is_named_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("lora", "says"),
+    [
+        (None, "there is none without training.lora"),
+        ({"dora": True}, "DoRA cannot be kept apart from the base"),
+    ],
+)
+def test_an_adapter_that_cannot_be_kept_apart_is_refused(smoke: dict[str, Any], lora: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"export.adapter: {says}"):
+        parse_config(put(put(smoke, "export.adapter", True), "training.lora", lora), "run.yaml")
+
+
 def test_all_wrong_fields_are_reported_together(smoke: dict[str, Any]) -> None:
     wrong = put(put(smoke, "training.num_steps", 0), "seed", "one")
     with pytest.raises(ConfigError) as caught:
