@@ -1,11 +1,32 @@
 """Rows of a data set on the Hugging Face hub."""
 
+import logging
 from collections.abc import Iterator
 
 from ray_jobs.data.formats import RawRow
 from ray_jobs.data.settings import Source
 from ray_jobs.errors import DataError
-from ray_jobs.hub import gated, refused, status_of
+from ray_jobs.hub import connection_errors, gated, refused, status_of
+
+log = logging.getLogger(__name__)
+
+LOOKUP_S = 20.0
+"""Longest wait for the hub's word on a commit; what cannot be looked up may still be in the local cache."""
+
+
+def with_commit(source: Source) -> Source:
+    """The same data set, pinned to the commit that it has on the hub now, where that can be looked up."""
+    if source.kind != "hub":
+        return source
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().dataset_info(source.source, revision=source.revision, timeout=LOOKUP_S).sha
+    except (*connection_errors(), OSError, ValueError) as error:
+        log.debug("no commit of %s", source.source, exc_info=error)
+        return source
+    log.info("data     %s is at %s", source.source, commit)
+    return source.model_copy(update={"revision": commit or source.revision})
 
 
 def hub_rows(source: Source) -> Iterator[RawRow]:

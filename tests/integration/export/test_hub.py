@@ -16,6 +16,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ASK = """
 import json, sys, tempfile
 from pathlib import Path
+from ray_jobs.data.hub import with_commit
 from ray_jobs.data.load import load_pairs
 from ray_jobs.data.settings import Source
 from ray_jobs.errors import UserError
@@ -32,6 +33,7 @@ def ask(what, call):
     except UserError as error:
         said[what] = str(error)
 for repo in sys.argv[2:]:
+    ask(f"commit {repo}", lambda: with_commit(Source(source=f"owner/{repo}")).revision)
     ask(f"model {repo}", lambda: commit_of(download_model(f"owner/{repo}", "v9", folder)))
     if sys.argv[1] == "up":  # what is asked with patience where nobody answers
         ask(f"file {repo}", lambda: download_file(f"owner/{repo}", "m.gguf", "v9").name)
@@ -123,7 +125,8 @@ def test_each_refusal_is_one_line_that_says_what_to_do(hub: str, tmp_path: Path)
     assert found["model unpinned"] == "owner/unpinned: has no revision 'v9'"
     assert found["model login"] == f"owner/login: {login}"
     assert found["data login"] == f"owner/login: {login}"
-    assert found["model whole"] == COMMIT
+    assert found["model whole"] == found["commit whole"] == COMMIT
+    assert found["commit gated"] == found["commit absent"] == "None"
     assert found["file whole"] == "owner/whole:m.gguf: no such file in the hub repository"
     for repo in (*ERRORS, "whole"):
         assert found[f"push {repo}"].startswith(f"owner/{repo}: ")
@@ -143,3 +146,4 @@ def test_a_hub_that_does_not_answer_is_told_as_that(tmp_path: Path) -> None:
     found = said("http://127.0.0.1:9", tmp_path, "whole", state="down")
     assert found["model whole"].endswith("is not in the local cache, and the hub cannot be reached")
     assert found["push whole"].startswith("owner/whole: cannot be pushed to: ")
+    assert found["commit whole"] == "None"
