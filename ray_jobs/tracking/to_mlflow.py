@@ -1,5 +1,6 @@
 """A run in MLflow: one parent run, a nested run for each trial, the report, the registered winner."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from ray_jobs.tracking.figures import (
     verdict_figures,
 )
 from ray_jobs.tracking.told import Told
+
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""MLflow's own defaults hold a finished run up for four minutes when its server is gone."""
 
 
 def to_mlflow(config: Config, folder: RunFolder, uri: str) -> None:
@@ -34,6 +38,8 @@ def _client(uri: str) -> Any:
         from mlflow import MlflowClient
     except ImportError as error:
         raise ImportError(f"needs pip install 'orpo-on-ray[tracking]' ({error})") from error
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
