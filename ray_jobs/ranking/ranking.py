@@ -133,12 +133,12 @@ def table(places: Sequence[Place], failed: Mapping[str, str], *, num_prompts: in
         cells = (
             str(place.rank),
             place.name,
-            f"{place.mean_score:.3f} {_ends(place.ci)}",
+            f"{place.mean_score:.3f} {_ends(place.ci, '')}",
             "" if place.rank == 1 else f"{place.behind_best:+.3f} {_ends(place.behind_best_ci)}",
             "" if place.rank == 1 else ("yes" if place.told_apart else "no"),
             f"{place.mean_answer_tokens:.0f}",
-            f"{cost.file_bytes / 1e9:.2f} GB",
-            "" if cost.memory_bytes is None else f"{cost.memory_bytes / 1e9:.2f} GB",
+            _size(cost.file_bytes),
+            "" if cost.memory_bytes is None else _size(cost.memory_bytes),
             _number(cost.answer_tokens_per_s),
             _number(cost.answer_tokens_per_s_and_core),
             "" if cost.tuning_s is None else duration(cost.tuning_s),
@@ -148,8 +148,12 @@ def table(places: Sequence[Place], failed: Mapping[str, str], *, num_prompts: in
     return "\n".join(lines) + "\n"
 
 
-def _ends(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"({interval[0]:+.3f} to {interval[1]:+.3f})"
+def _ends(interval: tuple[float, float] | None, sign: str = "+") -> str:
+    return "" if interval is None else f"({interval[0]:{sign}.3f} to {interval[1]:{sign}.3f})"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _number(value: float | None) -> str:
