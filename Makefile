@@ -1,6 +1,6 @@
 # Two commands: `make run` (the whole path on this machine) and `make test` (lint, types, all tests).
 # Each sets up what it needs; a second call starts in seconds.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3.11)
 CONFIG ?= configs/local.yaml
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt setuptools wheel ninja packaging torch
 	CXXFLAGS="$(LLAMA_CXXFLAGS)" $(BIN)/pip install -q -c constraints.txt --no-cache-dir llama-cpp-python
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation deepspeed
-	$(BIN)/pip install -q -c constraints.txt -e ".[local,openvino,tracking,dev]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[local,openvino,tracking,wandb,dev]"
 	touch $(READY)
 
 lint: setup

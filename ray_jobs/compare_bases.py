@@ -10,7 +10,6 @@ failed and does not stop the others; the exit code then is 1.
 import argparse
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,16 +110,12 @@ def ranked(name: str, configs: dict[str, Config], failed: dict[str, str]) -> tup
 
 def entries_of(base: str, config: Config) -> list[Any]:
     """A run's base and candidate, with their scores by the run's first metric."""
-    from ray_jobs.ranking.ranking import Cost, Entry, scores_of
+    from ray_jobs.ranking.ranking import Entry, scores_of
     from ray_jobs.stages.generate import answers_of
     from ray_jobs.stages.judge import judgements_of
 
     folder = open_run(config.storage, config.name)
     answers = {model: answers_of(folder, model) for model in MODELS}
-    states = folder.states()
-    num_tokens = sum(answer.num_answer_tokens for rows in answers.values() for answer in rows)
-    rate = num_tokens / states["generate"].seconds if states["generate"].seconds else None
-    cores = engine_cores(config)
     metric = metric_key(config)
     return [
         Entry(
@@ -128,26 +123,25 @@ def entries_of(base: str, config: Config) -> list[Any]:
             model,
             scores_of(judgements_of(folder, model), metric),
             sum(answer.num_answer_tokens for answer in answers[model]) / max(1, len(answers[model])),
-            Cost(
-                file_bytes(folder, model),
-                rate,
-                rate / cores if rate and cores else None,
-                states["tune"].seconds if model == "candidate" else None,
-            ),
+            cost_of(folder, model),
         )
         for model in MODELS
     ]
 
 
-def engine_cores(config: Config) -> int | None:
-    """Cores that the engines of a stage own; None where that follows from a cluster elsewhere."""
-    from serving.engine.topology import usable_cores
+def cost_of(folder: RunFolder, model: str) -> Any:
+    """What a model of a finished run took to tune, keep and run."""
+    from ray_jobs.ranking.ranking import Cost
+    from ray_jobs.stages import spent
 
-    own = config.engine.settings.cores
-    if config.engine.actors:
-        return config.engine.actors * own
-    here = None if os.environ.get("RAY_ADDRESS") else usable_cores()
-    return len(here) // own * own if here else None
+    took = spent.read(folder, model)
+    return Cost(
+        file_bytes=file_bytes(folder, model),
+        memory_bytes=took.memory_bytes if took else None,
+        answer_tokens_per_s=took.tokens_per_s if took else None,
+        answer_tokens_per_s_and_core=took.tokens_per_s_and_core if took else None,
+        tuning_s=folder.states()["tune"].seconds if model == "candidate" else None,
+    )
 
 
 def metric_key(config: Config) -> str:

@@ -20,6 +20,8 @@ from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.yaml_files import parse_yaml, read_yaml
 from serving.engine.settings import EngineSettings
 
+INPUT = "Input should be"
+"""How pydantic begins what a field must be."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -94,6 +96,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
+        lora = self.training.lora
+        if self.export.adapter and (lora is None or lora.dora):
+            kind = (
+                "DoRA cannot be kept apart from the base" if lora else "there is none without training.lora"
+            )
+            raise ValueError(f"export.adapter: {kind}")
         room = self.engine.settings.context_tokens - self.generation.max_answer_tokens
         if room < 16:
             raise ValueError(
@@ -140,24 +148,34 @@ def parse_config(data: Any, origin: str) -> Config:
         raise ConfigError("\n".join(f"{origin}: {line}" for line in field_errors(error))) from error
 
 
-def field_errors(error: ValidationError) -> list[str]:
-    """One line a wrong field: its dotted name and what is wrong with it."""
+def field_errors(error: ValidationError, root: type[Section] | None = None) -> list[str]:
+    """One line a wrong field: its dotted name and what is wrong. `root`: the section that was read."""
     lines = []
     for item in error.errors(include_url=False, include_context=False):
         field = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            message = _unknown_field(item["loc"])
+            message = _unknown_field(item["loc"], root or Config)
+        elif item["type"] == "missing":
+            message = "is missing"
         else:
             message = item["msg"].removeprefix("Value error, ")
+            if message.startswith(INPUT):
+                message = f"must be{message.removeprefix(INPUT)}{_shown(item['input'])}"
         lines.append(f"{field}: {message}" if field else message)
     return lines
 
 
-def _unknown_field(location: tuple[int | str, ...]) -> str:
+def _shown(value: Any) -> str:
+    """What stands in a field instead, where it is short."""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | int | float | None) else ""
+    return f", not {text}" if 0 < len(text) <= 60 else ""
+
+
+def _unknown_field(location: tuple[int | str, ...], root: Any) -> str:
     """Says that a key is unknown and, where one is close, which was meant."""
     import difflib
 
-    model: Any = Config
+    model: Any = root
     for part in location[:-1]:
         annotation = (
             model.model_fields[part].annotation

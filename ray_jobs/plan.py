@@ -9,7 +9,7 @@ from ray_jobs.export.recipe import with_recipe
 
 
 def plan_lines(config: Config) -> list[str]:
-    """The resolved plan, a line a subject. Raises DataError for local files that are not there."""
+    """The resolved plan, a line a subject. Raises UserError for local files that are not there."""
     from ray_jobs.data.split import plan
 
     number, models = config.data.num_prompts, 1 + config.verdict.num_candidates
@@ -37,7 +37,10 @@ def _recipe(config: Config) -> str:
 
 
 def _model(config: Config) -> str:
+    from ray_jobs.export.base import check_named
+
     model = config.model
+    check_named(model.base)
     revision = f" at {model.revision}" if model.revision else ""
     template = f", template {model.gguf}" if model.gguf else ""
     return f"{model.base}{revision}{template}"

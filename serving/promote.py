@@ -107,10 +107,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(options, registry)
     except UsageError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"error: {error}\n")
         return 2
     except (RegistryError, EngineError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"error: {error}\n")
         return 1
 
 

@@ -7,7 +7,8 @@
 #
 # One image for unlike CPUs: llama.cpp's CPU backend is built once for every level of instruction sets, and the one that
 # fits is chosen when the engine starts. A build on the machine itself (make setup) is for that machine alone.
-FROM python:3.11-slim-bookworm AS build
+# Ray takes only nodes of one Python, to the patch level: both images have this one.
+FROM python:3.11.13-slim-bookworm AS build
 
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential cmake git ninja-build \
@@ -30,9 +31,9 @@ RUN pip install -c constraints.txt --no-build-isolation deepspeed
 COPY ray_jobs ray_jobs
 COPY serving serving
 COPY configs configs
-RUN pip install -c constraints.txt ".[local,tracking]"
+RUN pip install -c constraints.txt ".[local,tracking,wandb]"
 
-FROM python:3.11-slim-bookworm
+FROM python:3.11.13-slim-bookworm
 # g++ compiles the fused kernels of training (torch.compile); libgomp1 is llama.cpp's.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends g++ libgomp1 openssh-client rsync \

@@ -5,14 +5,24 @@
 #
 # torch's own wheel brings CUDA; the development image brings nvcc, with which DeepSpeed compiles its kernels when a
 # config asks for them. The engine's CPU variants are those of cpu.Dockerfile: one cluster computes alike.
-FROM nvidia/cuda:12.8.1-devel-ubuntu22.04
+# Ray takes only nodes of one Python, to the patch level: it is taken from the image that cpu.Dockerfile begins with.
+FROM python:3.11.13-slim-bookworm AS python
+
+# The CUDA that the pinned torch is built for: DeepSpeed's kernels have to be compiled by the same.
+FROM nvidia/cuda:13.0.1-devel-ubuntu24.04
 
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-    build-essential cmake git ninja-build openssh-client python3.11 python3.11-dev python3.11-venv rsync \
+    build-essential cmake git libffi8 libreadline8t64 libsqlite3-0 libssl3t64 ninja-build openssh-client rsync \
  && rm -rf /var/lib/apt/lists/* \
+ && (userdel --remove ubuntu || true) \
  && useradd --create-home --uid 1000 ray \
- && install -d -o ray -g ray /srv/orpo \
+ && install -d -o ray -g ray /srv/orpo
+COPY --from=python /usr/local/bin/ /usr/local/bin/
+COPY --from=python /usr/local/include/ /usr/local/include/
+COPY --from=python /usr/local/lib/ /usr/local/lib/
+RUN ldconfig \
+ && python3.11 -c "import bz2, ctypes, lzma, readline, sqlite3, ssl, uuid, zlib" \
  && python3.11 -m venv /opt/orpo
 ENV PATH=/opt/orpo/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 
@@ -24,12 +34,11 @@ RUN CXXFLAGS="-fno-tree-dse -fno-dse" \
     pip install -c constraints.txt --no-binary llama-cpp-python llama-cpp-python \
  && ls /opt/orpo/lib/ggml/libggml-cpu-*.so
 RUN pip install -c constraints.txt --no-build-isolation deepspeed
-# 4-bit weights (training.qlora), the form in which a 22B base trains on one GPU.
-RUN pip install -c constraints.txt bitsandbytes
 COPY ray_jobs ray_jobs
 COPY serving serving
 COPY configs configs
-RUN pip install -c constraints.txt ".[local,tracking]"
+# qlora: 4-bit weights, the form in which a 22B base trains on one GPU.
+RUN pip install -c constraints.txt ".[local,tracking,wandb,qlora]"
 
 COPY --chown=ray configs /srv/orpo/configs
 ENV RAY_AUTH_MODE=token

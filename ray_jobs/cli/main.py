@@ -5,6 +5,7 @@ same settings, the same exit codes (ray_jobs.errors).
 """
 
 import contextlib
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -35,6 +36,21 @@ def entry(program: str = "orpo") -> None:
         sys.exit(end(str(error), error.exit_code))
 
 
+def show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"orpo {results.version()}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def orpo(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Preference-tune a small instruct model, prove that it is better, serve the better one."""
+
+
 def run_stages(
     stage: str | None,
     config: Path,
@@ -53,12 +69,14 @@ def run_stages(
         argv += ["--set", change]
     if not as_json:
         raise typer.Exit(main(stage, argv))
-    with contextlib.redirect_stdout(sys.stderr):
+    plan = io.StringIO()
+    with contextlib.redirect_stdout(plan if check else sys.stderr):
         code = main(stage, argv)
     if code == 0 or code == 1:
         from ray_jobs.config import load_config
 
-        found = results.run_result(load_config(config, changes or []))
+        read = load_config(config, changes or [])
+        found = results.planned(read, plan.getvalue()) if check else results.run_result(read)
         sys.stdout.write(results.dump({**found, "exit_code": code}))
     raise typer.Exit(code)
 
@@ -96,7 +114,7 @@ def init(
     name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=shipped.complete)] = "local",
     folder: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where to.")] = Path("configs"),
 ) -> None:
-    """Copy a config that comes with the project (local, smoke, llama-3.2-1b, …), to be changed and run."""
+    """Copy a config that comes with the project (own-data, local, llama-3.2-1b, …), to be changed and run."""
     path = shipped.copy_config(name, folder)
     sys.stdout.write(f"{path}\nnext: orpo run {path} --check\n")
 
@@ -152,9 +170,9 @@ def report(
     """What a run found."""
     folder = results.find_run(target, changes or [])
     if as_json:
-        sys.stdout.write(results.dump(folder.read_json(results.REPORT)))
+        sys.stdout.write(results.dump(results.report_of(folder)))
     elif markdown:
-        folder.read_json(results.REPORT)
+        results.report_of(folder)
         sys.stdout.write(folder.path("report/report.md").read_text(encoding="utf-8"))
     else:
         sys.stdout.write("\n".join(results.report_lines(folder)) + "\n")
@@ -171,7 +189,9 @@ def compare(
 ) -> None:
     """Rank several bases by one file (configs/seed-comparison.yaml), or two models on prompts of your own.
 
-    With two models the options are those of `python -m ray_jobs.compare`, such as --prompts FILE.
+    With a file of bases: --check, --json, --set FIELD=VALUE, --verbose.
+
+    With two models: --prompts FILE, --pairs FILE, --judge MODEL; all: `python -m ray_jobs.compare -h`.
     """
     first = targets[0]
     module = "ray_jobs.compare_bases" if first.endswith((".yaml", ".yml")) else "ray_jobs.compare"
@@ -189,7 +209,8 @@ def push(
     from ray_jobs.export.push import push as upload
 
     folder = results.find_run(target, changes or [])
-    sys.stdout.write(f"{upload(folder.path('models/candidate'), repo, private=private)}\n")
+    model = results.report_of(folder).get("candidate", "candidate")
+    sys.stdout.write(f"{upload(folder.path('models', model), repo, private=private)}\n")
 
 
 @app.command()

@@ -29,6 +29,25 @@ def find_run(target: Path, changes: Sequence[str] = ()) -> RunFolder:
     return RunFolder(root)
 
 
+def version() -> str:
+    """The installed package's, or that it runs from a clone."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("orpo-on-ray")
+    except importlib.metadata.PackageNotFoundError:
+        return "from a clone, not installed"
+
+
+def planned(config: Config, plan: str) -> dict[str, Any]:
+    """The plan of a run, subject -> its lines, as `--check` prints it."""
+    subjects: dict[str, list[str]] = {}
+    for line in plan.splitlines():
+        subject, _, text = line.partition(" ")
+        subjects.setdefault(subject, []).append(text.strip())
+    return {"run": config.name, "plan": subjects}
+
+
 def run_result(config: Config) -> dict[str, Any]:
     """Where the run of a config stands: its stages, and what was decided, as far as it came."""
     folder = RunFolder(run_root(config))
@@ -43,11 +62,19 @@ def run_result(config: Config) -> dict[str, Any]:
     return result
 
 
+def report_of(folder: RunFolder) -> dict[str, Any]:
+    """A run's report. Raises ConfigError where it has none yet, RunConflict where it is damaged."""
+    if not folder.path(REPORT).is_file():
+        raise ConfigError(f"{folder.root}: has no report yet; `orpo run` goes on to it")
+    report: dict[str, Any] = folder.read_json(REPORT)
+    return report
+
+
 def report_lines(folder: RunFolder) -> list[str]:
-    """A report in a few lines. Raises RunConflict when the run has none."""
+    """A report in a few lines. Raises as `report_of`."""
     from ray_jobs.summary import checks_line, judge_line
 
-    report = folder.read_json(REPORT)
+    report = report_of(folder)
     return [
         f"run        {folder.root.name}",
         f"decision   {report['decision']}: {report['reason']}",

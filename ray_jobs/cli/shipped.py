@@ -7,6 +7,12 @@ import ray_jobs
 from ray_jobs.errors import ConfigError
 from ray_jobs.runs import write_whole
 
+NAMED = {
+    "seed-comparison": ("llama-3.2-1b.yaml",),
+    "own-data": ("metrics/instruction-following.yaml",),
+}
+"""Config -> files that it names."""
+
 
 def configs_folder() -> Path:
     """`configs/` of the clone that runs, else what pip has put into the environment's `share`."""
@@ -24,17 +30,19 @@ def complete(incomplete: str) -> list[str]:
 
 
 def copy_config(name: str, folder: Path) -> Path:
-    """Copies a config into `folder`, with the run that a comparison shares.
+    """Copies a config into `folder`, with the files that it names.
 
     Raises ConfigError for a name that is none, and rather than write over a file.
     """
     if name not in names():
         raise ConfigError(f"{name!r}: no such config; there are {', '.join(names())}")
-    wanted = [name, *(["llama-3.2-1b"] if name == "seed-comparison" else [])]
-    paths = [folder / f"{each}.yaml" for each in wanted]
-    for path in paths:
-        if path.exists():
-            raise ConfigError(f"{path}: is there already")
-    for path in paths:
-        write_whole(path, (configs_folder() / path.name).read_bytes())
-    return paths[0]
+    files = (f"{name}.yaml", *NAMED.get(name, ()))
+    for file in files:
+        if (folder / file).exists():
+            raise ConfigError(f"{folder / file}: is there already")
+    try:
+        for file in files:
+            write_whole(folder / file, (configs_folder() / file).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror or error}") from error
+    return folder / files[0]

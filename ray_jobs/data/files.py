@@ -34,9 +34,9 @@ def find_files(source: str) -> tuple[Any, list[str]]:
     try:
         filesystem, path = url_to_fs(source)
         if any(char in path for char in "*?["):
-            paths = [path for path in filesystem.glob(path) if suffix_of(path)]
+            paths = [path for path in filesystem.glob(path) if _is_data(path)]
         elif filesystem.isdir(path):
-            paths = [path for path in filesystem.find(path) if suffix_of(path)]
+            paths = [path for path in filesystem.find(path) if _is_data(path)]
         elif filesystem.exists(path):
             paths = [path]
         else:
@@ -51,6 +51,11 @@ def find_files(source: str) -> tuple[Any, list[str]]:
     if unknown:
         raise DataError(f"{unknown[0]}: must end in {', '.join(FILE_SUFFIXES)} (or .jsonl.gz)")
     return filesystem, sorted(paths)
+
+
+def _is_data(path: str) -> bool:
+    """Whether a file in a folder is one of its data files; hidden ones are the system's."""
+    return bool(suffix_of(path)) and not path.rpartition("/")[2].startswith(".")
 
 
 def suffix_of(path: str) -> str:

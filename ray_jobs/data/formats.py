@@ -39,7 +39,9 @@ def json_document(stream: BinaryIO, name: str) -> Iterator[RawRow]:
     data = stream.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
         raise DataError(f"{name}: more than {MAX_JSON_BYTES} bytes in one JSON document; write JSON lines")
-    if not data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not start.startswith(b"["):
+        _refuse_one_object(start, name)
         yield from json_lines(io.BytesIO(data), name)
         return
     try:
@@ -59,6 +61,7 @@ def csv_table(stream: BinaryIO, name: str) -> Iterator[RawRow]:
     reader = csv.reader(text, strict=True)
     try:
         header = next(reader, [])
+        _refuse_twice(header, f"{name} line 1")
         for row in reader:
             if row and len(row) != len(header):
                 raise DataError(f"{name} line {reader.line_num}: {len(row)} values, {len(header)} columns")
@@ -67,7 +70,9 @@ def csv_table(stream: BinaryIO, name: str) -> Iterator[RawRow]:
     except csv.Error as error:
         raise DataError(f"{name} line {reader.line_num}: {error}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{name} after line {reader.line_num}: not UTF-8 text") from error
+        raise DataError(
+            f"{name} after line {reader.line_num}: {not_utf8(error.object[: len(UTF16[0])])}"
+        ) from error
     finally:
         csv.field_size_limit(previous_limit)
 
@@ -79,7 +84,9 @@ def parquet_table(stream: BinaryIO, name: str) -> Iterator[RawRow]:
 
     number = 0
     try:
-        for batch in pq.ParquetFile(stream).iter_batches(batch_size=256):
+        file = pq.ParquetFile(stream)
+        _refuse_twice(file.schema_arrow.names, name)
+        for batch in file.iter_batches(batch_size=256):
             for row in batch.to_pylist():
                 number += 1
                 yield RawRow(f"{name} row {number}", row)
@@ -97,6 +104,11 @@ READERS: dict[str, Callable[[BinaryIO, str], Iterator[RawRow]]] = {
     ".csv": csv_table,
     ".parquet": parquet_table,
 }
+
+
+def _refuse_twice(header: list[str], place: str) -> None:
+    if twice := [column for at, column in enumerate(header) if column in header[:at]]:
+        raise DataError(f"{place}: column {twice[0]!r} stands twice")
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
@@ -120,8 +132,36 @@ def _json_row(text: str, place: str) -> RawRow:
         raise DataError(f"{place}: not JSON: {message}") from error
 
 
+def _refuse_one_object(data: bytes, name: str) -> None:
+    """Raises DataError for a document that is one object over several lines, which is no row a line."""
+    first, _, more = data.partition(b"\n")
+    if not more.strip() or first.rstrip().endswith(b"}"):
+        return
+    try:
+        whole = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(whole, dict):
+        raise DataError(f"{name}: is one JSON object; rows are an array of objects, or one object a line")
+
+
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+GZIP = b"\x1f\x8b"
+
+
+def not_utf8(start: bytes) -> str:
+    """What a text that is not UTF-8 probably is, by its first bytes."""
+    if start.startswith(UTF16):
+        return "is UTF-16; save it as UTF-8"
+    if start.startswith(GZIP):
+        return "is gzip data; give it a name that ends in .gz"
+    return "not UTF-8 text"
+
+
 def _decoded(data: bytes, place: str) -> str:
     try:
         return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 text (byte {error.start})") from error
+        said = not_utf8(data[:2])
+        where = f" (byte {error.start})" if said == "not UTF-8 text" else ""
+        raise DataError(f"{place}: {said}{where}") from error

@@ -1,10 +1,32 @@
 """Rows of a data set on the Hugging Face hub."""
 
+import logging
 from collections.abc import Iterator
 
 from ray_jobs.data.formats import RawRow
 from ray_jobs.data.settings import Source
 from ray_jobs.errors import DataError
+from ray_jobs.hub import connection_errors, gated, refused, status_of
+
+log = logging.getLogger(__name__)
+
+LOOKUP_S = 20.0
+"""Longest wait for the hub's word on a commit; what cannot be looked up may still be in the local cache."""
+
+
+def with_commit(source: Source) -> Source:
+    """The same data set, pinned to the commit that it has on the hub now, where that can be looked up."""
+    if source.kind != "hub":
+        return source
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().dataset_info(source.source, revision=source.revision, timeout=LOOKUP_S).sha
+    except (*connection_errors(), OSError, ValueError) as error:
+        log.debug("no commit of %s", source.source, exc_info=error)
+        return source
+    log.info("data     %s is at %s", source.source, commit)
+    return source.model_copy(update={"revision": commit or source.revision})
 
 
 def hub_rows(source: Source) -> Iterator[RawRow]:
@@ -28,9 +50,13 @@ def hub_rows(source: Source) -> Iterator[RawRow]:
 def _explained(error: Exception) -> str:
     """What to do about it; gated data sets are told apart only by the hub's words."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
-    lowered = text.lower()
-    if any(word in lowered for word in ("gated", "401 client error", "403 client error")):
-        return f"needs a login that has accepted its terms (hf auth login, or HF_TOKEN): {text}"
+    lowered, status = text.lower(), status_of(error)
+    if "gated" in lowered:
+        return gated()
     if "offline" in lowered or isinstance(error, ConnectionError):
-        return f"the hub cannot be reached; give the path of a local copy instead: {text}"
+        return f"no such file here, and the hub cannot be reached: {text}"
+    if "doesn't exist on the hub" in lowered:
+        return "no such file here, and no such data set on the hub, or it is private and needs HF_TOKEN"
+    if status in (401, 403, 429):
+        return refused(status)
     return f"cannot be loaded from the hub: {text}"

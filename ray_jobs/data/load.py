@@ -12,7 +12,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from ray_jobs.data.formats import RawRow
-from ray_jobs.data.parse import BadRow, content_id, parse_pair, parse_prompt, prompt_column, source_of
+from ray_jobs.data.parse import (
+    HINTS,
+    BadRow,
+    content_id,
+    parse_pair,
+    parse_prompt,
+    prompt_column,
+    source_of,
+)
 from ray_jobs.data.settings import Columns, Source
 from ray_jobs.errors import DataError
 from ray_jobs.records import Pair, Prompt, Quarantined
@@ -110,6 +118,12 @@ class _Intake(Generic[Row]):
     num_complete: int = 0
     first_problem: str = ""
     first_missing: str = ""
+    first_columns: str = ""
+    absent: dict[str, str] = field(init=False)
+    """Fields of `columns` whose column no row had so far."""
+
+    def __post_init__(self) -> None:
+        self.absent = {name: column for name, column in self.source.columns if column is not None}
 
     def take(self, number: int, raw: RawRow) -> None:
         self.num_rows_in += 1
@@ -130,12 +144,15 @@ class _Intake(Generic[Row]):
             raise BadRow(raw.problem)
         if not isinstance(raw.value, Mapping):
             raise BadRow("not_a_row")
-        absent = self.missing(raw.value)
-        if absent is None:
+        if not self.first_columns:
+            self.first_columns = ", ".join(_shown(name) for name in raw.value) or "no column"
+        self.absent = {name: column for name, column in self.absent.items() if column not in raw.value}
+        missing = self.missing(raw.value)
+        if missing is None:
             self.num_complete += 1
         elif not self.first_missing:
-            have = ", ".join(str(name) for name in raw.value) or "no column"
-            self.first_missing = f"{raw.place}: column {absent!r} is missing; the row has {have}"
+            have = ", ".join(_shown(name) for name in raw.value) or "no column"
+            self.first_missing = f"{raw.place}: column {missing!r} is missing; the row has {have}"
         row = self.parse(raw.value, self.source.columns)
         own = self._own_id(raw)
         if row.id in self.seen:
@@ -183,21 +200,38 @@ class _Intake(Generic[Row]):
         )
 
     def _refuse_useless(self) -> None:
-        if self.kept:
-            return
         if not self.num_rows_in:
             raise DataError(f"{self.source.source}: holds no rows")
         if self.first_missing and not self.num_complete:
             raise DataError(self.first_missing)
+        if self.absent and self.first_columns:
+            name, column = next(iter(self.absent.items()))
+            raise DataError(
+                f"{self.source.source}: columns.{name}: no row has a column {column!r}; the first has "
+                f"{self.first_columns}"
+            )
+        if self.kept:
+            return
         reasons = ", ".join(
             f"{count} {reason}" for reason, count in Counter(row.reason for row in self.quarantined).items()
         )
         left_out = f"{sum(self.excluded.values())} excluded" if self.excluded else ""
         counts = ", ".join(part for part in (reasons, left_out) if part)
         first = f"; first: {self.first_problem}" if self.first_problem else ""
+        hint = f"; {HINTS[reason]}" if (reason := self._commonest()) in HINTS else ""
         raise DataError(
-            f"{self.source.source}: none of its {self.num_rows_in} rows can be used ({counts}){first}"
+            f"{self.source.source}: none of its {self.num_rows_in} rows can be used ({counts}){first}{hint}"
         )
+
+    def _commonest(self) -> str:
+        counted = Counter(row.reason for row in self.quarantined).most_common(1)
+        return counted[0][0] if counted else ""
+
+
+def _shown(name: Any) -> str:
+    """A column's name; quoted where space around it would not be seen."""
+    text = str(name)
+    return repr(text) if text != text.strip() or not text else text
 
 
 def fingerprint(rows: Iterable[Pair | Prompt]) -> str:

@@ -14,7 +14,9 @@ from ray_jobs.records import Message
 
 NUM_HASHES = 128
 WORDS_IN_A_ROW = 3
-_WORD = re.compile(r"\w+")
+_UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Thai and Lao, Japanese, Chinese: scripts without spaces between words; each letter counts as a word."""
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 @dataclass(frozen=True)

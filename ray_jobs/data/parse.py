@@ -6,6 +6,7 @@ https://huggingface.co/docs/trl/dataset_formats.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,19 +19,36 @@ _ROLES = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "assistant": "assistant",
     "model": "assistant",
     "system": "system",
 }
 _CONVERSATIONS = ("conversations", "messages")
 _PROMPTS = ("prompt", "instruction", "question")
+_TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
+_WRITTEN_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")
+"""Messages that became text on their way, as tables without nested values have them."""
+HINTS = {
+    "bad_role": f"roles are {', '.join(_ROLES)}",
+    "empty_prompt": "name the prompt's column with `columns: {prompt: …}`",
+    "has_tools": "rows whose prompt offers tools are not supported",
+    "messages_as_text": "a column of messages holds text; keep the list, as JSON lines or Parquet",
+    "no_answer": "a chat without an answer is a plain prompt: `columns: {prompt: messages}`",
+    "prompts_differ": "chosen and rejected share all turns but the last",
+}
+"""Reason -> what to do about it."""
 
 
 class BadRow(Exception):
     """A row that cannot be used; `reason` is one word, `column` the column to look at."""
 
-    def __init__(self, reason: str, column: str = "") -> None:
-        super().__init__(f"{reason} (column {column!r})" if column else reason)
+    def __init__(self, reason: str, column: str = "", found: str = "") -> None:
+        super().__init__(
+            reason + (f" {found!r}" if found else "") + (f" (column {column!r})" if column else "")
+        )
         self.reason = reason
         self.column = column
 
@@ -38,16 +56,20 @@ class BadRow(Exception):
 def parse_pair(row: Mapping[str, Any], columns: Columns) -> Pair:
     """Raises BadRow."""
     check_size(row)
+    check_no_tools(row)
     chosen_name, rejected_name = columns.chosen or "chosen", columns.rejected or "rejected"
     chosen, rejected = row.get(chosen_name), row.get(rejected_name)
-    prompt = row.get(columns.prompt or "prompt")
+    prompt = _asked(row, columns)
     if isinstance(chosen, str) and isinstance(rejected, str):
+        for text, name in ((chosen, chosen_name), (rejected, rejected_name)):
+            check_no_written_messages(text, name)
         turns, chosen, rejected = _text_pair(prompt, chosen, rejected, columns)
     else:
         turns, chosen = _answered(chosen, prompt, "chosen", chosen_name)
         other, rejected = _answered(rejected, prompt, "rejected", rejected_name)
         if turns != other:
             raise BadRow("prompts_differ", rejected_name)
+    turns = with_system_column(turns, row, columns)
     check_prompt(turns)
     for text, reason in ((chosen, "empty_chosen"), (rejected, "empty_rejected")):
         check_text(text, reason)
@@ -60,14 +82,15 @@ def parse_pair(row: Mapping[str, Any], columns: Columns) -> Pair:
 def parse_prompt(row: Mapping[str, Any], columns: Columns) -> Prompt:
     """Raises BadRow. Conversations give the turns before their last answer, which is the reference."""
     check_size(row)
+    check_no_tools(row)
     name = columns.conversations or next((name for name in _CONVERSATIONS if row.get(name)), "")
     reference: str | None
     if name and columns.prompt is None:
         turns, reference = _last_answer(messages_of(row.get(name), name), name)
     else:
-        name = prompt_column(row, columns)
-        turns = _prompt_turns(row.get(name), name)
+        turns = _prompt_turns(_asked(row, columns), prompt_column(row, columns))
         reference = _plain_answer(row, columns)
+    turns = with_system_column(turns, row, columns)
     check_prompt(turns)
     row_id = content_id(prompt_sha256(turns), reference or "")
     return Prompt(row_id, source_of(row, columns), turns, reference)
@@ -76,6 +99,27 @@ def parse_prompt(row: Mapping[str, Any], columns: Columns) -> Prompt:
 def prompt_column(row: Mapping[str, Any], columns: Columns) -> str:
     """The configured column, or the first usual one that the row has."""
     return columns.prompt or next((name for name in _PROMPTS if name in row), "prompt")
+
+
+def _asked(row: Mapping[str, Any], columns: Columns) -> Any:
+    """The value of the prompt's column, with the text that belongs to it."""
+    name = prompt_column(row, columns)
+    value, more = row.get(name), row.get(columns.input or ("input" if name == "instruction" else ""))
+    if isinstance(value, str):
+        check_no_written_messages(value, name)
+        if isinstance(more, str) and more.strip():
+            return f"{value}\n\n{more}"
+    return value
+
+
+def with_system_column(
+    turns: tuple[Message, ...], row: Mapping[str, Any], columns: Columns
+) -> tuple[Message, ...]:
+    """The turns, after a system turn of the row's own column where they have none."""
+    text = row.get(columns.system or "system")
+    if not isinstance(text, str) or not text.strip() or not turns or turns[0].role == "system":
+        return turns
+    return (Message("system", text), *turns)
 
 
 def _text_pair(
@@ -90,8 +134,17 @@ def _text_pair(
     ]
     # back to the end of a word: answers that share their first letters do not share them with the prompt
     shared = shared[: max((at + 1 for at, char in enumerate(shared) if char.isspace()), default=0)]
-    turns = (Message("user", shared.strip()),)
-    return turns, chosen[len(shared) :], rejected[len(shared) :]
+    return _transcript(shared), chosen[len(shared) :], rejected[len(shared) :]
+
+
+def _transcript(shared: str) -> tuple[Message, ...]:
+    """The turns of a prompt written as `Human: …` and `Assistant:`; any other prompt is one user turn."""
+    before, *parts = _TRANSCRIPT.split(shared)
+    spoken = list(zip(parts[::2], parts[1::2], strict=True))
+    if before.strip() or not spoken or spoken[-1][0] != "Assistant" or spoken[-1][1].strip():
+        return (Message("user", shared.strip()),)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return tuple(Message(roles[who], text.strip()) for who, text in spoken[:-1])
 
 
 def _answered(value: Any, prompt: Any, side: str, column: str) -> tuple[tuple[Message, ...], str]:
@@ -99,6 +152,7 @@ def _answered(value: Any, prompt: Any, side: str, column: str) -> tuple[tuple[Me
     if value is None:
         raise BadRow(f"empty_{side}", column)
     if isinstance(value, str):
+        check_no_written_messages(value, column)
         return _prompt_turns(prompt, "prompt"), value
     turns = messages_of(value, column)
     if not turns:
@@ -136,6 +190,8 @@ def _prompt_turns(value: Any, column: str) -> tuple[Message, ...]:
 
 def messages_of(value: Any, column: str) -> tuple[Message, ...]:
     """Turns as {role, content} or {from, value}, with the roles of this project."""
+    if isinstance(value, str):
+        check_no_written_messages(value, column)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise BadRow("not_text", column)
     return tuple(_message(item, column) for item in value)
@@ -146,9 +202,9 @@ def _message(item: Any, column: str) -> Message:
         raise BadRow("not_text", column)
     role = item.get("role") or item.get("from")
     content = item.get("content") if item.get("content") is not None else item.get("value")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise BadRow("bad_role", column)
-    return Message(_ROLES[role], _text_of(content, column))
+    if not isinstance(role, str) or role.lower() not in _ROLES:
+        raise BadRow("bad_role", column, role if isinstance(role, str) else "")
+    return Message(_ROLES[role.lower()], _text_of(content, column))
 
 
 def _text_of(content: Any, column: str) -> str:
@@ -187,6 +243,19 @@ def check_text(text: Any, reason_if_empty: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise BadRow("lone_surrogate") from error
+
+
+def check_no_written_messages(text: str, column: str) -> None:
+    """A list of messages in the form of text is no answer that a model should learn to write."""
+    if _WRITTEN_MESSAGES.match(text):
+        raise BadRow("messages_as_text", column)
+
+
+def check_no_tools(row: Mapping[str, Any]) -> None:
+    """A prompt that offers tools is another prompt without them."""
+    tools = row.get("tools")
+    if isinstance(tools, list) and tools:
+        raise BadRow("has_tools", "tools")
 
 
 def check_size(row: Mapping[str, Any]) -> None:

@@ -95,7 +95,7 @@ def _what(source: Source) -> str:
 
 
 def _local(name: str) -> str:
-    path = Path(name)
+    path = Path(name).expanduser()
     if any(char in name for char in "*?[") or path.is_dir():
         return "local files"
     if not path.is_file():

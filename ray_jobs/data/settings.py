@@ -16,7 +16,11 @@ class Columns(Section):
     """Names of the columns of a data set; null takes the usual names."""
 
     prompt: str | None = None
-    """The prompt, text or messages; else `prompt`. For evaluation prompts also `instruction`, `question`."""
+    """The prompt, text or messages; else `prompt`, `instruction` or `question`."""
+    input: str | None = None
+    """Text that is put after the prompt; else `input` beside `instruction`, as Alpaca has them."""
+    system: str | None = None
+    """Text of the system turn, where a row's turns have none; else `system`."""
     chosen: str | None = None
     """The preferred answer, text or messages (with or without the prompt's turns); else `chosen`."""
     rejected: str | None = None
@@ -62,7 +66,9 @@ class Source(Section):
 
         if self.source.startswith("bundled:"):
             return "bundled"
-        is_file = self.source.lower().endswith((*FILE_SUFFIXES, ".gz")) or os.path.exists(self.source)
+        is_file = self.source.lower().endswith((*FILE_SUFFIXES, ".gz")) or os.path.exists(
+            os.path.expanduser(self.source)
+        )
         return "hub" if _HUB_ID.fullmatch(self.source) and not is_file else "file"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray_jobs.data.hub import with_commit
 from ray_jobs.data.load import Loaded, fingerprint, load_pairs, load_prompts
 from ray_jobs.data.near import Near, near_duplicates
 from ray_jobs.data.overlap import leak_key
@@ -35,8 +36,8 @@ def split(settings: DataSettings, seed: int) -> Splits:
     Pairs that share a prompt stay in one split. Raises DataError when rows are too few or when
     evaluation prompts stand in the pairs (unless settings.overlap is `drop`).
     """
-    pairs = load_pairs(settings.preferences, seed)
-    prompts = load_prompts(settings.prompts, seed)
+    sources = with_commit(settings.preferences), with_commit(settings.prompts)
+    pairs, prompts = load_pairs(sources[0], seed), load_prompts(sources[1], seed)
     heldout, trust, train = divide_pairs(pairs.rows, settings, seed)
     paired = {leak_key(pair.prompt) for pair in (*heldout, *trust, *train)}
     apart, overlap = _apart(prompts, paired, settings)
@@ -44,8 +45,8 @@ def split(settings: DataSettings, seed: int) -> Splits:
     apart, dropped = _without_near(apart, used, settings)
     chosen = _first_prompts(apart, settings, seed)
     report = {
-        "preferences": describe(settings.preferences, pairs),
-        "prompts": describe(settings.prompts, prompts),
+        "preferences": describe(sources[0], pairs),
+        "prompts": describe(sources[1], prompts),
         "splits": {
             name: {"rows": len(rows), "fingerprint": fingerprint(rows)}
             for name, rows in (("train", train), ("heldout", heldout), ("trust", trust), ("prompts", chosen))

@@ -34,7 +34,7 @@ class BaseModel:
     sha256: str
     """Of the GGUF file where the base is one, else of the names and hashes of its files."""
     revision: str | None = None
-    """What the config asked the hub for."""
+    """The hub's commit that was taken, else what the config asked for; None for local models."""
 
 
 def default_cache_dir() -> Path:
@@ -57,18 +57,30 @@ def resolve_base(model: ModelSettings, cache_dir: Path) -> BaseModel:
     """
     if model.base in BUNDLED or _is_gguf(model.base):
         return _from_gguf(model, cache_dir)
+    revision = model.revision
     if Path(model.base).expanduser().is_dir():
         hf_dir = Path(model.base).expanduser().resolve()
         check_folder(hf_dir)
     else:
         _refuse_paths(model.base)
-        from ray_jobs.export.hub import download_model
+        from ray_jobs.export.hub import commit_of, download_model
 
         hf_dir = download_model(model.base, model.revision, cache_dir)
+        revision = commit_of(hf_dir) or revision
         check_folder(hf_dir)
     files = [path for pattern in HASHED for path in hf_dir.glob(pattern)]
     sha256 = files_sha256(files, cache_dir)
-    return BaseModel(hf_dir, _template(model, hf_dir, sha256, cache_dir), model.base, sha256, model.revision)
+    return BaseModel(hf_dir, _template(model, hf_dir, sha256, cache_dir), model.base, sha256, revision)
+
+
+def check_named(base: str) -> None:
+    """Raises ModelError for a bundled model that is not installed, or a local path that is not there."""
+    if base in BUNDLED:
+        _bundled(base)
+    elif _is_gguf(base) and not Path(base).expanduser().is_file():
+        raise ModelError(f"{base}: no such file")
+    elif not Path(base).expanduser().exists():
+        _refuse_paths(base)
 
 
 def resolve_gguf(spec: str, revision: str | None, cache_dir: Path) -> Path:  # noqa: ARG001

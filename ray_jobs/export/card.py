@@ -38,7 +38,8 @@ def model_card(
     `report`, `manifest` and `data` are the run's JSON files, `best` the settings of the best trial.
     """
     base, training = config.model.base, config.training
-    revision = f" at `{config.model.revision}`" if config.model.revision else ""
+    commit = manifest["base"]["revision"]
+    revision = f" at `{commit}`" if commit else ""
     settings = {
         "step": f"ORPO, {training.num_steps} steps of {training.pairs_per_step} pairs",
         "learning rate": training.learning_rate,
@@ -101,7 +102,8 @@ def _front_matter(config: Config) -> list[str]:
     datasets = [source.source for source in sources[:1] if source.kind == "hub"]
     base = config.model.base
     on_hub = base.count("/") == 1 and not base.startswith((".", "/", "~", "bundled:"))
-    lines = ["---", "library_name: gguf", "tags: [orpo, preference-tuning, gguf]"]
+    lines = ["---", "library_name: gguf", "pipeline_tag: text-generation"]
+    lines += ["tags: [orpo, preference-tuning, gguf]"]
     lines += [f"base_model: {base}"] if on_hub else []
     lines += ["datasets:", *(f"  - {name}" for name in datasets)] if datasets else []
     return [*lines, "---", ""]

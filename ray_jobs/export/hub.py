@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 
 from ray_jobs.errors import ModelError
 from ray_jobs.export.families import read_object
+from ray_jobs.hub import connection_errors, gated, refused, status_of
 
 log = logging.getLogger(__name__)
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 ALLOWED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt")
 """Weights that cannot run code, configs and tokenizers: no pickles, no Python."""
 
@@ -50,9 +53,7 @@ def _explained(what: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise ModelError(
-            f"{what}: is gated: accept its licence on the hub and log in with `hf auth login` or HF_TOKEN"
-        ) from error
+        raise ModelError(f"{what}: {gated()}") from error
     except RevisionNotFoundError as error:
         raise ModelError(f"{what}: has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
@@ -60,15 +61,22 @@ def _explained(what: str, revision: str | None) -> Iterator[None]:
             f"{what}: no such hub repository or local path, or it is private and needs HF_TOKEN"
         ) from error
     except LocalEntryNotFoundError as error:
-        raise ModelError(f"{what}: is not in the local cache, and the hub cannot be reached") from error
+        status = status_of(error)
+        reason = "the hub cannot be reached" if status is None else refused(status)
+        raise ModelError(f"{what}: is not in the local cache, and {reason}") from error
     except EntryNotFoundError as error:
         raise ModelError(f"{what}: no such file in the hub repository") from error
     except HFValidationError as error:
         raise ModelError(f"{what}: is neither a local path nor a hub ID like 'owner/name'") from error
     except HfHubHTTPError as error:
-        raise ModelError(f"{what}: the hub answers {error.response.status_code}") from error
-    except OSError as error:
+        raise ModelError(f"{what}: {refused(error.response.status_code)}") from error
+    except (*connection_errors(), OSError) as error:
         raise ModelError(f"{what}: cannot be downloaded: {' '.join(str(error).split())[:300]}") from error
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder from `download_model` holds; None for any other folder."""
+    return folder.name if _COMMIT.fullmatch(folder.name) else None
 
 
 def without_code(folder: Path, cache_dir: Path) -> Path:

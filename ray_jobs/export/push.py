@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ray_jobs.errors import ModelError
+from ray_jobs.hub import connection_errors
 
 FILES = ("README.md", "model.gguf", "manifest.json", "Modelfile")
 
@@ -26,9 +27,11 @@ def push(folder: Path, repo_id: str, *, private: bool) -> str:
         )
     except (LocalTokenNotFoundError, HFValidationError) as error:
         raise ModelError(f"{repo_id}: {' '.join(str(error).split())[:300]}") from error
-    except (HfHubHTTPError, OSError) as error:
+    except HfHubHTTPError as error:
         raise ModelError(
             f"{repo_id}: cannot be pushed to (hf auth login, or HF_TOKEN with the right to write): "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
+    except (*connection_errors(), OSError) as error:
+        raise ModelError(f"{repo_id}: cannot be pushed to: {' '.join(str(error).split())[:300]}") from error
     return str(commit.commit_url)

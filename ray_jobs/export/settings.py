@@ -41,3 +41,5 @@ class ExportSettings(Section):
     """Tokens compared per prompt; fewer where the model ends its answer."""
     keep_f16: bool = False
     """Keep the unquantised file as `model-f16.gguf` beside `model.gguf`."""
+    adapter: bool = False
+    """Write a candidate's adapter as `adapter.gguf` too: a small file to be loaded beside the base."""

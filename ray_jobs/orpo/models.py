@@ -2,6 +2,7 @@
 
 import json
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,8 @@ def _four_bit_options(device: torch.device) -> dict[str, Any]:
 
     if device.type != "cuda":
         raise ModelError("training.qlora: 4-bit weights need a CUDA GPU")
+    if find_spec("bitsandbytes") is None:
+        raise ModelError("training.qlora: needs pip install 'orpo-on-ray[qlora]'")
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

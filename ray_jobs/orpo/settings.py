@@ -45,7 +45,7 @@ class TrainingSettings(Section):
     lora: LoraSettings | None = LoraSettings()
     """Adapters; null trains every weight."""
     qlora: bool = False
-    """Hold the frozen weights in 4 bits (NF4); needs a CUDA GPU and bitsandbytes."""
+    """Hold the frozen weights in 4 bits (NF4); needs a CUDA GPU and the extra `qlora`."""
     warmup_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of num_steps in which the learning rate rises from 0."""
     lr_schedule: Literal["linear", "cosine", "constant"] = "linear"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ray_jobs.errors import StageFailed
+from ray_jobs.logs import duration
 from ray_jobs.records import Judgement
 from ray_jobs.verdict.statistics import mean_interval
 
@@ -17,8 +18,10 @@ class Cost:
     """What a model takes; None where it was not measured."""
 
     file_bytes: int
+    memory_bytes: int | None
+    """Most that a process with one engine held while it answered."""
     answer_tokens_per_s: float | None
-    """Of the run's generate stage, base and candidate together."""
+    """Of all engines together, while they answered the evaluation prompts."""
     answer_tokens_per_s_and_core: float | None
     tuning_s: float | None
 
@@ -121,31 +124,36 @@ def table(places: Sequence[Place], failed: Mapping[str, str], *, num_prompts: in
         f"Mean score of {num_prompts} prompts that all models have a score for, with {level:.0%} intervals; "
         "distances to the best are paired and share the level.",
         "",
-        "| | model | score | behind the best | told apart | answer tokens | file | tokens/s | per core "
-        "| tuning |",
-        "| ---: | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| | model | score | behind the best | told apart | answer tokens | file | memory | tokens/s "
+        "| per core | tuning |",
+        "| ---: | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for place in places:
         cost = place.cost
         cells = (
             str(place.rank),
             place.name,
-            f"{place.mean_score:.3f} {_ends(place.ci)}",
+            f"{place.mean_score:.3f} {_ends(place.ci, '')}",
             "" if place.rank == 1 else f"{place.behind_best:+.3f} {_ends(place.behind_best_ci)}",
             "" if place.rank == 1 else ("yes" if place.told_apart else "no"),
             f"{place.mean_answer_tokens:.0f}",
-            f"{cost.file_bytes / 1e9:.2f} GB",
+            _size(cost.file_bytes),
+            "" if cost.memory_bytes is None else _size(cost.memory_bytes),
             _number(cost.answer_tokens_per_s),
             _number(cost.answer_tokens_per_s_and_core),
-            "" if cost.tuning_s is None else f"{cost.tuning_s / 60:.0f} min",
+            "" if cost.tuning_s is None else duration(cost.tuning_s),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [f"| | {base} | failed: {reason} | | | | | | | |" for base, reason in failed.items()]
+    lines += [f"| | {base} | failed: {reason} | | | | | | | | |" for base, reason in failed.items()]
     return "\n".join(lines) + "\n"
 
 
-def _ends(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"({interval[0]:+.3f} to {interval[1]:+.3f})"
+def _ends(interval: tuple[float, float] | None, sign: str = "+") -> str:
+    return "" if interval is None else f"({interval[0]:{sign}.3f} to {interval[1]:{sign}.3f})"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _number(value: float | None) -> str:

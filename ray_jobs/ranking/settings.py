@@ -31,10 +31,17 @@ def load_comparison(path: Path, changes: Sequence[str] = ()) -> tuple[str, dict[
 
     Raises ConfigError, one line a wrong field, for a file, a base or a run's config that is wrong.
     """
+    written = read_yaml(path)
+    if isinstance(written, dict) and "bases" not in written and "model" in written:
+        raise ConfigError(
+            f"{path}: is the config of one run; a comparison has name, config and bases, as "
+            "configs/seed-comparison.yaml"
+        )
     try:
-        comparison = Comparison.model_validate(read_yaml(path))
+        comparison = Comparison.model_validate(written)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in field_errors(error))) from error
+        lines = field_errors(error, Comparison)
+        raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from error
     shared = path.parent / comparison.config
     configs = {}
     for base, own in comparison.bases.items():

@@ -15,6 +15,7 @@ from typing import Any
 
 from ray_jobs.errors import StageFailed
 from ray_jobs.stages.blocks import Blocks, Range, RowJob
+from ray_jobs.stages.spent import resident_bytes
 from ray_jobs.tables import RowFile, table_of
 
 DEATHS_ALONE = 2
@@ -25,7 +26,8 @@ ROW_ERRORS = (ValueError, TypeError, LookupError, RecursionError)
 """What one row's content may raise; anything else is the engine's or the machine's, and fails the stage."""
 TOKENS = ("answer_tokens", "prompt_tokens", "cached_tokens")
 """The engine's totals whose growth is told with every block."""
-SUMMARY = dict.fromkeys(("rows", "results", "quarantined", *TOKENS), "int64")
+SUMMARY = dict.fromkeys(("rows", "results", "quarantined", "memory_bytes", *TOKENS), "int64")
+"""What is told of every block. `memory_bytes`: what the process held at its end."""
 
 
 class Ledger:
@@ -116,7 +118,8 @@ class BlockActor:
                 quarantined = sum(self._row(block[0] + number, row) for number, row in enumerate(rows))
             self._end(f"rows {block}")
         results = sum(len(self._job.keys_of(row)) for row in rows)
-        return {"rows": len(rows), "results": results, "quarantined": quarantined, **self._growth.take()}
+        told = {"rows": len(rows), "results": results, "quarantined": quarantined}
+        return {**told, "memory_bytes": resident_bytes(), **self._growth.take()}
 
     def _in_company(self, block: Range, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Processes the rows together; false when one of them raised an error."""

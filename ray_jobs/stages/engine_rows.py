@@ -21,6 +21,7 @@ from ray_jobs.stages import cluster
 from ray_jobs.stages.block_actor import BlockActor, Ledger
 from ray_jobs.stages.blocks import Blocks, Range, RowJob, cut
 from ray_jobs.stages.causes import first_cause
+from ray_jobs.stages.spent import Spent
 from ray_jobs.tables import RowFile, read_rows, read_table, table_of, write_rows, write_tables
 
 __all__ = ["RowJob", "compute_file", "compute_rows"]
@@ -60,11 +61,14 @@ def holds(source: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str,
         return False
 
 
-def compute_file(job: RowJob, source: Path, output: Path, unfinished: Path, pool: EngineActors) -> None:
+def compute_file(
+    job: RowJob, source: Path, output: Path, unfinished: Path, pool: EngineActors
+) -> Spent | None:
     """Results for every key of every row of the file `source`, in the order of the rows, into `output`.
 
     Memory does not grow with the number of rows. Blocks of results are kept in `unfinished`; the caller
-    removes the folder. Raises StageFailed when results are missing.
+    removes the folder. Returns what it took; None where all was finished before. Raises StageFailed when
+    results are missing.
     """
     rows = RowFile(source)
     num_rows = len(rows)
@@ -72,8 +76,10 @@ def compute_file(job: RowJob, source: Path, output: Path, unfinished: Path, pool
     blocks = Blocks(unfinished)
     if kept := sum(stop - start for start, stop in blocks.done()):
         log.info("%-8s takes up %d of %d rows that were finished before", job.stage, kept, num_rows)
+    first = None
     for _ in range(DAMAGE_ROUNDS):
-        through_actors(job, source, unfinished, blocks.missing(num_rows), pool, results_per_row=each)
+        spent = through_actors(job, source, unfinished, blocks.missing(num_rows), pool, results_per_row=each)
+        first = first or spent
         if missing := blocks.missing(num_rows):
             raise StageFailed(f"{job.stage}: {job.what} of rows {missing[:3]} are missing")
         try:
@@ -81,7 +87,7 @@ def compute_file(job: RowJob, source: Path, output: Path, unfinished: Path, pool
         except RunConflict as error:
             log.warning("%-8s %s; computing it again", job.stage, error)
         else:
-            return
+            return first
     raise StageFailed(f"{job.stage}: {unfinished}: blocks are damaged again and again")
 
 
@@ -93,20 +99,23 @@ def through_actors(
     pool: EngineActors,
     *,
     results_per_row: int,
-) -> None:
-    """Has the missing ranges computed, and logs how far it is."""
+) -> Spent | None:
+    """Has the missing ranges computed, and logs how far it is. Returns what it took; None for no range."""
     ranges = cut(gaps, pool.rows_per_block)
     if not ranges:
-        return
+        return None
     cores = pool.settings.cores
     actors = min(pool.actors or max(1, cluster.engine_cpus() // cores), len(ranges))
     num_rows = sum(stop - start for start, stop in ranges)
     log.info("%-8s %d engine(s) of %d core(s), %d rows", job.stage, actors, cores, num_rows)
     progress = Progress(log, job.stage, job.what, num_rows * results_per_row)
     totals: Counter[str] = Counter()
+    memory = 0
     for done in map_ranges(job, source, folder, tasks(ranges, actors), actors, cores):
+        memory = max(memory, done["memory_bytes"])
         totals.update(done)
         progress.add(done["results"], note_of(totals, progress.elapsed_s))
+    return Spent(progress.elapsed_s, actors, cores, totals["answer_tokens"], memory or None)
 
 
 def note_of(totals: Mapping[str, int], elapsed_s: float) -> str:

@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: RunFolder) -> list[str]:
+    from ray_jobs.export.adapter_gguf import write_adapter_gguf
     from ray_jobs.export.base import default_cache_dir, resolve_base
     from ray_jobs.export.export import export_model
     from ray_jobs.export.modelfile import write_modelfile
@@ -31,6 +32,9 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         )
         write_modelfile(base.hf_dir, folder.path("models", model), config.engine.settings.context_tokens)
         outputs += [f"models/{model}/{name}" for name in ("model.gguf", "manifest.json", "Modelfile")]
+        if adapter is not None and config.export.adapter:
+            outputs.append(f"models/{model}/adapter.gguf")
+            write_adapter_gguf(base.hf_dir, adapter, folder.path(outputs[-1]))
     return outputs
 
 

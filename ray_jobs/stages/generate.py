@@ -18,7 +18,7 @@ from ray_jobs.records import (
     row_seed,
 )
 from ray_jobs.runs import RunFolder
-from ray_jobs.stages import cluster
+from ray_jobs.stages import cluster, spent
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.engine_rows import RowJob, compute_file
 from ray_jobs.tables import PROMPT_COLUMNS, read_rows
@@ -117,7 +117,8 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         log.info("generate answers of the %s model", model)
         job = answer_job(actor_spec(config, folder, model))
         unfinished = folder.path("answers", model, "unfinished")
-        compute_file(job, folder.path("data/prompts.parquet"), folder.path(output), unfinished, config.engine)
+        prompts = folder.path("data/prompts.parquet")
+        spent.keep(folder, model, compute_file(job, prompts, folder.path(output), unfinished, config.engine))
         shutil.rmtree(unfinished, ignore_errors=True)
     return outputs
 

@@ -39,6 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
         f"storage={folder}/runs",
         f"registry={folder}/registry",
         "export.quantization=f16",
+        "export.adapter=true",
         "judge.context_tokens=8192",  # the tiny tokenizer needs many tokens for the judge's rubric
     ]
     return load_config(CONFIGS / "smoke.yaml", changes)
@@ -71,6 +72,11 @@ def test_the_data_report_counts_the_bases_own_tokens(config: Config, folder: Run
     page = folder.path("data/report.md").read_text()
     assert f"| training | {tokens['forecast']['training']:,} |" in page
     assert f"| train | {report['splits']['train']['rows']} |" in page
+
+
+def test_the_candidates_adapter_is_a_file_of_its_own_too(folder: RunFolder) -> None:
+    assert folder.path("models/candidate/adapter.gguf").read_bytes()[:4] == b"GGUF"
+    assert not folder.path("models/base/adapter.gguf").exists()
 
 
 def test_both_models_have_a_modelfile(config: Config, folder: RunFolder) -> None:

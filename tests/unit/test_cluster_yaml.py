@@ -25,6 +25,21 @@ def test_ray_accepts_the_cluster_by_its_own_schema(cluster: dict[str, Any]) -> N
     jsonschema.validate(cluster, schema)
 
 
+def test_ray_accepts_the_cluster_with_images_too(cluster: dict[str, Any]) -> None:
+    """What the comment says to add, by Ray's schema."""
+    jsonschema = pytest.importorskip("jsonschema")
+    lines = (ROOT / "cluster.yaml").read_text().splitlines()
+    added = yaml.safe_load("\n".join(line[3:] for line in lines if line.startswith("#| ")))
+    for name, kind in added.pop("available_node_types").items():
+        cluster["available_node_types"][name] |= kind
+    spec = find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    schema = json.loads((Path(spec.origin).parent / "autoscaler/ray-schema.json").read_text())
+    jsonschema.validate(cluster | added, schema)
+    assert set(added) == {"docker"}
+
+
 def test_trials_and_engines_have_node_types_that_can_hold_them(cluster: dict[str, Any]) -> None:
     types = cluster["available_node_types"]
     reference = yaml.safe_load((ROOT / "configs/llama-3.2-1b.yaml").read_text())

@@ -65,15 +65,15 @@ def test_numbers_of_trials_are_those_that_the_readme_promises() -> None:
             "training.learning_rat: unknown field; did you mean 'learning_rate'?",
         ),
         ("trainin", {}, "trainin: unknown field; did you mean 'training'?"),
-        ("training.num_steps", "many", "training.num_steps: Input should be a valid integer"),
-        ("training.num_steps", 0, "training.num_steps: Input should be greater than or equal to 1"),
-        ("training.learning_rate", float("nan"), "training.learning_rate: Input should be a finite number"),
+        ("training.num_steps", "many", 'training.num_steps: must be a valid integer, not "many"'),
+        ("training.num_steps", 0, "training.num_steps: must be greater than or equal to 1, not 0"),
+        ("training.learning_rate", float("nan"), "training.learning_rate: must be a finite number"),
         ("training.lora.rnk", 4, "training.lora.rnk: unknown field; did you mean 'rank'?"),
         ("name", "../escape", "name: may hold letters"),
         ("name", "/abs", "name: may hold letters"),
         ("name", "..", "name: may hold letters"),
-        ("seed", -1, "seed: Input should be greater than or equal to 0"),
-        ("seed", True, "seed: Input should be a valid integer"),
+        ("seed", -1, "seed: must be greater than or equal to 0, not -1"),
+        ("seed", True, "seed: must be a valid integer, not true"),
         ("search.space.beta", {"uniform": [0.3, 0.1]}, "search.space.beta: the lower bound"),
         ("search.space.betta", {"choice": [0.1]}, "search: space.betta: cannot be searched"),
         ("judge.metrics", ["NO_SUCH"], "NO_SUCH"),
@@ -82,7 +82,7 @@ def test_numbers_of_trials_are_those_that_the_readme_promises() -> None:
             512,
             "generation.max_answer_tokens leaves 0 of engine.settings.context_tokens",
         ),
-        ("model", None, "model: Input should be"),
+        ("model", None, "model: must be"),
     ],
 )
 def test_a_wrong_field_is_named_in_one_line(
@@ -93,6 +93,18 @@ def test_a_wrong_field_is_named_in_one_line(
     assert str(caught.value).startswith("run.yaml: ")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lora", "says"),
+    [
+        (None, "there is none without training.lora"),
+        ({"dora": True}, "DoRA cannot be kept apart from the base"),
+    ],
+)
+def test_an_adapter_that_cannot_be_kept_apart_is_refused(smoke: dict[str, Any], lora: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"export.adapter: {says}"):
+        parse_config(put(put(smoke, "export.adapter", True), "training.lora", lora), "run.yaml")
 
 
 def test_all_wrong_fields_are_reported_together(smoke: dict[str, Any]) -> None:

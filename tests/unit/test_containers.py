@@ -40,6 +40,34 @@ def test_what_is_copied_is_there(path: Path) -> None:
             assert all(f"!{source}" in allowed for source in sources), step
 
 
+def test_every_node_has_the_same_python_to_the_patch_level() -> None:
+    named = {base for path in FILES for base in re.findall(r"^FROM (python:\S+)", path.read_text(), re.M)}
+    (base,) = named
+    assert re.fullmatch(r"python:3\.(11|12)\.\d+-slim-bookworm", base)
+    assert all(f"FROM {base}" in path.read_text() for path in FILES)
+
+
+def test_the_gpu_image_has_the_cuda_that_torch_is_built_for() -> None:
+    """As constraints.txt pins it: torch's wheel for Linux brings this CUDA."""
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    assert pins["torch"] == "2.13.0", "look up the CUDA of the new torch, and renew the image"
+    (base,) = re.findall(r"^FROM nvidia/cuda:(\S+)", FILES[1].read_text(), re.M)
+    assert base.startswith("13.0.")
+    assert "-devel-" in base
+
+
+def test_the_manifests_name_the_images() -> None:
+    manifests = [(ROOT / "configs/kuberay" / name).read_text() for name in ("rayjob.yaml", "endpoint.yaml")]
+    images = [set(re.findall(r"registry\.example\.com/\S+", text)) for text in manifests]
+    cpu, gpu = (f"registry.example.com/orpo-on-ray:{kind}" for kind in ("cpu", "gpu"))
+    assert images == [{cpu, gpu}, {cpu}]
+    assert {cpu, gpu} <= set(re.findall(r"registry\.example\.com/\S+", (ROOT / "cluster.yaml").read_text()))
+    (folder,) = re.findall(r"working_dir: (\S+)", manifests[0])
+    for path in FILES:
+        assert f"COPY --chown=ray configs {folder}/configs" in steps(path)
+        assert f"WORKDIR {folder}" in steps(path)
+
+
 def test_all_cpu_variants_are_built_by_the_same_flags() -> None:
     flags = [re.findall(r'(CXXFLAGS="[^"]*"|CMAKE_ARGS="[^"]*")', " ".join(steps(path))) for path in FILES]
     assert flags[0] == flags[1]

@@ -26,10 +26,11 @@ OTHERS = (
     "curl ",
     "mkdir ",
     "ray ",
-    "docker build ",
+    "docker ",
     "export ",
     "serve ",
     "tensorboard ",
+    "wandb sync ",
     "python -m ",
 )
 
@@ -82,6 +83,25 @@ def test_every_documented_check_runs(
     else:
         done = CliRunner().invoke(cli.app, arguments)
         assert done.exit_code == 0, done.output
+
+
+def test_the_rows_that_the_tutorial_asks_for_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 pairs and 40 prompts make a run of configs/own-data.yaml, whose metric needs no references."""
+    from ray_jobs.data.split import split
+    from ray_jobs.judging.metrics import outline_of
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    pair, prompt = (json.loads(text) for page, text in blocks("json") if page == "tutorial.md")
+    for name, row, number in (("pairs", pair, 60), ("prompts", prompt, 40)):
+        lines = [json.dumps({**row, "prompt": f"{row['prompt']} {name} {n}"}) for n in range(number)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    config = load_config(Path("configs/own-data.yaml"))
+    found = split(config.data.model_copy(update={"near_overlap": "off"}), config.seed)
+    assert (len(found.train), len(found.heldout), len(found.trust), len(found.prompts)) == (20, 20, 20, 40)
+    assert outline_of(config.judge.metrics[0]).required_inputs == ("query",)
 
 
 def test_every_other_line_is_a_known_program() -> None:

@@ -70,5 +70,5 @@ def test_no_hub_is_one_clear_line(tmp_path: Path, streaming: bool) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(
-        "ray_jobs.errors.DataError: mlabonne/orpo-dpo-mix-40k: the hub cannot be reached; give the path"
+        "ray_jobs.errors.DataError: mlabonne/orpo-dpo-mix-40k: no such file here, and the hub cannot be "
     )

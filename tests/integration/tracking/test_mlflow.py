@@ -8,45 +8,13 @@ import pytest
 
 from ray_jobs.config import Config, load_config
 from ray_jobs.errors import ConfigError
-from ray_jobs.runs import RunFolder, StageState
-from ray_jobs.search.trials import Trial
+from ray_jobs.runs import RunFolder
 from ray_jobs.stages.trial_table import write_trials
-from ray_jobs.tracking.publish import flat_params, publish
+from ray_jobs.tracking.figures import flat_params
+from ray_jobs.tracking.publish import publish
+from tests.integration.tracking.folders import REPORT, SMOKE, done, trial
 
 mlflow = pytest.importorskip("mlflow", reason="the extra `tracking` is not installed")
-
-SMOKE = Path(__file__).parents[3] / "configs" / "smoke.yaml"
-REPORT = {
-    "decision": "promote",
-    "reason": "better",
-    "mean_difference": 0.5,
-    "ci95": [0.25, 0.75],
-    "p_value": 0.01,
-    "wins": 9,
-    "ties": 1,
-    "losses": 2,
-    "num_prompts": 12,
-    "num_scored_both": 12,
-    "models": {"base": {"mean_score": 3.0}, "candidate": {"mean_score": 3.5}},
-}
-
-
-def trial(number: int, nll: float, status: str = "done") -> Trial:
-    curve = [{"step": float(step), "heldout_nll": nll + 1 / step} for step in (3, 6)]
-    return Trial(
-        f"trial-{number:03d}",
-        status,
-        {"beta": 0.1 * number},
-        "there",
-        6,
-        1.0,
-        None,
-        0.5 + nll,
-        nll,
-        1.0,
-        0.1,
-        curve,
-    )
 
 
 @pytest.fixture
@@ -58,10 +26,6 @@ def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def config(uri: str) -> Config:
     return load_config(SMOKE, [f"tracking.mlflow_uri={uri}", "tracking.registered_model=helper"])
-
-
-def done(folder: RunFolder, stage: str, inputs: str = "one") -> None:
-    folder.set_state(stage, StageState("done", inputs, {}, {}, "", "", 1.0))
 
 
 @pytest.fixture
@@ -140,7 +104,7 @@ def test_a_failed_run_is_tracked_as_failed(config: Config, folder: RunFolder, ur
 def test_a_tracker_that_fails_is_a_warning(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     config = load_config(SMOKE, ["tracking.mlflow_uri=sqlite:////proc/no/such/place.db"])
     publish(config, folder)
-    assert "tracking sqlite:////proc" in caplog.text
+    assert "tracking mlflow sqlite:////proc" in caplog.text
     assert not folder.path("tracking.json").exists()
 
 

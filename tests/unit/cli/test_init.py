@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from ray_jobs.cli import main as cli
 from ray_jobs.cli import shipped
+from ray_jobs.config import load_config
 from ray_jobs.errors import ConfigError
 from ray_jobs.ranking.settings import load_comparison
 
@@ -26,9 +27,21 @@ def test_a_comparison_brings_the_run_that_it_shares(tmp_path: Path) -> None:
     assert len(load_comparison(shipped.copy_config("seed-comparison", tmp_path))[1]) == 4
 
 
+def test_own_data_brings_the_metric_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = shipped.copy_config("own-data", Path("configs"))
+    assert all(Path(metric).is_file() for metric in load_config(path).judge.metrics)
+
+
 def test_an_unknown_name_and_a_file_that_is_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'lokal': no such config; there are .*local"):
         shipped.copy_config("lokal", tmp_path)
     shipped.copy_config("smoke", tmp_path)
     with pytest.raises(ConfigError, match="is there already"):
         shipped.copy_config("smoke", tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/configs: Not a directory"):
+        shipped.copy_config("smoke", tmp_path / "file" / "configs")

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from ray_jobs.cli import main as cli
 from ray_jobs.cli import options
 from ray_jobs.command import STAGES
+from ray_jobs.errors import ConfigError
 from ray_jobs.runs import RunFolder, StageState
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -76,6 +77,41 @@ def test_check_prints_the_plan_and_changes_are_checked_like_the_file() -> None:
     assert "search.num_trails: unknown field; did you mean 'num_trials'?" in wrong.output
 
 
+def test_the_plan_as_json_is_the_plan_by_subject() -> None:
+    done = invoke("run", LOCAL, "--check", "--json", "--set", "search.num_trials=8")
+    found = json.loads(done.stdout)
+    assert (found["run"], found["exit_code"]) == ("local", 0)
+    assert found["plan"]["tune"][0].startswith("8 trials of")
+    assert len(found["plan"]["data"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("seed=abc", 'seed: must be a valid integer, not "abc"'),
+        ("seed=", "seed: must be a valid integer, not null"),
+        ("training=3", "training: must be"),
+        ("seed.x=3", "--set seed.x=3: seed.x is not a field of a section"),
+        ("seed", "--set seed: must have the form dotted.field=value"),
+        ("training.lora.rank=[1,2", "--set training.lora.rank=[1,2: line 1: expected"),
+        ("tracking.wandb.mode=offline", "tracking.wandb.project: is missing"),
+        ("model.base=./nowhere", "./nowhere: no such model folder"),
+        ("model.base=nowhere.gguf", "nowhere.gguf: no such file"),
+        ("data.preferences.source=./none.jsonl", "./none.jsonl: no such file"),
+    ],
+)
+def test_a_wrong_change_is_one_line(change: str, says: str) -> None:
+    done = invoke("run", LOCAL, "--check", "--set", change)
+    assert done.exit_code == 2
+    (line,) = [line for line in done.output.splitlines() if line.startswith("error: ")]
+    assert says in line
+
+
+def test_the_version_is_told() -> None:
+    done = invoke("--version")
+    assert (done.exit_code, done.output.split()[0]) == (0, "orpo")
+
+
 def test_an_unknown_stage_is_a_usage_error(calls: list[tuple[Any, ...]]) -> None:
     done = invoke("run", LOCAL, "--force", "training")
     assert done.exit_code == 2
@@ -109,6 +145,14 @@ def test_a_missing_run_is_one_line_and_exit_code_2(
         cli.entry()
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"error: {tmp_path}: no run folder\n"
+
+
+def test_a_run_without_a_report_says_how_to_get_one(finished: Path) -> None:
+    (finished / "report/report.json").unlink()
+    for option in ((), ("--json",), ("--markdown",)):
+        done = invoke("report", str(finished), *option)
+        assert isinstance(done.exception, ConfigError)
+        assert str(done.exception) == f"{finished}: has no report yet; `orpo run` goes on to it"
 
 
 @pytest.mark.parametrize("target", ["runs/local", "model.gguf", "rollback", "status"])

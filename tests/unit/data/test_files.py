@@ -37,6 +37,15 @@ def as_parquet(rows: list[dict[str, Any]]) -> bytes:
     return buffer.getvalue()
 
 
+def twice_as_parquet() -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), buffer)
+    return buffer.getvalue()
+
+
 def put(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     return str(path)
@@ -68,6 +77,7 @@ def test_folders_and_globs_are_read_in_order_of_name(tmp_path: Path) -> None:
     put(tmp_path / "b.jsonl", lines(ROWS[2:4]))
     put(tmp_path / "a.csv", as_csv(ROWS[:2]))
     put(tmp_path / "README.md", b"no rows")
+    put(tmp_path / "._a.csv", b"\0\5 what a Mac leaves beside a file")
     assert values(str(tmp_path)) == values(str(tmp_path / "*")) == ROWS[:4]
     assert values(str(tmp_path / "*.jsonl")) == ROWS[2:4]
     assert values(tmp_path.as_uri() + "/b.jsonl") == ROWS[2:4]
@@ -96,8 +106,14 @@ def test_a_uri_of_another_file_system_is_read(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n1,\xff\n", "a.csv after line"),
         ("a.csv", b'a,b\n1,"2\n', "a.csv line 2: unexpected end of data"),
         ("a.parquet", as_parquet(ROWS)[:-9], "a.parquet after row 0: not readable Parquet"),
+        ("a.parquet", twice_as_parquet(), "a.parquet: column 'a' stands twice"),
         ("a.parquet", b"PAR1", "a.parquet after row 0: not readable Parquet"),
         ("a.parquet.gz", b"", "must end in .jsonl"),
+        ("a.jsonl", lines(ROWS[:2]).decode().encode("utf-16"), "a.jsonl line 1: is UTF-16; save it as UTF-8"),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16"), "a.csv after line 0: is UTF-16; save it as UTF-8"),
+        ("a.jsonl", gzip.compress(lines(ROWS)), "a.jsonl line 1: is gzip data; give it a name that ends in"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "a.csv line 1: column 'a' stands twice"),
+        ("a.json", b'{\n "a": [1,\n 2]\n}\n', "a.json: is one JSON object; rows are an array of objects"),
         ("a.txt", b"", "must end in .jsonl"),
     ],
 )

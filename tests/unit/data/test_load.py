@@ -86,6 +86,13 @@ def test_an_id_that_stands_twice_is_an_error(tmp_path: Path, second: dict[str, A
         ([pair(1, chosen=""), pair(2, rejected=3)], Columns(), "(1 empty_chosen, 1 not_text); first: "),
         ([pair(1, source="toxic")], Columns(), "none of its 1 rows can be used (1 excluded)"),
         ([], Columns(), "holds no rows"),
+        ([{**GOOD, " best": "x"}], Columns(chosen="best"), "has source, prompt, chosen, rejected, ' best'"),
+        ([pair(1), pair(2)], Columns(source="origin"), "columns.source: no row has a column 'origin'"),
+        (
+            [pair(1, chosen=[{"role": "tool", "content": "x"}])],
+            Columns(),
+            "bad_role 'tool' (column 'chosen');",
+        ),
     ],
 )
 def test_a_useless_data_set_is_an_error(
@@ -101,6 +108,23 @@ def test_a_useless_data_set_is_an_error(
 def test_a_missing_prompt_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="column 'conversations' is missing; the row has text"):
         load_prompts(Source(source=jsonl(tmp_path, [{"text": "a"}])), 0)
+
+
+def test_a_column_that_one_row_has_is_enough(tmp_path: Path) -> None:
+    rows = [{"prompt": "a"}, {"prompt": "b", "answer": "x"}]
+    loaded = load_prompts(Source(source=jsonl(tmp_path, rows), columns=Columns(answer="answer")), 0)
+    assert [row.reference for row in loaded.rows] == [None, "x"]
+
+
+def test_a_useless_data_set_comes_with_what_to_do(tmp_path: Path) -> None:
+    asked = {"messages": [{"role": "user", "content": "Hi"}]}
+    path = jsonl(tmp_path, [asked])
+    with pytest.raises(
+        DataError, match=r"no_answer .*; a chat without an answer is a plain prompt: `columns: "
+    ):
+        load_prompts(Source(source=path), 0)
+    loaded = load_prompts(Source(source=path, columns=Columns(prompt="messages")), 0)
+    assert loaded.rows[0].messages[0].content == "Hi"
 
 
 def test_a_sample_depends_on_the_seed_and_not_on_the_order(tmp_path: Path) -> None:

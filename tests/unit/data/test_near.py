@@ -33,6 +33,7 @@ def test_similarity_is_the_jaccard_index_of_word_triples() -> None:
     assert shingles(user("One two, three FOUR!")) == {"one two three", "two three four"}
     assert similarity(shingles(user("a b c d")), shingles(user("a  B c e"))) == pytest.approx(1 / 3)
     assert shingles(user("Hi")) == {"hi"}
+    assert shingles(user("GPT模型是什")) == {"gpt 模 型", "模 型 是", "型 是 什"}
     assert similarity(shingles(user("…")), shingles(user("…"))) == 0
 
 

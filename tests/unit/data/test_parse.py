@@ -1,5 +1,6 @@
 """Every format that fits, and every reason why a row does not."""
 
+import json
 from typing import Any
 
 import pytest
@@ -87,6 +88,43 @@ def test_an_implicit_prompt_ends_at_a_word() -> None:
     assert (pair.prompt[0].content, pair.chosen, pair.rejected) == ("The sky is", "blue.", "black.")
 
 
+def test_a_transcript_is_read_turn_by_turn() -> None:
+    """As the `chosen` and `rejected` of Anthropic/hh-rlhf."""
+    before = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
+    pair = parse_pair({"chosen": f"{before} Because.", "rejected": f"{before} No."}, USUAL)
+    assert pair.prompt == (Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Why?"))
+    assert (pair.chosen, pair.rejected) == ("Because.", "No.")
+    quoted = "Explain what Human: and Assistant: mean"
+    pair = parse_pair({"chosen": f"{quoted} A chat.", "rejected": f"{quoted} Nothing."}, USUAL)
+    assert pair.prompt == (Message("user", quoted),)
+
+
+@pytest.mark.parametrize("turns", [[], [turn("system", "Be brief.")]])
+def test_a_system_column_is_the_system_turn_where_there_is_none(turns: list[dict[str, Any]]) -> None:
+    """As Intel/orca_dpo_pairs has it, with its question."""
+    row = {"system": "Be kind.", "question": USER.content, "chosen": "a", "rejected": "b"}
+    assert parse_pair(row, USUAL).prompt == (Message("system", "Be kind."), USER)
+    sides = {name: [*turns, ASKED, turn("assistant", name)] for name in ("chosen", "rejected")}
+    system = "Be brief." if turns else "Be kind."
+    assert parse_pair({"system": "Be kind.", **sides}, USUAL).prompt[0] == Message("system", system)
+    prompt = parse_prompt({"hint": "Be kind.", "prompt": "Hi", "system": 7}, Columns(system="hint"))
+    assert prompt.messages == (Message("system", "Be kind."), Message("user", "Hi"))
+
+
+def test_the_input_of_an_instruction_belongs_to_the_prompt() -> None:
+    row = {"instruction": "Translate.", "input": "Hallo", "output": "Hello"}
+    assert parse_prompt(row, Columns(answer="output")).messages == (Message("user", "Translate.\n\nHallo"),)
+    assert parse_prompt({**row, "input": ""}, USUAL).messages == (Message("user", "Translate."),)
+    assert parse_prompt({"prompt": "Hi", "input": "x"}, USUAL).messages == (Message("user", "Hi"),)
+    assert parse_prompt({"prompt": "Hi", "with": "x"}, Columns(input="with")).messages[0].content == "Hi\n\nx"
+
+
+@pytest.mark.parametrize("speaker", ["chatgpt", "bing", "bard", "GPT", "Assistant"])
+def test_speakers_of_sharegpt_are_known(speaker: str) -> None:
+    talk = [said("Human", USER.content), said(speaker, "Scattering.")]
+    assert parse_prompt({"conversations": talk}, USUAL).reference == "Scattering."
+
+
 def test_earlier_turns_and_the_system_turn_are_the_prompt() -> None:
     before = [turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Hello"), ASKED]
     pair = parse_pair(
@@ -135,6 +173,11 @@ BAD_PAIRS: list[tuple[str, dict[str, Any]]] = [
     ("nul", {"chosen": "a\0", "rejected": "y"}),
     ("nul", {"rejected": [ASKED, turn("assistant", "\0\0 x")]}),
     ("too_large", {"chosen": "x" * 1_000_001}),
+    ("has_tools", {"tools": [{"type": "function"}]}),
+    ("messages_as_text", {"chosen": json.dumps([turn("assistant", "x")]), "rejected": "y"}),
+    ("messages_as_text", {"chosen": "x", "rejected": str([turn("assistant", "y")])}),
+    ("messages_as_text", {"prompt": str([ASKED]), "chosen": "x", "rejected": "y"}),
+    ("prompts_differ", {"chosen": [ASKED, turn("assistant", "1"), ASKED, turn("assistant", "x")]}),
 ]
 
 
@@ -183,6 +226,13 @@ BAD_PROMPTS: list[tuple[str, dict[str, Any], Columns]] = [
     ("no_answer", {"prompt": "Hi", "a": ""}, Columns(answer="a")),
     ("not_text", {"prompt": "Hi", "a": 7}, Columns(answer="a")),
     ("not_text", {"conversations": "Hi"}, USUAL),
+    ("messages_as_text", {"conversations": json.dumps([HUMAN, GPT])}, USUAL),
+    ("has_tools", {"conversations": [HUMAN, GPT], "tools": [{}]}, USUAL),
+    (
+        "bad_role",
+        {"conversations": [HUMAN, said("function_call", "{}"), said("observation", "3"), GPT]},
+        USUAL,
+    ),
     ("empty_prompt", {"conversations": [GPT]}, USUAL),
     ("empty_prompt", {"conversations": [said("system", "Be brief."), GPT]}, USUAL),
     ("empty_prompt", {"conversations": [said("human", ""), GPT]}, USUAL),

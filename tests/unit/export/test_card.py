@@ -26,7 +26,13 @@ REPORT: dict[str, Any] = {
     "program_checks": {"overall": {"base": 0.5, "candidate": 0.625, "n": 80}},
 }
 PARITY = {"identical": 127, "tokens": 128, "near_ties": 1, "max_relative_logit_error": 0.0123}
-MANIFEST = {"sha256": "abc", "bytes": 7.5e8, "recipe": {"quantization": "q4_0"}, "parity": PARITY}
+MANIFEST = {
+    "sha256": "abc",
+    "bytes": 7.5e8,
+    "recipe": {"quantization": "q4_0"},
+    "base": {"revision": "9213176"},
+    "parity": PARITY,
+}
 DATA = {
     "preferences": {"source": "mlabonne/orpo-dpo-mix-40k", "revision": None, "rows_used": 9, "rows_in": 10},
     "prompts": {"source": "p.jsonl", "revision": None, "rows_used": 5, "rows_in": 5},
@@ -40,11 +46,13 @@ def test_the_card_tells_data_settings_verdict_and_licence() -> None:
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front) == {
         "library_name": "gguf",
+        "pipeline_tag": "text-generation",
         "tags": ["orpo", "preference-tuning", "gguf"],
         "base_model": "meta-llama/Llama-3.2-1B-Instruct",
         "datasets": ["mlabonne/orpo-dpo-mix-40k"],
     }
     for text in (
+        "`meta-llama/Llama-3.2-1B-Instruct` at `9213176`, preference-tuned",
         "**promote**: better by judge and by checks",
         "+0.250 (+0.100 to +0.400)",
         "| wins, ties, losses | 300, 500, 190 |",
@@ -110,5 +118,5 @@ def test_a_refused_push_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     for name in FILES:
         (tmp_path / name).write_text("x")
-    with pytest.raises(ModelError, match=r"me/model: cannot be pushed to .*cannot reach the hub"):
+    with pytest.raises(ModelError, match=r"me/model: cannot be pushed to: cannot reach the hub"):
         push(tmp_path, "me/model", private=False)

@@ -147,7 +147,7 @@ def _hub_error(name: str) -> Any:
         ("RepositoryNotFoundError", "owner/model: no such hub repository or local path"),
         ("RevisionNotFoundError", "owner/model: has no revision 'v9'"),
         ("LocalEntryNotFoundError", "owner/model: is not in the local cache, and the hub cannot be reached"),
-        ("HfHubHTTPError", "owner/model: the hub answers 403"),
+        ("HfHubHTTPError", "owner/model: the account of the token that is set may not read it"),
     ],
 )
 def test_the_hub_s_errors_are_one_line(

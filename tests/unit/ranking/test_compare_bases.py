@@ -13,12 +13,13 @@ from ray_jobs.ranking.ranking import Cost, Entry, common_prompts, rank, scores_o
 from ray_jobs.ranking.settings import load_comparison
 from ray_jobs.records import Answer, Judgement, as_row
 from ray_jobs.runs import RunFolder, StageState
+from ray_jobs.stages.spent import Spent, keep
 from ray_jobs.tables import write_rows
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SEED = CONFIGS / "seed-comparison.yaml"
 METRIC = "response_correctness_5-point_likert"
-COST = Cost(10**9, 100.0, 50.0, 60.0)
+COST = Cost(10**9, 2 * 10**9, 100.0, 50.0, 60.0)
 
 
 def test_the_seeds_bases_are_runs_alike_but_for_the_base() -> None:
@@ -62,7 +63,8 @@ TWO = "name: two\nconfig: shared.yaml\nbases:\n  one: {model.base: a}\n  other: 
         (TWO.replace("  other: {model.base: b}\n", ""), "bases: "),
         (TWO.replace("other:", "../other:"), "may hold letters"),
         (TWO.replace("model.base: b", "engine.settings.context_tokens: 256"), "must be the same for all"),
-        (TWO.replace("config:", "conf:"), "conf: unknown field"),
+        (TWO.replace("config:", "conf:"), "conf: unknown field; did you mean 'config'?"),
+        ((CONFIGS / "smoke.yaml").read_text(), "is the config of one run; a comparison has name, config and"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, says: str, tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_the_ranking_is_by_mean_score_on_common_prompts() -> None:
 
 def test_a_tie_is_not_told_apart_and_the_smaller_file_goes_first() -> None:
     scores = {f"p{number}": float(number % 5) for number in range(30)}
-    large = entry("large", "base", scores, Cost(2 * 10**9, None, None, None))
+    large = entry("large", "base", scores, Cost(2 * 10**9, None, None, None, None))
     places = rank([large, entry("small", "base", scores)], level=0.95, num_resamples=500, seed=0)
     assert [place.base for place in places] == ["small", "large"]
     assert not places[1].told_apart
@@ -136,10 +138,10 @@ def test_scores_are_expected_ones_where_there_are_and_failures_have_none() -> No
 def finished_run(config: Config, shift: float) -> None:
     """A run folder as far as the ranking reads it; the candidate is `shift` better than 3.0."""
     folder = RunFolder(Path(config.storage) / config.name)
-    for stage, seconds in (("tune", 120.0), ("generate", 10.0)):
-        folder.set_state(stage, StageState("done", "", {}, {}, "", "", seconds))
+    folder.set_state("tune", StageState("done", "", {}, {}, "", "", 120.0))
     for model, mean in (("base", 3.0), ("candidate", 3.0 + shift)):
         folder.write_json(f"models/{model}/manifest.json", {"bytes": 5 * 10**8})
+        keep(folder, model, Spent(10.0, 2, 3, 200, 7 * 10**8))
         answers = [Answer(f"p{n}", "", "", "", "yes", 5, 0, 10, "stop", 0.1) for n in range(20)]
         scores = [Judgement(f"p{n}", METRIC, 3, mean + n % 2, None, None, "", "", 0.1) for n in range(20)]
         write_rows(
@@ -182,12 +184,21 @@ def test_bases_are_run_ranked_and_a_failed_one_is_listed(
         (4, "other"),
     ]
     assert found["failed"] == {"third": "gated: is gated: accept its licence"}
-    assert found["ranking"][0]["cost"]["answer_tokens_per_s"] == 2 * 20 * 10 / 10.0
+    assert found["ranking"][0]["cost"] == {
+        "file_bytes": 5 * 10**8,
+        "memory_bytes": 7 * 10**8,
+        "answer_tokens_per_s": 20.0,
+        "answer_tokens_per_s_and_core": 20.0 / 6,
+        "tuning_s": 120.0,
+    }
     assert found["num_prompts"] == 20
     assert found["runs"] == {"one": "two-one", "other": "two-other"}
     kept = tmp_path / "runs" / "two"
     assert json.loads((kept / "ranking.json").read_text()) == found
-    assert "| 1 | other, tuned | 4.500 (" in (kept / "ranking.md").read_text()
+    page = (kept / "ranking.md").read_text()
+    assert "| 1 | other, tuned | 4.500 (" in page
+    assert "| 0.50 GB | 0.70 GB | 20 | 3 | 2 min 00 s |" in page
+    assert {line.count("|") for line in page.splitlines()[2:]} == {12}
 
 
 def test_check_prints_the_plan_of_each_base(capsys: pytest.CaptureFixture[str]) -> None:

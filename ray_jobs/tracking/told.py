@@ -1,0 +1,67 @@
+"""What a tracker was told of a run, so that nothing is told twice.
+
+It stands in `tracking.json` of the run folder, a section for each tracker: a command that is run again adds
+what is new: trials after the search, figures and report after the verdict, the model after a promotion.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray_jobs.runs import RunFolder, StageState
+
+NOTES = "tracking.json"
+
+
+class Told:
+    """One tracker's section. `place` says which store: another one was told nothing yet."""
+
+    def __init__(self, folder: RunFolder, tracker: str, place: str) -> None:
+        self._folder, self._tracker = folder, tracker
+        self.states: Mapping[str, StageState] = folder.states()
+        known = self._all().get(tracker)
+        ours = known if isinstance(known, dict) and known.get("place") == place else {}
+        self._notes: dict[str, Any] = {**ours, "place": place}
+
+    @property
+    def run_id(self) -> str | None:
+        """The run in the tracker that stands for this one."""
+        found = self._notes.get("run_id")
+        return found if isinstance(found, str) else None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a stage of the run has failed."""
+        return any(state.status == "failed" for state in self.states.values())
+
+    def begin(self, run_id: str) -> None:
+        self._keep(run_id=run_id)
+
+    def is_new(self, stage: str) -> bool:
+        """Whether a stage is done, and this tracker does not know its result."""
+        state = self.states.get(stage)
+        told = self._notes.get("told", {}).get(stage)
+        return state is not None and state.status == "done" and state.inputs_sha256 != told
+
+    def once(self, stage: str, tell: Callable[[], None]) -> None:
+        """Tells the result of a stage where it is new, and notes that it was."""
+        if self.is_new(stage):
+            tell()
+            self._keep(told={**self._notes.get("told", {}), stage: self.states[stage].inputs_sha256})
+
+    @property
+    def ended_otherwise(self) -> bool:
+        """Whether the tracker was told of another end than the run has now."""
+        return self._notes.get("failed") is not self.failed
+
+    def end(self) -> None:
+        self._keep(failed=self.failed)
+
+    def _all(self) -> dict[str, Any]:
+        if not self._folder.path(NOTES).is_file():
+            return {}
+        notes = self._folder.read_json(NOTES)
+        return notes if isinstance(notes, dict) else {}
+
+    def _keep(self, **changes: Any) -> None:
+        self._notes = {**self._notes, **changes}
+        self._folder.write_json(NOTES, {**self._all(), self._tracker: self._notes})
