@@ -73,7 +73,7 @@ class HostBackend:
         except UnknownModel:
             yield [Failed(404, "there is no such model: see /v1/models", "model_not_found", "model")]
         except RequestError as error:
-            yield [refusal(error)]
+            yield [refusal(error, call)]
         except (NotReady, ModelMismatch, RegistryError, EngineError) as error:
             log.error("call %s: %s", call.id, error)
             yield [Failed(503, "no model is ready to answer: try again later", "unavailable")]

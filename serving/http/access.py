@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 
+_PAGES = frozenset({"/", "/docs"})
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
@@ -34,8 +35,8 @@ class Access:
         key = _key_of(headers.get(b"authorization", b"").decode("latin-1"))
         found = self._keys.find(key) if self._keys is not None and key is not None else None
         if found is None:
-            # A browser asks for the chat page's key by itself if the page is protected by Basic.
-            scheme = "Basic realm=serving" if scope["path"] == "/" else "Bearer"
+            # A browser asks for a page's key by itself if the page is protected by Basic.
+            scheme = "Basic realm=serving" if scope["path"] in _PAGES else "Bearer"
             raise ApiError(
                 401,
                 "a valid API key is required",
