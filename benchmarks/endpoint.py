@@ -39,6 +39,9 @@ from serving.engine import Engine, EngineSettings, Request, Sampling
 from serving.files import sha256_of
 from serving.registry import Registry
 
+_SLOW = 3
+"""llama_cpp.server answers one request after another: it gets this part of the requests."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -74,7 +77,8 @@ def main() -> None:
                 figures |= stands(server, registry, model, figures["tokens_per_s_endpoint"], options)
     work = {
         "model": model.name, "clients": NUM_CLIENTS, "requests": options.requests, "max_tokens": MAX_TOKENS,
-        "repeats": options.repeats, "servers": ["endpoint", *others], "engine": engine_settings(options),
+        "requests_llama_cpp_server": options.requests // _SLOW, "repeats": options.repeats,
+        "servers": ["endpoint", *others], "engine": engine_settings(options),
     }  # fmt: skip
     harness.report(figures, work, options.json)
 
@@ -84,11 +88,13 @@ def _options() -> argparse.Namespace:
     options.add_argument("--llama-server", type=Path, help="path to llama.cpp's server")
     options.add_argument("--no-peers", action="store_true")
     options.add_argument("--load-only", action="store_true", help="no overload, disconnects and swaps")
+    options.add_argument("--repeats", type=int, help="rounds; default: 3, quick 1")
     options.add_argument("--requests", type=int, default=64, help="to each server, in each round")
     add_engine_options(options)
     found = options.parse_args()
     short: bool = found.quick
-    found.repeats, found.overload_s = (1, 8.0) if short else (3, 30.0)
+    found.repeats = found.repeats or (1 if short else 3)
+    found.overload_s = 8.0 if short else 30.0
     found.disconnects, found.swaps, found.corrupt = (20, 3, 4) if short else (200, 100, 20)
     return found
 
@@ -101,7 +107,8 @@ def compare(openers: Mapping[str, Opener], options: argparse.Namespace) -> dict[
             with openers[name]() as server:
                 asyncio.run(load(server, num_requests=2))  # what a server does only once
                 offset = NUM_CLIENTS + turn * options.requests
-                one = asyncio.run(load(server, num_requests=options.requests, offset=offset))
+                count = options.requests // (_SLOW if name == LLAMA_CPP_SERVER else 1)
+                one = asyncio.run(load(server, num_requests=count, offset=offset))
             rounds[name].append(one)
             print(f"  {name:<18} {one}", file=sys.stderr, flush=True)
     return rounds

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from benchmarks import harness
+from serving.cluster_env import CLUSTER_ENV
 from serving.registry import Registry
 
 RECIPE = "q4_0"
@@ -100,8 +101,8 @@ def our_endpoint(
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     command = [str(Path(sys.executable).with_name("serve")), "run", str(path)]
     gate = {
+        **CLUSTER_ENV,
         "RAY_ADDRESS": "local",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
         "SERVING_MAX_INSIDE": str(options.lanes * options.slots + MAX_QUEUED),
     }
     url = f"http://127.0.0.1:{port}"

@@ -385,6 +385,38 @@ def test_pages_of_allowed_origins_may_call(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://127.0.0.1:8000"}, 200),
+        ({"origin": "https://app.example"}, 200),
+        ({"origin": "https://behind.example", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "https://evil.example", "authorization": "Bearer sk-good"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "https://evil.example", "sec-fetch-site": "cross-site"}, 403),
+        ({"origin": "http://127.0.0.1:9999", "sec-fetch-site": "same-site"}, 403),
+        ({"origin": "null", "content-type": "text/plain"}, 403),
+    ],
+)
+def test_pages_of_other_origins_cannot_use_what_the_browser_adds(
+    tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    async def run() -> None:
+        gate = {"api_keys_file": key_file(tmp_path)}
+        app = app_over(FakeBackend(), cors_origins=["https://app.example"], gate=gate)
+        auth = None if "authorization" in headers else ("", "sk-good")
+        async with client_of(app, auth=auth) as client:
+            response = await client.post(CHAT, json=chat(), headers=headers)
+            assert response.status_code == status
+            if status == 403:
+                assert error_of(response)["code"] == "origin_not_allowed"
+                assert (await client.post("/votes", json={}, headers=headers)).status_code == 403
+                assert (await client.get("/v1/models", headers=headers)).status_code == 200
+
+    asyncio.run(run())
+
+
 def test_a_missing_key_file_shuts_the_door(tmp_path: Path) -> None:
     response = post(chat(), gate={"api_keys_file": str(tmp_path / "none")})
     assert response.status_code == 401
