@@ -43,6 +43,9 @@ _SLOW = 3
 """llama_cpp.server answers one request after another: it gets this part of the requests."""
 
 
+PARTS = ("load", "overload", "faults")
+
+
 @dataclass(frozen=True)
 class Load:
     """What one closed loop has measured."""
@@ -66,15 +69,15 @@ def main() -> None:
             return our_endpoint(registry, folder, options)
 
         others = {} if options.no_peers else peers(model, options)
-        figures = compared(compare({"endpoint": ours, **others}, options))
-        bare = asyncio.run(bare_engine(model, options))
-        figures |= {
-            "tokens_per_s_bare_engine": bare,
-            "share_of_engine": figures["tokens_per_s_endpoint"] / bare,
-        }
-        if not options.load_only:
+        figures: dict[str, float] = {}
+        if "load" in options.parts:
+            figures |= compared(compare({"endpoint": ours, **others}, options))
+            bare = asyncio.run(bare_engine(model, options))
+            figures["tokens_per_s_bare_engine"] = bare
+            figures["share_of_engine"] = figures["tokens_per_s_endpoint"] / bare
+        if {"overload", "faults"} & {*options.parts}:
             with ours() as server:
-                figures |= stands(server, registry, model, figures["tokens_per_s_endpoint"], options)
+                figures |= stands(server, registry, model, options)
     work = {
         "model": model.name, "clients": NUM_CLIENTS, "requests": options.requests, "max_tokens": MAX_TOKENS,
         "requests_llama_cpp_server": options.requests // _SLOW, "repeats": options.repeats,
@@ -87,7 +90,7 @@ def _options() -> argparse.Namespace:
     options = harness.parser("The endpoint beside llama_cpp.server and llama-server")
     options.add_argument("--llama-server", type=Path, help="path to llama.cpp's server")
     options.add_argument("--no-peers", action="store_true")
-    options.add_argument("--load-only", action="store_true", help="no overload, disconnects and swaps")
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     options.add_argument("--repeats", type=int, help="rounds; default: 3, quick 1")
     options.add_argument("--requests", type=int, default=64, help="to each server, in each round")
     add_engine_options(options)
@@ -178,20 +181,20 @@ async def bare_engine(model: Path, options: argparse.Namespace) -> float:
         return num_tokens / (perf_counter() - began_s)
 
 
-def stands(
-    server: Server, registry: Registry, model: Path, peak_tokens_per_s: float, options: argparse.Namespace
-) -> dict[str, float]:
-    """The endpoint alone: a lone client, then what else it must stand."""
+def stands(server: Server, registry: Registry, model: Path, options: argparse.Namespace) -> dict[str, float]:
+    """The endpoint alone: what it must stand besides load."""
+    figures: dict[str, float] = {}
     asyncio.run(load(server, num_requests=2))
-    alone = asyncio.run(load(server, num_clients=1, num_requests=6))
-    figures: dict[str, float] = {
-        "tokens_per_s_1_client": alone.tokens_per_s,
-        "ttft_p50_ms_1_client": alone.first_token_p50_s * 1e3,
-    }
-    figures |= asyncio.run(faults.overload(server, peak_tokens_per_s, options.overload_s))
-    figures |= asyncio.run(faults.disconnects(server, options.disconnects))
-    figures |= asyncio.run(faults.swaps(server, registry, model, options.swaps))
-    figures |= asyncio.run(faults.corrupt_candidates(server, registry, model, options.corrupt))
+    if "overload" in options.parts:
+        alone = asyncio.run(load(server, num_clients=1, num_requests=6))
+        figures["tokens_per_s_1_client"] = alone.tokens_per_s
+        figures["ttft_p50_ms_1_client"] = alone.first_token_p50_s * 1e3
+        peak = asyncio.run(load(server, num_requests=options.requests, offset=6)).tokens_per_s
+        figures |= asyncio.run(faults.overload(server, peak, options.overload_s))
+    if "faults" in options.parts:
+        figures |= asyncio.run(faults.disconnects(server, options.disconnects))
+        figures |= asyncio.run(faults.swaps(server, registry, model, options.swaps))
+        figures |= asyncio.run(faults.corrupt_candidates(server, registry, model, options.corrupt))
     return figures
 
 

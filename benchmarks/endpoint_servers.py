@@ -56,14 +56,18 @@ def add_engine_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--backend", choices=("llama_cpp", "openvino"), default="llama_cpp")
     options.add_argument("--lanes", type=int, default=num_cores())
     options.add_argument("--slots", type=int, default=8, help="per lane")
+    options.add_argument("--kv-type", choices=("auto", "f16", "bf16", "q8_0"), default="auto")
+    options.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
     options.add_argument("--context", type=int, default=1024, help="tokens of a prompt and its answer")
     options.add_argument("--port", type=int, default=0)
 
 
 def engine_settings(options: argparse.Namespace) -> dict[str, Any]:
+    fused: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
     return {
         "backend": options.backend, "cores": num_cores(), "lanes": options.lanes, "slots": options.slots,
-        "context_tokens": options.context,
+        "context_tokens": options.context, "kv_type": options.kv_type,
+        "flash_attention": fused[options.flash_attention],
     }  # fmt: skip
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from serving.calls import Call
 from serving.engine.types import Sampling
@@ -24,8 +25,19 @@ def parse(kind: type[RequestT], body: dict[str, Any]) -> RequestT:
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        first = _most_telling(found)
         raise _api_error(first["type"], first["loc"], first["msg"]) from error
+
+
+def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first; of a field that may be of several kinds, what is wrong within the likeliest of them."""
+    first = errors[0]
+    kind, field = first["loc"][-1], first["loc"][:-1]
+    if not (first["type"].endswith("_type") and isinstance(kind, str) and kind in _UNION_TAGS):
+        return first
+    same = [each for each in errors if each["loc"][: len(field)] == field]
+    return next((each for each in same if not each["type"].endswith("_type")), first)
 
 
 def chat_call(request: ChatRequest, limits: RequestLimits, *, call_id: str, deadline_s: float) -> Call:
