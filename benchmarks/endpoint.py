@@ -93,12 +93,16 @@ def _options() -> argparse.Namespace:
     options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     options.add_argument("--repeats", type=int, help="rounds; default: 3, quick 1")
     options.add_argument("--requests", type=int, default=64, help="to each server, in each round")
+    options.add_argument("--disconnects", type=int, help="streams torn down; default: 200, quick 20")
+    options.add_argument("--swaps", type=int, help="champions that change; default: 100, quick 3")
+    options.add_argument("--corrupt", type=int, help="corrupt candidates; default: 20, quick 4")
     add_engine_options(options)
     found = options.parse_args()
     short: bool = found.quick
     found.repeats = found.repeats or (1 if short else 3)
     found.overload_s = 8.0 if short else 30.0
-    found.disconnects, found.swaps, found.corrupt = (20, 3, 4) if short else (200, 100, 20)
+    for name, few, many in (("disconnects", 20, 200), ("swaps", 3, 100), ("corrupt", 4, 20)):
+        setattr(found, name, getattr(found, name) or (few if short else many))
     return found
 
 
