@@ -24,7 +24,15 @@ import psutil
 
 from benchmarks import harness
 from benchmarks.bad_requests import GOOD, bad_requests, broken_bytes, validator_of
-from benchmarks.endpoint import MAX_TOKENS, RECIPE, Server, bodies, num_cores, our_endpoint
+from benchmarks.endpoint_servers import (
+    MAX_TOKENS,
+    RECIPE,
+    Server,
+    add_engine_options,
+    bodies,
+    engine_settings,
+    our_endpoint,
+)
 from benchmarks.http_load import Sample, percentile, stream_chat
 from serving.files import sha256_of
 from serving.registry import Registry
@@ -48,21 +56,18 @@ def main() -> None:
             figures |= asyncio.run(bad_inputs(server, 200 if options.quick else 1000))
     work = {
         "model": model.name, "max_tokens": MAX_TOKENS, "seconds_a_rate": options.seconds,
-        "first_token_limit_s": options.first_token_s, "lanes": options.lanes, "slots": options.slots,
+        "first_token_limit_s": options.first_token_s, "engine": engine_settings(options),
     }  # fmt: skip
     harness.report(figures, work, options.json)
 
 
 def _options() -> argparse.Namespace:
     options = harness.parser("Load held and bad inputs")
-    options.add_argument("--model", type=Path, help=f"a GGUF; default: the bundled model in {RECIPE}")
     options.add_argument("--seconds", type=float, default=0.0, help="at each rate; default: 20, quick 6")
     options.add_argument("--first-token-s", type=float, default=1.0, help="limit of the 99th percentile")
     options.add_argument("--rate", type=float, default=1.0, help="requests a second to begin with")
     options.add_argument("--bad-inputs-only", action="store_true")
-    options.add_argument("--lanes", type=int, default=num_cores())
-    options.add_argument("--slots", type=int, default=8, help="per lane")
-    options.add_argument("--port", type=int, default=0)
+    add_engine_options(options)
     found = options.parse_args()
     found.seconds = found.seconds or (6.0 if found.quick else 20.0)
     return found
@@ -71,7 +76,7 @@ def _options() -> argparse.Namespace:
 async def load_held(server: Server, options: argparse.Namespace) -> dict[str, float]:
     """The highest rate at which nothing failed and first tokens came in time."""
     rate, held, first_s = options.rate, 0.0, float("nan")
-    before = _engine_mib()
+    before = _engine_mib(server)
     for step in range(MAX_STEPS):
         samples = await _open_loop(server, rate, options.seconds, offset=step)
         late_s = percentile([s.first_token_s for s in samples if s.first_token_s is not None], 0.99)
@@ -86,7 +91,7 @@ async def load_held(server: Server, options: argparse.Namespace) -> dict[str, fl
     return {
         "load_held_requests_per_s": held,
         "load_held_first_token_p99_ms": first_s * 1e3,
-        "engine_rss_growth_mib": _engine_mib() - before,
+        "engine_rss_growth_mib": _engine_mib(server) - before,
     }
 
 
@@ -99,11 +104,11 @@ async def _open_loop(server: Server, rate: float, seconds: float, *, offset: int
     return list(await asyncio.gather(*asked))
 
 
-def _engine_mib() -> float:
+def _engine_mib(server: Server) -> float:
     """Resident memory of the engine's process."""
-    children = psutil.Process().children(recursive=True)
+    children = psutil.Process(server.pid).children(recursive=True)
     engines = [child for child in children if "ServeReplica:endpoint:engine" in " ".join(child.cmdline())]
-    return sum(child.memory_info().rss for child in engines) / (1 << 20)
+    return float(sum(child.memory_info().rss for child in engines)) / (1 << 20)
 
 
 async def bad_inputs(server: Server, num_broken: int) -> dict[str, float]:

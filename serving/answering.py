@@ -41,8 +41,8 @@ from serving.taking_back import Taker
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_MAX_BUNDLE_S = 0.1
-_BUNDLE_S_PER_CALL = 0.005
+_MAX_BUNDLE_S = 0.2
+_BUNDLE_S_PER_CALL = 0.0125
 
 
 class HostBackend:
@@ -73,7 +73,7 @@ class HostBackend:
         except UnknownModel:
             yield [Failed(404, "there is no such model: see /v1/models", "model_not_found", "model")]
         except RequestError as error:
-            yield [refusal(error)]
+            yield [refusal(error, call)]
         except (NotReady, ModelMismatch, RegistryError, EngineError) as error:
             log.error("call %s: %s", call.id, error)
             yield [Failed(503, "no model is ready to answer: try again later", "unavailable")]
@@ -179,33 +179,40 @@ class HostBackend:
     async def _bundled(self, engine: Engine, streams: list[Stream]) -> AsyncIterator[list[Event]]:
         """The first tokens at once, later ones together: a message to a client costs more than a token,
         so the busier the replica, the more a message carries."""
-        events: list[Event] = []
-        arrived = asyncio.Event()
-        pumps = [
-            asyncio.ensure_future(_pump(choice, engine, stream, events, arrived))
-            for choice, stream in enumerate(streams)
-        ]
+        ends = [asyncio.ensure_future(stream.result_async()) for stream in streams]
+        unread = dict(enumerate(streams))
         try:
-            while not all(pump.done() for pump in pumps) or events:
-                await arrived.wait()
-                arrived.clear()
-                bundle = list(events)
-                events.clear()
-                yield bundle
-                await asyncio.wait(pumps, timeout=min(_MAX_BUNDLE_S, _BUNDLE_S_PER_CALL * self._num_calls))
+            while unread:
+                await _first_readable(list(unread.values()))
+                yield _read(engine, unread)
+                await asyncio.wait(ends, timeout=min(_MAX_BUNDLE_S, _BUNDLE_S_PER_CALL * self._num_calls))
         finally:
-            for pump in pumps:
-                pump.cancel()
+            for end in ends:
+                end.cancel()
 
 
-async def _pump(
-    choice: int, engine: Engine, stream: Stream, events: list[Event], arrived: asyncio.Event
-) -> None:
-    async for delta in stream:
-        events.append(Text(choice, delta.text, chosen(engine, delta.logprobs)))
-        arrived.set()
-    events += ending(choice, engine, await stream.result_async(), with_text=False)
-    arrived.set()
+async def _first_readable(streams: list[Stream]) -> None:
+    if len(streams) == 1:
+        await streams[0].readable()
+        return
+    waits = [asyncio.ensure_future(stream.readable()) for stream in streams]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _read(engine: Engine, unread: dict[int, Stream]) -> list[Event]:
+    """What the streams say since they were read last; those that have ended are taken out."""
+    events: list[Event] = []
+    for choice, stream in list(unread.items()):
+        ended = stream.done  # asked first: nothing comes after the end
+        events += [Text(choice, each.text, chosen(engine, each.logprobs)) for each in stream.take()]
+        if ended:
+            events += ending(choice, engine, stream.result(0), with_text=False)
+            del unread[choice]
+    return events
 
 
 async def _finish_in(pool: Executor, work: Callable[[], T], *, undo: Callable[[T], None]) -> T:

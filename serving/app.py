@@ -11,22 +11,17 @@ from typing import Any
 
 from ray import serve
 
+from serving.cluster_env import set_defaults
 from serving.registry import Registry, RegistryError
 from serving.settings import GateSettings, ServingSettings
 
-# Serve reads these when a cluster starts; `serve run` starts one after it has imported this module.
-# For a cluster that runs already, set them for `ray start`.
 _NUM_SHORT = 8
 """Room in the gate for requests that generate nothing, beside a full house."""
-_CLUSTER_DEFAULTS = {
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
-}
 
 
 def build(args: ServingSettings) -> serve.Application:
     """The application out of typed arguments; an unknown one is refused by name."""
-    for name, value in _CLUSTER_DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    set_defaults()  # `serve run` starts its cluster after it has imported this module
     _require_champion(args)
     from serving.deployment import application
     from serving.sizing import capacity, completed

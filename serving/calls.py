@@ -36,10 +36,10 @@ class Call:
 
 
 class Alternative(NamedTuple):
-    """A token with its text; `data` is None where the token is no whole character."""
+    """A token: its bytes, and its text, where bytes that are no whole character are U+FFFD."""
 
     text: str
-    data: bytes | None
+    data: bytes
     logprob: float
 
 

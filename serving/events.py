@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-from serving.calls import Alternative, Called, ChosenToken, Ended, Event, Failed, Text
+from serving.calls import Alternative, Call, Called, ChosenToken, Ended, Event, Failed, Text
 from serving.engine import Engine, RequestError, Result, TokenLogprob
 from serving.tools import ToolReader
 
@@ -55,10 +55,16 @@ def ending(choice: int, engine: Engine, result: Result, *, with_text: bool) -> l
     return [Text(choice, result.text, chosen(engine, result.logprobs)), ended] if with_text else [ended]
 
 
-def refusal(error: RequestError) -> Failed:
+def refusal(error: RequestError, call: Call) -> Failed:
+    """The error names the parameter of this call that is at fault."""
     if error.code == "queue_full":
         return Failed(429, "too many requests are waiting: try again later", "overloaded")
-    return Failed(400, str(error), error.code, _PARAMS.get(error.code))
+    param = _PARAMS.get(error.code)
+    if param == "messages" and call.messages is None:
+        param = "prompt"
+    elif param == "response_format" and call.must_call:
+        param = "tools"
+    return Failed(400, str(error), error.code, param)
 
 
 _PARAMS = {
@@ -87,5 +93,5 @@ def chosen(engine: Engine, logprobs: tuple[TokenLogprob, ...] | None) -> tuple[C
 
 
 def _alternative(engine: Engine, token: int, logprob: float) -> Alternative:
-    text = engine.tokenizer.detokenize([token], special=True)
-    return Alternative(text, None if "\ufffd" in text else text.encode(), logprob)
+    data = engine.tokenizer.piece(token)
+    return Alternative(data.decode("utf-8", "replace"), data, logprob)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from serving.calls import Call
 from serving.engine.types import Sampling
@@ -24,15 +25,25 @@ def parse(kind: type[RequestT], body: dict[str, Any]) -> RequestT:
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        first = _most_telling(found)
         raise _api_error(first["type"], first["loc"], first["msg"]) from error
+
+
+def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first; of a field that may be of several kinds, what is wrong within the likeliest of them."""
+    first = errors[0]
+    kind, field = first["loc"][-1], first["loc"][:-1]
+    if not (first["type"].endswith("_type") and isinstance(kind, str) and kind in _UNION_TAGS):
+        return first
+    same = [each for each in errors if each["loc"][: len(field)] == field]
+    return next((each for each in same if not each["type"].endswith("_type")), first)
 
 
 def chat_call(request: ChatRequest, limits: RequestLimits, *, call_id: str, deadline_s: float) -> Call:
     """Raises ApiError 400 for more than the limits allow."""
     if len(request.messages) > limits.max_messages:
-        raise _over("messages", limits.max_messages)
-    max_tokens = request.max_completion_tokens or request.max_tokens
+        raise _over("messages", limits.max_messages, _TOO_MANY)
     if request.top_logprobs is not None and not request.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
     tools = tools_of(request, limits)
@@ -50,7 +61,7 @@ def chat_call(request: ChatRequest, limits: RequestLimits, *, call_id: str, dead
             top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             json_schema=call_schema or answer_schema,
         ),
-        max_tokens=_max_tokens(max_tokens, limits, "max_tokens"),
+        max_tokens=_max_tokens(*_asked_tokens(request), limits),
         messages=tuple(turn_of(index, each, limits) for index, each in enumerate(request.messages)),
         tools=tools,
         must_call=call_schema is not None,
@@ -77,7 +88,7 @@ def completion_call(
         id=call_id,
         model=request.model,
         sampling=_sampling(request, limits, top_logprobs=request.logprobs),
-        max_tokens=_max_tokens(request.max_tokens or 16, limits, "max_tokens"),
+        max_tokens=_max_tokens(request.max_tokens or 16, "max_tokens", limits),
         prompts=prompts,
         num_choices=_num_choices(request.n or 1, len(prompts), limits),
         stream=bool(request.stream),
@@ -98,7 +109,7 @@ def _sampling(
             "top_logprobs" if isinstance(request, ChatRequest) else "logprobs", limits.max_top_logprobs
         )
     if len(request.logit_bias or {}) > limits.max_logit_biases:
-        raise _over("logit_bias", limits.max_logit_biases)
+        raise _over("logit_bias", limits.max_logit_biases, _TOO_MANY)
     return Sampling(
         temperature=1.0 if request.temperature is None else request.temperature,
         top_p=1.0 if request.top_p is None else request.top_p,
@@ -117,7 +128,7 @@ def _sampling(
 def _stops(stop: str | list[str] | None, limits: RequestLimits) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > limits.max_stops:
-        raise _over("stop", limits.max_stops)
+        raise _over("stop", limits.max_stops, _TOO_MANY)
     if any(not 0 < len(each) <= limits.max_stop_characters for each in stops):
         message = f"a stop string must have 1 to {limits.max_stop_characters} characters"
         raise ApiError(400, message, param="stop", code="invalid_value")
@@ -146,7 +157,16 @@ def _num_choices(n: int, num_prompts: int, limits: RequestLimits) -> int:
     return n
 
 
-def _max_tokens(asked: int | None, limits: RequestLimits, param: str) -> int | None:
+def _asked_tokens(request: ChatRequest) -> tuple[int | None, str]:
+    """How long the answer may be, and the parameter that says so; the older word is a synonym."""
+    newer, older = request.max_completion_tokens, request.max_tokens
+    if newer is not None and older not in (None, newer):
+        message = "max_tokens and max_completion_tokens differ: give one of them"
+        raise ApiError(400, message, param="max_tokens", code="invalid_parameter_combination")
+    return (older, "max_tokens") if newer is None else (newer, "max_completion_tokens")
+
+
+def _max_tokens(asked: int | None, param: str, limits: RequestLimits) -> int | None:
     cap = limits.max_answer_tokens
     if asked is not None and cap is not None and asked > cap:
         raise _over(param, cap)
@@ -168,9 +188,33 @@ def _json_schema(wanted: ResponseFormat | None, limits: RequestLimits) -> str | 
     return check_schema(wanted.json_schema.schema_, limits, "response_format.json_schema.schema")
 
 
-def _over(param: str, most: int) -> ApiError:
-    return ApiError(400, f"{param} must not exceed {most}", param=param, code="integer_above_max_value")
+_TOO_MANY = "array_above_max_length"
 
+
+def _over(param: str, most: int, code: str = "integer_above_max_value") -> ApiError:
+    what = "a length of " if code == _TOO_MANY else ""
+    return ApiError(400, f"{param} must not exceed {what}{most}", param=param, code=code)
+
+
+_CODES: Mapping[str, str] = {
+    "extra_forbidden": "unknown_parameter",
+    "missing": "missing_required_parameter",
+    "string_too_long": "string_above_max_length",
+    "too_long": _TOO_MANY,
+    "too_short": "empty_array",
+    **{f"{kind}_type": "invalid_type" for kind in ("string", "int", "float", "bool", "list", "dict")},
+    "model_type": "invalid_type",
+}
+"""OpenAI's codes of what pydantic finds; the rest is `invalid_value`."""
+_BOUNDS: Mapping[str, str] = {
+    "greater_than": "below_min_value",
+    "greater_than_equal": "below_min_value",
+    "less_than": "above_max_value",
+    "less_than_equal": "above_max_value",
+}
+_DECIMALS = frozenset(
+    {"temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "logit_bias"}
+)
 
 _UNION_TAGS = frozenset({"str", "int", "float", "bool", "NamedChoice"})
 
@@ -201,8 +245,8 @@ def _api_error(kind: str, location: tuple[int | str, ...], message: str) -> ApiE
         return ApiError(
             400, f"{names[0]}: {_UNSUPPORTED[names[0]]}", param=param, code="unsupported_parameter"
         )
-    if kind == "extra_forbidden":
-        return ApiError(400, f"unknown parameter: {param}", param=param, code="unknown_parameter")
-    if kind == "missing":
-        return ApiError(400, f"missing parameter: {param}", param=param, code="missing_required_parameter")
-    return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")
+    code = _CODES.get(kind, "invalid_value")
+    if kind in _BOUNDS:
+        code = f"{'decimal' if names[0] in _DECIMALS else 'integer'}_{_BOUNDS[kind]}"
+    said = {"extra_forbidden": f"unknown parameter: {param}", "missing": f"missing parameter: {param}"}
+    return ApiError(400, said.get(kind, f"{param}: {message}"), param=param, code=code)

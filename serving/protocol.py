@@ -81,7 +81,7 @@ class ChatMessage(_Part):
     """One turn. `developer` is OpenAI's newer word for `system`; beside `tool_calls` no content is needed."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
     name: Annotated[str, Field(max_length=256)] | None = None
     refusal: None = None
     annotations: Ignored = None

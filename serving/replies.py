@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -20,6 +21,8 @@ class Reply:
 
     route: Route
     call: Call
+    with_usage: bool = False
+    """The stream ends with the token counts; its other chunks then say that they have none."""
     created: int = field(default_factory=lambda: int(time.time()))
     model: str = ""
     sha256: str = ""
@@ -118,7 +121,8 @@ class Reply:
             one = {**common, "text": text, "logprobs": _completion_logprobs(tokens, at)}
         else:
             one = {**common, "delta": delta, "logprobs": _chat_logprobs(tokens)}
-        return {**self._head(self._chunk_kind), "choices": [one]}
+        chunk = {**self._head(self._chunk_kind), "choices": [one]}
+        return {**chunk, "usage": None} if self.with_usage else chunk
 
 
 def fingerprint(sha256: str) -> str:
@@ -160,7 +164,7 @@ def _entry(token: Alternative) -> dict[str, Any]:
     return {
         "token": token.text,
         "logprob": token.logprob,
-        "bytes": None if token.data is None else list(token.data),
+        "bytes": list(token.data),
     }
 
 
@@ -168,13 +172,21 @@ def _completion_logprobs(tokens: tuple[ChosenToken, ...] | None, at: int = 0) ->
     """`at`: characters of the choice that came before these tokens."""
     if tokens is None:
         return None
-    offsets, length = [], at
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    offsets = []
     for each in tokens:
-        offsets.append(length)
-        length += len(each.token.text)
+        offsets.append(at)
+        at += len(decoder.decode(each.token.data))
     return {
-        "tokens": [each.token.text for each in tokens],
+        "tokens": [_name(each.token) for each in tokens],
         "token_logprobs": [each.token.logprob for each in tokens],
-        "top_logprobs": [{other.text: other.logprob for other in each.top} for each in tokens],
+        "top_logprobs": [{_name(other): other.logprob for other in each.top} for each in tokens],
         "text_offset": offsets,
     }
+
+
+def _name(token: Alternative) -> str:
+    """Completions have no field for bytes: a part of a character is spelt, or many would look alike."""
+    if "\ufffd" not in token.text:
+        return token.text
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Self
@@ -51,6 +52,8 @@ class ServingSettings(BaseModel):
     """Engine replicas, or the fewest of them where `max_replicas` is higher."""
     max_replicas: Count | None = None
     """The most replicas that load may start; None: no autoscaling."""
+    scaling_delay_s: Seconds = 30.0
+    """How long load must last before it starts a replica; one is stopped after 20 times as long without."""
     ingress_replicas: Count = 1
     """Processes that speak HTTP, check requests and stream."""
     max_queued: Annotated[int, Field(ge=0)] = 64
@@ -75,6 +78,17 @@ class ServingSettings(BaseModel):
     rollback: RollbackRule | None = None
     """When a new champion is taken back without being asked; None: never."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_are_json(cls, values: object) -> object:
+        """On the command line every value is a text: that of a field with parts of its own is JSON."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: _from_json(name, value) if name != "registry" and _is_json(value) else value
+            for name, value in values.items()
+        }
+
     @model_validator(mode="after")
     def _replicas_in_order(self) -> Self:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
@@ -86,6 +100,17 @@ class ServingSettings(BaseModel):
     @property
     def registry_path(self) -> Path:
         return Path(self.registry).expanduser().resolve()
+
+
+def _is_json(value: object) -> bool:
+    return isinstance(value, str) and value.lstrip()[:1] in ("{", "[")
+
+
+def _from_json(name: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 class GateSettings(BaseModel):

@@ -12,13 +12,14 @@ from serving.protocol import ChatMessage, ChatRequest, NamedChoice
 from serving.settings import RequestLimits
 
 _CHOICE = "tool_choice"
+_MISSING = "missing_required_parameter"
 
 
 def tools_of(request: ChatRequest, limits: RequestLimits) -> tuple[Mapping[str, Any], ...]:
     """The tools that the model may call now. Raises ApiError 400."""
     tools = tuple(tool.model_dump(exclude_none=True) for tool in request.tools or ())
     if len(tools) > limits.max_tools:
-        raise ApiError(400, f"at most {limits.max_tools} tools", param="tools", code="invalid_value")
+        raise ApiError(400, f"at most {limits.max_tools} tools", param="tools", code="array_above_max_length")
     check_depth(tools, limits, "tools")
     choice = request.tool_choice
     if isinstance(choice, NamedChoice):
@@ -58,10 +59,13 @@ def turn_of(index: int, message: ChatMessage, limits: RequestLimits) -> dict[str
     """A message as chat templates take it. Raises ApiError 400."""
     at = f"messages.{index}"
     if message.content is None and not message.tool_calls:
-        raise ApiError(400, f"missing parameter: {at}.content", param=f"{at}.content", code="invalid_value")
+        raise ApiError(400, f"missing parameter: {at}.content", param=f"{at}.content", code=_MISSING)
     turn: dict[str, Any] = message.as_turn()
     if message.role == "tool":
-        turn["tool_call_id"] = message.tool_call_id or ""
+        if message.tool_call_id is None:
+            param = f"{at}.tool_call_id"
+            raise ApiError(400, f"missing parameter: {param}", param=param, code=_MISSING)
+        turn["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
         turn["tool_calls"] = [
             {

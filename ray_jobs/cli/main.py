@@ -226,6 +226,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the champion behind OpenAI's API until stopped; see docs/serving.md."""
+    from serving.cluster_env import CLUSTER_ENV
     from serving.registry import Registry, RegistryError
 
     folder = Path(registry).expanduser().resolve()
@@ -237,10 +238,7 @@ def serve(
         raise typer.Exit(
             end(f"{folder}: there is no champion yet; get one with `orpo run CONFIG` or `orpo promote`", 2)
         )
-    variables = {
-        "SERVING_REGISTRY": str(folder),
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
-    }
+    variables = {"SERVING_REGISTRY": str(folder), **CLUSTER_ENV}
     if (host, port) == ("127.0.0.1", 8000):
         target = ["serving.app:build", *(settings or [])]
     else:

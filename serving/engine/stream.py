@@ -32,7 +32,7 @@ class Stream:
         self._deltas: deque[Delta] = deque()
         self._result: Result | None = None
         self._cancelled = False
-        self._wakers: list[Callable[[], None]] = []
+        self._waiting: list[tuple[Callable[[], bool], Callable[[], None]]] = []
 
     @property
     def cancelled(self) -> bool:
@@ -61,9 +61,19 @@ class Stream:
 
     async def result_async(self) -> Result:
         """Wait for the end without blocking the event loop."""
-        while self._result is None:
-            await self._wait_async(lambda: self._result is not None)
+        await self._wait_async(lambda: self._result is not None)
+        assert self._result is not None
         return self._result
+
+    async def readable(self) -> None:
+        """Wait for something to `take`, or the end, without blocking the event loop."""
+        await self._wait_async(lambda: bool(self._deltas) or self._result is not None)
+
+    def take(self) -> list[Delta]:
+        """The deltas that nobody has read yet, without waiting."""
+        with self._changed:
+            deltas, self._deltas = list(self._deltas), deque()
+        return deltas
 
     def __iter__(self) -> Iterator[Delta]:
         while True:
@@ -81,7 +91,7 @@ class Stream:
             elif self._result is not None:
                 return
             else:
-                await self._wait_async(lambda: bool(self._deltas) or self._result is not None)
+                await self.readable()
 
     async def _wait_async(self, ready: Callable[[], bool]) -> None:
         loop = asyncio.get_running_loop()
@@ -96,13 +106,14 @@ class Stream:
         with self._changed:
             if ready():
                 return
-            self._wakers.append(wake)
+            waiter = (ready, wake)
+            self._waiting.append(waiter)
         try:
             await future
         finally:
             with self._changed:
-                if wake in self._wakers:
-                    self._wakers.remove(wake)
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
 
     # The engine's side.
 
@@ -129,10 +140,14 @@ class Stream:
         return self._keep_deltas
 
     def _notify(self) -> None:
+        """Wake those who wait for what has come, and nobody else: a wake-up costs more than a token."""
         self._changed.notify_all()
-        wakers, self._wakers = self._wakers, []
-        for wake in wakers:
-            wake()
+        waiting, self._waiting = self._waiting, []
+        for ready, wake in waiting:
+            if ready():
+                wake()
+            else:
+                self._waiting.append((ready, wake))
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -80,6 +80,10 @@ class Tokenizer:
                 raise RequestError("bad_token", f"token {token} is not in the vocabulary")
         return self._model.detokenize(tokens, special=special)
 
+    def piece(self, token: int) -> bytes:
+        """A token's bytes, which may be a part of a character; of a control token its name."""
+        return self._model.piece(token) or self._model.detokenize([token], special=True).encode()
+
     @property
     def end_tokens(self) -> frozenset[int]:
         """The token ids with which the model ends an answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Collection, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_PAGES = frozenset({"/", "/docs"})
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
@@ -34,8 +36,8 @@ class Access:
         key = _key_of(headers.get(b"authorization", b"").decode("latin-1"))
         found = self._keys.find(key) if self._keys is not None and key is not None else None
         if found is None:
-            # A browser asks for the chat page's key by itself if the page is protected by Basic.
-            scheme = "Basic realm=serving" if scope["path"] == "/" else "Bearer"
+            # A browser asks for a page's key by itself if the page is protected by Basic.
+            scheme = "Basic realm=serving" if scope["path"] in _PAGES else "Bearer"
             raise ApiError(
                 401,
                 "a valid API key is required",
@@ -43,6 +45,19 @@ class Access:
                 headers={"www-authenticate": scheme},
             )
         return found
+
+
+def require_own_page(scope: Scope, headers: dict[bytes, bytes], origins: Collection[str]) -> None:
+    """A foreign web page can have a browser here send requests, to which the browser adds the key by Basic:
+    answers would be written and votes stored. Raises ApiError 403 unless the page's origin is allowed."""
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    foreign = headers.get(b"sec-fetch-site", b"cross-site") not in (b"same-origin", b"none")
+    explicit = headers.get(b"authorization", b"").lower().startswith(b"bearer ")
+    if scope["method"] in _SAFE_METHODS or not origin or explicit or not foreign or origin in origins:
+        return
+    if origin.partition("://")[2] != headers.get(b"host", b"").decode("latin-1"):
+        message = "a web page of another origin may not call: see cors_origins"
+        raise ApiError(403, message, code="origin_not_allowed")
 
 
 def _open_keys(file: str) -> KeyRing | None:

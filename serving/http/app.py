@@ -25,7 +25,8 @@ from serving.settings import GateSettings, ServingSettings
 
 _PROBE_S = 5.0
 _PAGE_POLICY = (
-    "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'"
+    "default-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "frame-ancestors 'none'"
 )
 _NOT_OFFERED = (
     "embeddings",
@@ -54,7 +55,7 @@ def create_app(
     _add_page(app, settings)
     _add_errors(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    app.add_middleware(Gate, settings=gate or GateSettings.from_env())
+    app.add_middleware(Gate, settings=gate or GateSettings.from_env(), origins=settings.cors_origins)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

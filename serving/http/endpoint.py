@@ -99,7 +99,7 @@ class Endpoint:
         return call, bool(asked.stream_options and asked.stream_options.include_usage)
 
     async def _answer(self, request: Request, visit: _Visit, call: Call, with_usage: bool) -> Response:
-        visit.reply = reply = Reply(visit.route, call)
+        visit.reply = reply = Reply(visit.route, call, with_usage)
         bundles = self._bundles(call)
         first = asyncio.ensure_future(anext(bundles))
         gone = asyncio.ensure_future(disconnected(request.receive))
@@ -120,7 +120,7 @@ class Endpoint:
             gone.cancel()
         headers = {"x-model-sha256": reply.sha256}
         if call.stream:
-            return self._stream(visit, reply, events, bundles, with_usage, headers)
+            return self._stream(visit, reply, events, bundles, headers)
         await bundles.aclose()
         self._finish(visit, 200)
         return JSONResponse(reply.whole(events), headers=headers)
@@ -156,7 +156,6 @@ class Endpoint:
         reply: Reply,
         events: list[Event],
         bundles: AsyncGenerator[list[Event], None],
-        with_usage: bool,
         headers: dict[str, str],
     ) -> Response:
         status = 200
@@ -168,7 +167,7 @@ class Endpoint:
                 async for more in bundles:
                     self._see(reply, more)
                     yield _chunks(reply, more)
-                yield (event(reply.usage_chunk()) if with_usage else b"") + DONE
+                yield (event(reply.usage_chunk()) if reply.with_usage else b"") + DONE
             except ApiError as error:  # the status line has gone: the error is the last event, without [DONE]
                 status = error.status
                 yield event(error.body)

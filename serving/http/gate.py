@@ -2,18 +2,17 @@
 
 Checks the key, drops headers by which a client could lift Serve's limits, bounds header and body, cuts off
 clients that do not read, and puts plain-text errors (Serve's own) into OpenAI's form. Pure ASGI: it runs
-around the application and in Serve's proxies, with
-`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serving.http.gate:proxy_middlewares` in their environment.
+around the application and in Serve's proxies, which find it through `serving.cluster_env`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
-from serving.http.access import Access, Scope
+from serving.http.access import Access, Scope, require_own_page
 from serving.http.errors import ApiError, for_status
 from serving.settings import GateSettings
 
@@ -54,8 +53,10 @@ def proxy_middlewares() -> list[Any]:
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, app: App, settings: GateSettings) -> None:
+    def __init__(self, app: App, settings: GateSettings, origins: Collection[str] | None = None) -> None:
+        """`origins`: of other web pages that may call; None: not looked at here."""
         self._app = app
+        self._origins = origins
         self._settings = settings
         self._access = Access(settings.api_keys_file)
         self._num_inside = 0
@@ -96,6 +97,8 @@ class Gate:
         }
         if inner["path"] not in OPEN_PATHS and not _is_preflight(scope):
             inner["serving.key"] = self._access.key_of(scope, dict(headers))
+        if self._origins is not None:
+            require_own_page(scope, dict(headers), self._origins)
         _check_length(dict(headers), self._settings.max_body_bytes)
         most = self._settings.max_inside
         if most is not None and self._num_inside >= most and scope["path"].startswith("/v1/"):

@@ -7,7 +7,6 @@ candidates, which costs ten times the search (about 150 us a token against 15 us
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.engine.errors import RequestError
+from serving.engine.llamacpp.json_schema import grammar_of_schema
 from serving.engine.llamacpp.model import LlamaModel
 from serving.engine.types import Request, Sampling, TokenLogprob
 
@@ -117,20 +117,6 @@ def check_sampling(sampling: Sampling, num_vocab: int) -> None:
             )
     if sampling.grammar is not None and sampling.json_schema is not None:
         raise RequestError("bad_sampling", "grammar and json_schema exclude each other")
-
-
-def grammar_of_schema(schema: str) -> str:
-    """A JSON schema as GBNF. Raises RequestError `bad_json_schema`."""
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-    try:
-        if not isinstance(json.loads(schema), dict):
-            raise ValueError("it must be an object")
-        return str(json_schema_to_gbnf(schema))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AssertionError) as error:
-        raise RequestError(
-            "bad_json_schema", f"json_schema: {type(error).__name__}: {error}"[:300]
-        ) from error
 
 
 def grammar_of(sampling: Sampling) -> str | None:

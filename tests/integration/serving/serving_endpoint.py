@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 
+from serving.cluster_env import CLUSTER_ENV
 from serving.files import sha256_of
 from serving.registry import Registry
 
@@ -95,7 +96,7 @@ def environment() -> dict[str, str]:
     return {
         **kept,
         "RAY_ADDRESS": "local",  # or `serve run` joins, or waits for, the cluster that Ray has noted last
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.gate:proxy_middlewares",
+        **CLUSTER_ENV,
         "SERVING_READ_TIMEOUT_S": str(READ_TIMEOUT_S),
     }
 

@@ -110,6 +110,58 @@ def test_completions_stop_and_json(client: openai.OpenAI) -> None:
     assert answer["colour"] in ("red", "green")
 
 
+def shaped_by(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "wanted", "schema": schema}}
+
+
+def test_a_stream_holds_back_half_a_character_and_the_start_of_a_stop(client: openai.OpenAI) -> None:
+    wanted = "grün 🦜🌈!"
+    stream = client.chat.completions.create(
+        model="champion",
+        messages=QUESTION,
+        response_format=shaped_by({"enum": [wanted]}),  # type: ignore[arg-type]
+        stream=True,
+        logprobs=True,
+    )
+    choices = [chunk.choices[0] for chunk in stream]
+    texts = [choice.delta.content or "" for choice in choices]
+    assert json.loads("".join(texts)) == wanted
+    assert not any("\ufffd" in text for text in texts)
+    tokens = [token for choice in choices if choice.logprobs for token in choice.logprobs.content or ()]
+    assert b"".join(bytes(token.bytes or ()) for token in tokens).decode() == "".join(texts)
+    options: Any = {"model": "champion", "messages": QUESTION, "temperature": 0, "max_tokens": 24}
+    whole = client.chat.completions.create(**options).choices[0].message.content or ""
+    for at in range(1, len(whole) - 4, 5):  # wherever token borders are
+        stop = whole[at : at + 3]
+        parts = client.chat.completions.create(**options, stop=stop, stream=True)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in parts)
+        assert text == whole[: whole.index(stop)], stop
+
+
+def test_an_answer_may_have_a_recursive_shape(client: openai.OpenAI) -> None:
+    rest = {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}
+    node = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 2]}, "next": rest},
+        "required": ["n", "next"],
+        "additionalProperties": False,
+    }  # fmt: skip
+    reply = client.chat.completions.create(
+        model="champion",
+        messages=QUESTION,
+        temperature=0,
+        max_tokens=400,
+        response_format=shaped_by({"$defs": {"Node": node}, "$ref": "#/$defs/Node"}),  # type: ignore[arg-type]
+    )
+    text = reply.choices[0].message.content or ""
+    assert text.startswith("{")
+    if reply.choices[0].finish_reason == "stop":
+        found = json.loads(text)
+        while found is not None:
+            assert found["n"] in (1, 2)
+            found = found["next"]
+
+
 def test_errors_are_the_clients_own_exceptions(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(model="gpt-none", messages=QUESTION)

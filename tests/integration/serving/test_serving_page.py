@@ -38,10 +38,18 @@ def test_chatting_and_voting(endpoint: Endpoint, tmp_path: Path) -> None:
         answer = page.run("document.querySelectorAll('.turn .text')[0].textContent")
         assert answer
         assert page.run("document.documentElement.scrollWidth <= 360"), "nothing is cut off on a phone"
+        page.run(SEND.replace("Name a colour.", "Count from one to a thousand in words."))
+        page.wait("document.getElementById('send').textContent === 'Stop'")
+        page.wait("[...document.querySelectorAll('.turn .text')].at(-1).textContent.length > 3")
+        page.run("document.getElementById('send').click()")
+        page.wait("document.getElementById('chat').innerText.includes('Stopped.')")
+        page.wait("document.getElementById('send').textContent === 'Send'")
+        poll(lambda: endpoint.active() == 0, 10)
         page.run("document.getElementById('clear').click(); document.getElementById('model').value = 'blind'")
         page.run(SEND)
         page.wait("document.querySelectorAll('.turn button').length === 3", 60)
         assert "base" not in page.run("document.getElementById('chat').innerText"), "blind until the vote"
+        assert page.run("document.documentElement.scrollWidth <= 360"), "nor are two answers"
         page.run("document.querySelector('.turn button').click()")
         page.wait("document.getElementById('chat').innerText.includes('stored as a preference pair')")
     (row,) = map(json.loads, votes.read_text().splitlines())

@@ -13,6 +13,7 @@ from ray_jobs.cli import options
 from ray_jobs.command import STAGES
 from ray_jobs.errors import ConfigError
 from ray_jobs.runs import RunFolder, StageState
+from serving.cluster_env import CLUSTER_ENV
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 LOCAL = str(CONFIGS / "local.yaml")
@@ -206,7 +207,7 @@ def test_serve_hands_over_to_serve_with_the_gate_in_its_proxies(
     ((module, argv, variables),) = calls
     assert (module, argv) == ("ray.serve.scripts", ["run", "serving.app:build", "replicas=2"])
     assert variables["SERVING_REGISTRY"] == str(registry)
-    assert variables["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == "serving.http.gate:proxy_middlewares"
+    assert variables == {**CLUSTER_ENV, "SERVING_REGISTRY": str(registry)}
 
 
 def test_serve_on_another_port_writes_a_config(calls: list[tuple[Any, ...]], registry: Path) -> None:

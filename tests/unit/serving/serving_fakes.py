@@ -104,7 +104,7 @@ class FakeEngine:
         self.hold = False
         self.num_queued = 0
         self.chat = SimpleNamespace(source=template, render=lambda messages, **_: tuple(range(3)))
-        self.tokenizer = SimpleNamespace(detokenize=lambda tokens, special=False: "x")
+        self.tokenizer = SimpleNamespace(piece=lambda token: b"x")
 
     def tokenize(self, text: str, **_: Any) -> list[int]:
         return list(range(len(text)))

@@ -1,4 +1,4 @@
-"""serve.yaml and the Kubernetes manifest, as far as they can be checked without a cluster."""
+"""serve.yaml, the Kubernetes manifest and the settings, as far as they can be checked without a cluster."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
+from serving.canary import Canary
+from serving.cluster_env import CLUSTER_ENV
+from serving.engine import EngineSettings
 from serving.http.gate import proxy_middlewares
 from serving.settings import ServingSettings
+from serving.sizing import scaling
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -45,7 +50,8 @@ def test_every_pod_has_the_gate_the_keys_and_the_registry(pod: dict[str, Any]) -
     (container,) = pod["containers"]
     env = {each["name"]: each["value"] for each in container["env"]}
     gate = f"{proxy_middlewares.__module__}:{proxy_middlewares.__name__}"
-    assert env["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == gate
+    assert CLUSTER_ENV["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == gate
+    assert env.items() >= CLUSTER_ENV.items()
     mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
     assert Path(env["SERVING_API_KEYS_FILE"]).parent == Path(mounts["keys"])
@@ -59,3 +65,24 @@ def test_a_pod_has_the_cores_of_its_engine_and_there_are_pods_for_all_replicas()
     assert resources["requests"] == resources["limits"]
     assert int(resources["limits"]["cpu"]) == args["engine"]["cores"]
     assert (group["minReplicas"], group["maxReplicas"]) == (args["replicas"], args["max_replicas"])
+
+
+def test_arguments_of_the_command_line_are_texts() -> None:
+    texts = {"replicas": "2", "canary": '{"model": "base", "share": 0.5}', "engine": '{"cores": 2}'}
+    settings = ServingSettings.model_validate({**texts, "cors_origins": '["https://app.example"]'})
+    assert (settings.replicas, settings.cors_origins) == (2, ("https://app.example",))
+    assert settings.canary == Canary(model="base", share=0.5)
+    assert settings.engine == EngineSettings(cores=2)
+    with pytest.raises(ValidationError, match="canary: Expecting"):
+        ServingSettings.model_validate({"canary": '{"model": '})
+    with pytest.raises(ValidationError, match=r"engine\.coars"):
+        ServingSettings.model_validate({"engine": '{"coars": 2}'})
+
+
+def test_load_that_lasts_starts_replicas_and_ones_that_idle_long_stop() -> None:
+    engine = EngineSettings(cores=2, lanes=2, slots=8)
+    assert scaling(ServingSettings(engine=engine)) == {"num_replicas": 1}
+    found = scaling(ServingSettings(engine=engine, max_replicas=3, scaling_delay_s=2))["autoscaling_config"]
+    assert (found["min_replicas"], found["max_replicas"], found["target_ongoing_requests"]) == (1, 3, 12)
+    assert (found["upscale_delay_s"], found["downscale_delay_s"]) == (2, 40)
+    assert AutoscalingConfig(**found).look_back_period_s == 2

@@ -180,6 +180,7 @@ def test_refusals(
     (failed,) = asyncio.run(collect(HostBackend(host, registry), asked))
     assert isinstance(failed, Failed)
     assert (failed.status, failed.code) == (status, code)
+    assert failed.param == ("model" if status == 404 else "prompt")
     assert all(stream.done for stream in opened[0].streams), "all or none: nothing is left running"
     assert host.loaded[0].num_calls == 0
 

@@ -78,6 +78,7 @@ def test_a_stream_is_openais() -> None:
             "prompt_tokens_details": {"cached_tokens": 5},
         }
     )
+    assert all("usage" in json.loads(event) for event in events[:-1]), "null but in the last"
     without = events_of(post(chat(stream=True)))
     assert not any('"usage"' in event for event in without)
 
@@ -229,6 +230,40 @@ def test_bad_bodies_are_400_and_name_the_parameter(body: Any, param: str | None)
     assert not backend.calls
 
 
+CODES = [
+    ({}, "missing_required_parameter"),
+    ({"messages": []}, "empty_array"),
+    ({"messages": [{"role": "user"}]}, "missing_required_parameter"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "missing_required_parameter"),
+    (chat(temprature=0), "unknown_parameter"),
+    (chat(temperature="1"), "invalid_type"),
+    (chat(temperature=99), "decimal_above_max_value"),
+    (chat(top_p=-1), "decimal_below_min_value"),
+    (chat(n=0), "integer_below_min_value"),
+    (chat(seed=2**70), "integer_above_max_value"),
+    (chat(max_completion_tokens=10**9), "integer_above_max_value"),
+    (chat(max_tokens=3, max_completion_tokens=4), "invalid_parameter_combination"),
+    (chat(stop=["x"] * 1000), "array_above_max_length"),
+    (chat(model="m" * 1000), "string_above_max_length"),
+    (chat(functions=[]), "unsupported_parameter"),
+    (chat(response_format={"type": "xml"}), "invalid_value"),
+]
+
+
+@pytest.mark.parametrize(("body", "code"), CODES)
+def test_errors_have_openais_codes(body: Any, code: str) -> None:
+    response = post(body, limits={"max_answer_tokens": 1000})
+    assert (response.status_code, error_of(response)["code"]) == (400, code)
+
+
+def test_both_words_for_the_length_may_say_the_same() -> None:
+    backend = FakeBackend()
+    assert post(chat(max_tokens=3, max_completion_tokens=3), backend=backend).status_code == 200
+    assert backend.calls[0].max_tokens == 3
+    over = error_of(post(chat(max_completion_tokens=9), limits={"max_answer_tokens": 8}))
+    assert over["param"] == "max_completion_tokens"
+
+
 SCHEMAS = [
     {"type": "string", "pattern": "(a+)+$"},
     {"$ref": "https://example.com/schema.json"},
@@ -322,6 +357,8 @@ def test_without_a_key_only_health_is_answered(tmp_path: Path) -> None:
                     assert response.status_code == 401, path
                     assert error_of(response)["code"] == "invalid_api_key"
                     assert response.headers["www-authenticate"]
+            for page, scheme in (("/", "Basic"), ("/docs", "Basic"), ("/v1/models", "Bearer")):
+                assert (await client.get(page)).headers["www-authenticate"].startswith(scheme)
             assert (await client.get("/health")).status_code == 200
             good = {"authorization": "Bearer sk-good"}
             assert (await client.post(CHAT, json=chat(), headers=good)).status_code == 200
@@ -344,6 +381,38 @@ def test_pages_of_allowed_origins_may_call(tmp_path: Path) -> None:
             response = await client.post(CHAT, json=chat(), headers=good)
             assert response.headers["access-control-allow-origin"] == "https://app.example"
             assert (await client.options("/v1/models")).status_code == 405
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://127.0.0.1:8000"}, 200),
+        ({"origin": "https://app.example"}, 200),
+        ({"origin": "https://behind.example", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "https://evil.example", "authorization": "Bearer sk-good"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "https://evil.example", "sec-fetch-site": "cross-site"}, 403),
+        ({"origin": "http://127.0.0.1:9999", "sec-fetch-site": "same-site"}, 403),
+        ({"origin": "null", "content-type": "text/plain"}, 403),
+    ],
+)
+def test_pages_of_other_origins_cannot_use_what_the_browser_adds(
+    tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    async def run() -> None:
+        gate = {"api_keys_file": key_file(tmp_path)}
+        app = app_over(FakeBackend(), cors_origins=["https://app.example"], gate=gate)
+        auth = None if "authorization" in headers else ("", "sk-good")
+        async with client_of(app, auth=auth) as client:
+            response = await client.post(CHAT, json=chat(), headers=headers)
+            assert response.status_code == status
+            if status == 403:
+                assert error_of(response)["code"] == "origin_not_allowed"
+                assert (await client.post("/votes", json={}, headers=headers)).status_code == 403
+                assert (await client.get("/v1/models", headers=headers)).status_code == 200
 
     asyncio.run(run())
 
