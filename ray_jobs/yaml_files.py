@@ -1,7 +1,7 @@
 """YAML that people write by hand, read strictly.
 
-Duplicate keys, aliases and language tags are refused; `1e-4` is a number, as every reader expects
-(YAML 1.1 would make it a string). Source of the number grammar: YAML 1.2, section 10.3.2.
+Duplicate keys, aliases and language tags are refused; `1e-4` is a number and `off` a word, as every reader
+expects (YAML 1.1 would make them a string and false). Source of the grammar: YAML 1.2, section 10.3.2.
 """
 
 import re
@@ -36,6 +36,12 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+BOOL = "tag:yaml.org,2002:bool"
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver(BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),

@@ -17,10 +17,8 @@ from ray_jobs.orpo import kernels
 from ray_jobs.orpo.attention import attend
 from ray_jobs.orpo.attention_blocks import BlockAttention
 from ray_jobs.orpo.linears import TENSORS, Linear, backward, forward, linear_of
+from ray_jobs.orpo.memory import FUSED_FAMILIES
 from ray_jobs.orpo.packing import Span
-
-FUSED_FAMILIES = frozenset({"llama", "mistral", "qwen2"})
-"""Architectures (`model_type`) whose decoder layer is RMS norm, rotary attention and SwiGLU."""
 
 
 class NormedLinears(torch.autograd.Function):

@@ -13,7 +13,7 @@ def write(tmp_path: Path, text: str | bytes) -> Path:
 
 
 def test_plain_values(tmp_path: Path) -> None:
-    text = "a: 1e-4\nb: [1, 2.5, text]\nc: {d: null, e: true}\nf: 1E+3\ng: v1e\nh: 3.0e-4\n"
+    text = "a: 1e-4\nb: [1, 2.5, text]\nc: {d: null, e: true}\nf: 1E+3\ng: v1e\nh: 3.0e-4\ni: off\nj: False\n"
     assert read_yaml(write(tmp_path, text)) == {
         "a": 1e-4,
         "b": [1, 2.5, "text"],
@@ -21,6 +21,8 @@ def test_plain_values(tmp_path: Path) -> None:
         "f": 1000.0,
         "g": "v1e",
         "h": 3e-4,
+        "i": "off",
+        "j": False,
     }
 
 
