@@ -30,11 +30,12 @@ def status_of(error: BaseException | None) -> int | None:
     return None
 
 
-def connection_errors() -> tuple[type[Exception], ...]:
-    """What the hub's client raises where no answer came: the base of its HTTP library's errors."""
+def connection_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What the hub's client raises where no answer came: the base of its HTTP library's errors, and the
+    system's; and `more`."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    return tuple(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+    return (*(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"), OSError, *more)
 
 
 def _has_token() -> bool:

@@ -45,4 +45,5 @@ def copy_config(name: str, folder: Path) -> Path:
             write_whole(folder / file, (configs_folder() / file).read_bytes())
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror or error}") from error
-    return folder / files[0]
+    first: str = files[0]
+    return folder / first

@@ -22,7 +22,7 @@ def with_commit(source: Source) -> Source:
 
     try:
         commit = HfApi().dataset_info(source.source, revision=source.revision, timeout=LOOKUP_S).sha
-    except (*connection_errors(), OSError, ValueError) as error:
+    except connection_errors(ValueError) as error:
         log.debug("no commit of %s", source.source, exc_info=error)
         return source
     log.info("data     %s is at %s", source.source, commit)

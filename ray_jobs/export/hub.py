@@ -70,7 +70,7 @@ def _explained(what: str, revision: str | None) -> Iterator[None]:
         raise ModelError(f"{what}: is neither a local path nor a hub ID like 'owner/name'") from error
     except HfHubHTTPError as error:
         raise ModelError(f"{what}: {refused(error.response.status_code)}") from error
-    except (*connection_errors(), OSError) as error:
+    except connection_errors() as error:
         raise ModelError(f"{what}: cannot be downloaded: {' '.join(str(error).split())[:300]}") from error
 
 

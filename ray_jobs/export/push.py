@@ -32,6 +32,6 @@ def push(folder: Path, repo_id: str, *, private: bool) -> str:
             f"{repo_id}: cannot be pushed to (hf auth login, or HF_TOKEN with the right to write): "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
-    except (*connection_errors(), OSError) as error:
+    except connection_errors() as error:
         raise ModelError(f"{repo_id}: cannot be pushed to: {' '.join(str(error).split())[:300]}") from error
     return str(commit.commit_url)

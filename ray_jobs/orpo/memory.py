@@ -136,7 +136,7 @@ def _of_weights(
 
 
 def _offloads(zero: Mapping[str, Any], what: str) -> bool:
-    return (zero.get(f"offload_{what}") or {}).get("device", "none") != "none"
+    return bool((zero.get(f"offload_{what}") or {}).get("device", "none") != "none")
 
 
 def num_row_tokens(settings: TrainingSettings) -> int:

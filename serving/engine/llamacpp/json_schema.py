@@ -1,4 +1,4 @@
-"""From JSON schemas to llama.cpp's grammars: what its converter, which is given the schema as text, leaves out."""
+"""From JSON schemas to llama.cpp's grammars: what its converter, which takes a schema as text, lacks."""
 
 from __future__ import annotations
 

@@ -15,7 +15,10 @@ from serving.engine.llamacpp.json_schema import grammar_of_schema
 
 NODE = {
     "type": "object",
-    "properties": {"value": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}},
+    "properties": {
+        "value": {"type": "integer"},
+        "next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]},
+    },
     "required": ["value", "next"],
 }  # fmt: skip
 
