@@ -225,17 +225,15 @@ def judge_job(config: Config, folder: RunFolder, metrics: Sequence[str]) -> RowJ
 
 
 def judge_pool(config: Config) -> EngineActors:
-    """The engines of the config with the judge's own context, and attention that suits long prompts.
+    """The engines of the config with the judge's own context, and a cache that suits long prompts.
 
-    A judge reads hundreds of tokens for each that it writes: plain matrix products, see
-    `EngineSettings.flash_attention`. A `kv_type` of the config's own choice leaves both as they are.
+    A judge reads hundreds of tokens for each that it writes, and these are read fastest with a cache in f16,
+    see `EngineSettings.flash_attention`.
     """
     settings = config.engine.settings
     changes: dict[str, Any] = {"context_tokens": config.judge.context_tokens}
     if settings.kv_type == "auto":
         changes["kv_type"] = "f16"
-        if settings.flash_attention == "auto":
-            changes["flash_attention"] = settings.gpu_layers != 0
     return config.engine.model_copy(update={"settings": settings.model_copy(update=changes)})
 
 

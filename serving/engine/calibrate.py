@@ -34,7 +34,7 @@ PROMPT_TOKENS = 96
 def combinations(cores: int, *, with_openvino: bool) -> Iterator[tuple[Backend, int, int]]:
     """(backend, lanes, slots), the likeliest winners first: the time may end before the list does."""
     widths = dict.fromkeys((cores, 1))
-    for slots in (24, 16, 32, 8):
+    for slots in (32, 16, 24, 8):
         for lanes in widths:
             yield "llama_cpp", lanes, slots
     if with_openvino:

@@ -52,13 +52,14 @@ class EngineSettings(BaseModel):
     """Threads of a lane for answers; None: the lane's cores."""
 
     kv_type: Literal["auto", "f16", "bf16", "q8_0", "f32"] = "auto"
-    """Number format of the key/value cache; q8_0 halves its memory. `auto`: bf16 on processors that multiply
-    it (AVX512_BF16: attention is up to twice as fast), else f16."""
+    """Number format of the key/value cache; q8_0 halves its memory. `auto`: bf16 on Intel processors with
+    matrix units (AMX), else f16."""
 
     flash_attention: bool | Literal["auto"] = "auto"
-    """Fused attention. On CPUs llama.cpp's goes row by row in bf16 and where a pass holds several sequences:
-    it writes short answers up to 1.3x as fast as plain matrix products do, and reads long prompts at half
-    their rate. `auto`: on a GPU, for q8_0 (which needs it), for bf16 in contexts of at most 1,024 tokens."""
+    """Fused attention. On CPUs llama.cpp's writes answers up to 1.3x as fast as plain matrix products do; it
+    reads long prompts as fast in f16 or f32, and at half their rate in bf16, where it goes row by row.
+    `auto`: on a GPU, for q8_0 (which needs it), for f16 and f32 on processors without AMX, for bf16 in
+    contexts of at most 1,024 tokens."""
 
     prefix_cache: bool = True
     """Compute what prompts have in common once."""

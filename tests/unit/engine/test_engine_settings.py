@@ -206,12 +206,17 @@ def test_a_calibration_serves_every_quantisation_that_it_has_measured(tmp_path: 
 
 
 def test_attention_is_fused_where_it_is_the_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving.engine.llamacpp.context import resolve_flash_attention
+    from serving.engine.llamacpp.context import resolve_flash_attention, resolve_kv_type
 
-    for features, short in ((b"AVX512_BF16 = 1", True), (b"AVX512_BF16 = 0", False)):
+    # Processors with AMX have bf16 by default, which is worth it in short contexts; others have f16.
+    for features, kv_type, in_long in ((b"AMX_INT8 = 1", "bf16", False), (b"AVX512_BF16 = 1", "f16", True)):
         monkeypatch.setattr("llama_cpp.llama_print_system_info", lambda found=features: found)
-        assert resolve_flash_attention(EngineSettings(context_tokens=1024)) is short
-        assert resolve_flash_attention(EngineSettings(context_tokens=1025)) is False
+        assert resolve_kv_type("auto") == kv_type
+        assert resolve_kv_type("f32") == "f32"
+        assert resolve_flash_attention(EngineSettings(context_tokens=1024)) is True
+        assert resolve_flash_attention(EngineSettings(context_tokens=1025)) is in_long
+        assert resolve_flash_attention(EngineSettings(kv_type="f16")) is in_long
+        assert resolve_flash_attention(EngineSettings(kv_type="bf16", context_tokens=1025)) is False
         assert resolve_flash_attention(EngineSettings(kv_type="q8_0")) is True
         assert resolve_flash_attention(EngineSettings(gpu_layers=-1)) is True
         assert resolve_flash_attention(EngineSettings(context_tokens=64, flash_attention=False)) is False
