@@ -38,7 +38,7 @@ def test_a_family_trains_exports_with_parity_and_serves(family: str, tmp_path: P
     found = dict(zip(HEADINGS, row.cells(), strict=True))
     for name in ("model type", "trains", "exports", "template"):
         assert published[name] == found[name]
-    assert float(published["parity error"]) < 0.05
+    assert float(published["parity error"]) < 0.08
     assert int(published["greedy tokens equal"].split()[0]) >= 0.98 * parity.tokens
     assert int(published["served alike"].split()[0]) >= 4
 
