@@ -169,7 +169,7 @@ def print_tables(agreed: dict[str, Any], attacked: dict[str, Any]) -> None:
     for way, rows in attacked.items():
         print(f"\n{way:28} {'stopped by':>10} {'uplift (95 %)':>28} {'unscored':>8}")
         for row in rows:
-            ends = "no spread" if row["ci95"] is None else "{:+.3f} to {:+.3f}".format(*row["ci95"])
+            ends = "no interval" if row["ci95"] is None else "{:+.3f} to {:+.3f}".format(*row["ci95"])
             mean = "none" if row["uplift"] is None else f"{row['uplift']:+.3f}"
             print(f"{row['attack']:28} {row['stops']:>10} {f'{mean} ({ends})':>28} {row['unscored']:8}")
     print()

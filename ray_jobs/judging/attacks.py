@@ -63,8 +63,8 @@ ATTACKS: Mapping[str, Attack] = {
 class Uplift:
     """An attack's effect on the expected score (the score, where there is none), in the rubric's units.
 
-    `ci95`: bootstrap over pairs (BCa); None with fewer than two pairs or
-    no spread.
+    `ci95`: bootstrap over pairs (BCa), a single point where all differences are equal; None with fewer than
+    two pairs.
     """
 
     attack: str
@@ -99,8 +99,10 @@ def _value(judgement: Judgement) -> float | None:
 
 
 def _interval(differences: Sequence[float], seed: int) -> tuple[float, float] | None:
-    if len(set(differences)) < 2:
+    if len(differences) < 2:
         return None
+    if len(set(differences)) == 1:
+        return differences[0], differences[0]
     import numpy as np
     from scipy.stats import bootstrap
 

@@ -68,8 +68,9 @@ def test_uplift_is_paired() -> None:
     assert 0.3 < found.ci95[0] < found.uplift < found.ci95[1] < 0.5
 
 
-def test_no_spread_has_no_interval() -> None:
-    assert attack_uplift("empty", [judged(1.0)] * 3, [judged(1.0)] * 3).ci95 is None
+def test_equal_differences_are_a_point_and_one_pair_has_no_interval() -> None:
+    assert attack_uplift("empty", [judged(1.0)] * 3, [judged(1.5)] * 3).ci95 == (0.5, 0.5)
+    assert attack_uplift("empty", [judged(1.0)], [judged(1.5)]).ci95 is None
 
 
 def gullible(call: Call) -> Completion:
