@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -30,10 +30,22 @@ class WorkerSettings(Section):
 
     per_trial: Annotated[int, Field(ge=1)] = 1
     """Data-parallel workers of one trial."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    """0 trains on CPU; a fraction lets several small trials share a GPU."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = 0.0
+    """0 trains on CPU; a fraction lets several small trials share a GPU; `auto`: as many trials share one as
+    its memory holds by an estimate that `--check` shows (on CPU where the cluster has no GPU)."""
+    gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory of a GPU, for `auto`; null: asked of a GPU of the cluster."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     """Logical CPUs a worker asks Ray for; on CPU also its number of threads."""
+
+    @model_validator(mode="after")
+    def _workers_of_a_trial_share_no_gpu(self) -> Self:
+        gpus = self.gpus_per_worker
+        if self.per_trial > 1 and not isinstance(gpus, str) and 0 < gpus < 1:
+            raise ValueError(
+                "gpus_per_worker: workers of one trial cannot share a GPU; use 1, or per_trial: 1"
+            )
+        return self
 
 
 class GenerationSettings(Section):
@@ -107,7 +119,20 @@ class Config(Section):
             raise ValueError(
                 f"generation.max_answer_tokens leaves {room} of engine.settings.context_tokens for the prompt"
             )
+        if self.search.scheduler == "pbt":
+            self._population_fits()
         return self
+
+    def _population_fits(self) -> None:
+        training, every = self.training, self.search.perturb_every_steps
+        evaluates = training.eval_every_steps
+        if evaluates is None or training.checkpoint_every_steps != evaluates:
+            raise ValueError(
+                "training.checkpoint_every_steps: search.scheduler pbt needs one at every evaluation; "
+                "set it and eval_every_steps to the same number"
+            )
+        if every is not None and every % evaluates:
+            raise ValueError("search.perturb_every_steps: must be a multiple of training.eval_every_steps")
 
 
 def load_config(path: Path, changes: Sequence[str] = ()) -> Config:

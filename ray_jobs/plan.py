@@ -6,6 +6,9 @@ from statistics import NormalDist
 
 from ray_jobs.config import Config
 from ray_jobs.export.recipe import with_recipe
+from ray_jobs.orpo.memory import GIB, training_memory, trials_per_gpu
+from ray_jobs.orpo.shapes import known_shape
+from ray_jobs.search.trials import largest_trial
 
 
 def plan_lines(config: Config) -> list[str]:
@@ -19,6 +22,7 @@ def plan_lines(config: Config) -> list[str]:
         ("model", _model(config)),
         *(("data", line) for line in _data(plan(config.data))),
         ("tune", _trials(config)),
+        *(("memory", line) for line in _gpu_memory(config)),
         *(("search", line) for line in _space(config)),
         ("training", _training(config)),
         ("export", f"base and candidate as {_recipe(config)} GGUF by one recipe"),
@@ -56,10 +60,34 @@ def _trials(config: Config) -> str:
     points = search.num_grid_points
     trials = max(1, search.num_trials // points) * points
     each = f"{workers.per_trial} worker(s) of {workers.cpus_per_worker:g} CPU"
-    if workers.gpus_per_worker:
+    if isinstance(workers.gpus_per_worker, str):
+        each += " and a share of a GPU"
+    elif workers.gpus_per_worker:
         each += f" and {workers.gpus_per_worker:g} GPU"
     how = f"{search.algorithm} search, scheduler {search.scheduler}, best held-out {search.objective}"
     return f"{trials} trials of {each}; {how}"
+
+
+def _gpu_memory(config: Config) -> Iterator[str]:
+    """What a trial takes of a GPU, and how many trials share one."""
+    workers = config.workers
+    if not workers.gpus_per_worker:
+        return
+    shape = known_shape(config.model)
+    if shape is None:
+        yield "of a trial: known once the model is there"
+        return
+    memory = training_memory(shape, largest_trial(config.training, config.search), workers.per_trial)
+    parts = ("weights", "trained", "activations", "logits")
+    what = ", ".join(f"{name} {getattr(memory, name) / GIB:.1f}" for name in parts)
+    yield f"of a GPU, estimated: {memory.total / GIB:.1f} GiB a worker ({what})"
+    if workers.per_trial == 1:
+        sizes = [workers.gpu_memory_gib] if workers.gpu_memory_gib else GPU_SIZES_GIB
+        held = (f"{trials_per_gpu(memory.total, size * GIB)} on {size:g} GiB" for size in sizes)
+        yield f"trials that fit on a GPU together: {', '.join(held)}"
+
+
+GPU_SIZES_GIB = (16.0, 24.0, 48.0, 80.0)
 
 
 def _space(config: Config) -> Iterator[str]:

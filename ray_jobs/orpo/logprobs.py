@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ray_jobs.orpo import kernels
 
-CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
-"""Size of the logits that exist at one time, by device."""
+CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+"""Size of the logits that exist at one time, by device; on CPU about what its last cache holds."""
 
 
 def token_logps(hidden_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from ray_jobs.orpo.meter import BatchFigures, TrainMeter
 from ray_jobs.orpo.metrics import Metrics, check_finite, check_not_exploded, peak_memory_bytes
 from ray_jobs.orpo.plan import pair_order
+from ray_jobs.orpo.schedule import put_settings
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.orpo.tokens import PairTokens
 
@@ -112,6 +113,11 @@ class TrlTrainer(ORPOTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:  # it may be another trial's
+            put_settings(self.optimizer, self.lr_scheduler, self.settings)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None

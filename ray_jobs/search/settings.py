@@ -26,6 +26,10 @@ SEARCHABLE = {
 """The training fields that a search may vary, by their dotted name, with their type."""
 
 
+PERTURBABLE = frozenset({"learning_rate", "beta", "weight_decay", "max_grad_norm"})
+"""Those that can change while a training goes on; a population changes these only."""
+
+
 class Dimension(Section):
     """One searched setting: exactly one of the four kinds."""
 
@@ -77,12 +81,16 @@ class SearchSettings(Section):
     """Trials in all; with a grid, rounded to whole passes over its points (at least one)."""
     algorithm: Literal["random", "optuna"] = "random"
     """`optuna` is its TPE sampler; `random` also serves grids."""
-    scheduler: Literal["none", "asha", "median"] = "asha"
-    """Early stopping on the held-out objective, by training step."""
+    scheduler: Literal["none", "asha", "median", "pbt"] = "asha"
+    """Early stopping on the held-out objective, by training step; `pbt` stops none: a population, whose worst
+    trials take over the weights and settings of the best, changed a little."""
     grace_steps: Annotated[int, Field(ge=1)] = 1
     """Steps before a trial may be stopped early."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
     """ASHA: one trial in this many goes on at each rung."""
+    perturb_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """PBT: steps after which the worst quarter of the trials take over what the best quarter has; null: at
+    every evaluation."""
     objective: Literal["accuracy", "nll", "loss", "margin"] = "accuracy"
     """What the best trial is best at, on held-out pairs. Ties go to the lower nll, which, unlike the
     loss, can be compared between trials of different beta."""
@@ -97,11 +105,25 @@ class SearchSettings(Section):
             _check_dimension(name, dimension)
         if self.algorithm == "optuna" and any(dim.kind == "grid" for dim in self.space.values()):
             raise ValueError("space: optuna draws no grid; use choice, or algorithm: random")
+        if self.scheduler == "pbt":
+            _check_population(self)
         return self
 
     @property
     def num_grid_points(self) -> int:
         return math.prod(len(dim.values) for dim in self.space.values() if dim.kind == "grid")
+
+
+def _check_population(search: SearchSettings) -> None:
+    if search.algorithm != "random":
+        raise ValueError("algorithm: scheduler pbt changes settings itself; use random")
+    if search.num_trials < 2:
+        raise ValueError("num_trials: scheduler pbt needs at least 2")
+    if not PERTURBABLE & set(search.space):
+        names = ", ".join(sorted(PERTURBABLE))
+        raise ValueError(f"space: scheduler pbt has nothing to change; it can change {names}")
+    if "num_steps" in search.space:
+        raise ValueError("space.num_steps: all trials of scheduler pbt take the same number of steps")
 
 
 def _check_dimension(name: str, dimension: Dimension) -> None:

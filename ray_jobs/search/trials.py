@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_jobs.orpo.settings import TrainingSettings
+from ray_jobs.search.settings import SearchSettings
 
 HIGHER_IS_BETTER = {"accuracy": True, "margin": True, "nll": False, "loss": False}
 METRICS = {name: f"heldout_{name}" for name in HIGHER_IS_BETTER}
@@ -47,6 +48,14 @@ def with_overrides(training: TrainingSettings, overrides: Mapping[str, Any]) -> 
             target = target.setdefault(parent, {})
         target[leaf] = value
     return TrainingSettings.model_validate_json(json.dumps(data))
+
+
+def largest_trial(training: TrainingSettings, search: SearchSettings) -> TrainingSettings:
+    """The settings of the trial that takes most memory: adapters of the highest rank that may be drawn."""
+    ranks = search.space.get("lora.rank")
+    if ranks is None:
+        return training
+    return with_overrides(training, {"lora.rank": max(int(rank) for rank in ranks.values)})
 
 
 def best_trial(trials: Iterable[Trial], objective: str) -> Trial | None:

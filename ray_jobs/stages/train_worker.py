@@ -1,12 +1,14 @@
 """One Ray Train worker: reads the splits, trains, reports each evaluation with its checkpoint."""
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.stages.checkpoints import read_note, why_damaged, write_note
+from ray_jobs.stages.diverged import note_diverged
 
 if TYPE_CHECKING:
     from ray_jobs.orpo.settings import TrainingSettings
@@ -20,24 +22,46 @@ def train_worker(job: dict[str, Any]) -> None:
     """Runs in every worker of a trial. `job` is plain data:
 
     base (ModelSettings), training (TrainingSettings, with the trial's own values), train and heldout
-    (paths of Parquet files), threads (of this worker).
+    (paths of Parquet files), threads (of this worker), storage (folder of all groups), start_from (another
+    trial's checkpoint whose weights are taken over, or None).
     """
     resumed(job, run_training)
 
 
 def resumed(job: dict[str, Any], training: "Training") -> None:
-    """Has `training` go on from the trial's last whole checkpoint, if it is not at its end already."""
+    """Has `training` go on from the trial's last whole checkpoint, if it is not at its end already.
+
+    A training that diverges, which it does in all workers alike, ends here: it leaves a note to the trial.
+    """
     import ray.train
 
+    from ray_jobs.orpo.metrics import TrainingDiverged
     from ray_jobs.orpo.settings import TrainingSettings
 
     settings = TrainingSettings.model_validate_json(job["training"])
-    checkpoint = ray.train.get_checkpoint()
-    with checkpoint_folder(checkpoint) as folder:
+    with checkpoint_folder(ray.train.get_checkpoint() or taken_over(job)) as folder:
         resume_from = whole(folder)
         reports = Reports(resume_from)
-        if not reports.finished(settings.num_steps):
-            training(job, settings, reports, resume_from)
+        try:
+            if not reports.finished(settings.num_steps):
+                training(job, settings, reports, resume_from)
+        except TrainingDiverged as error:
+            if ray.train.get_context().get_world_rank() == 0:
+                note_diverged(group_folder(job), str(error))
+
+
+def group_folder(job: dict[str, Any]) -> Path:
+    """Where the group keeps its checkpoints."""
+    import ray.train
+
+    return Path(job["storage"]) / ray.train.get_context().get_experiment_name()
+
+
+def taken_over(job: dict[str, Any]) -> Any:
+    """The other trial's checkpoint that this one starts from, if it does."""
+    import ray.train
+
+    return ray.train.Checkpoint(job["start_from"]) if job.get("start_from") else None
 
 
 def run_training(
@@ -52,6 +76,10 @@ def run_training(
     from ray_jobs.tables import read_rows
 
     torch.set_num_threads(job["threads"])
+    share = job["workers"]["gpus_per_worker"]
+    if torch.cuda.is_available() and 0 < share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)  # its neighbours' memory is not its own
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(group_folder(job) / "tensorboard"))
     base = resolve_base(ModelSettings.model_validate_json(job["base"]), default_cache_dir())
     with tempfile.TemporaryDirectory() as output_dir:
         train(

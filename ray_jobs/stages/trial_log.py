@@ -20,8 +20,10 @@ class TrialLog(ray.tune.Callback):
         self._started, self._ended = time.monotonic(), 0
         self._steps: dict[str, int] = {}
         self._nlls: dict[str, list[float]] = {}
+        self._settings: dict[str, Any] = {}
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
+        self._say_what_was_taken_over(trial, result.get("taken_over"))
         self._steps[trial.trial_id] = int(result.get("step", 0))
         nlls = self._nlls.setdefault(trial.trial_id, [])
         nlls.append(float(result.get("heldout_nll", math.nan)))
@@ -35,6 +37,17 @@ class TrialLog(ray.tune.Callback):
             sparkline(nlls),
             result.get("tokens_per_s", math.nan),
         )
+
+    def _say_what_was_taken_over(self, trial: Any, donor: str | None) -> None:
+        before = self._settings.setdefault(trial.trial_id, trial.config)
+        if donor is None or before == trial.config:
+            return
+        self._settings[trial.trial_id] = trial.config
+        changed = ", ".join(
+            f"{name}={value}" for name, value in trial.config.items() if value != before.get(name)
+        )
+        name = short_name(trial.trial_id)
+        log.info("tune     %s goes on from %s with %s", name, short_name(donor), changed)
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
         self._end(trial, "done")

@@ -4,7 +4,6 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from ray_jobs.runs import RunFolder, write_whole
 from ray_jobs.search.trials import Trial, ranked_trials, with_overrides
 from ray_jobs.stages import cluster
 from ray_jobs.stages.base import Stage
-from ray_jobs.stages.checkpoints import prepare_search, repair_trial, why_damaged
+from ray_jobs.stages.checkpoints import prepare_search, why_damaged
+from ray_jobs.stages.gpu_share import with_gpu_share
 from ray_jobs.stages.train_worker import train_worker
 from ray_jobs.stages.trial_table import describe, drawn_order, trial_from, write_trials
-from ray_jobs.stages.tune_search import param_space, tune_config
+from ray_jobs.stages.tune_search import driver_share, param_space, tune_config
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
+    config = with_gpu_share(config)
     job = trial_job(config, folder)
     results = fit(config, job, folder.path("tune"))
     in_order = sorted(results, key=lambda result: drawn_order(result.path))
@@ -60,44 +61,9 @@ def trial_job(config: Config, folder: RunFolder) -> dict[str, Any]:
         "threads": max(1, math.floor(config.workers.cpus_per_worker)),
         "workers": config.workers.model_dump(),
         "max_failures": config.search.max_failures,
+        "population": config.search.scheduler == "pbt",
         "storage": str(folder.path("tune/trials")),
     }
-
-
-def run_trial(
-    overrides: dict[str, Any], *, job: dict[str, Any], worker: Callable[[dict[str, Any]], None]
-) -> None:
-    """A Tune trial: drives one Ray Train group of `worker`s and passes its reports on.
-
-    The group's name is the trial's ID, so that a restored trial finds its checkpoints.
-    """
-    import ray.train
-    import ray.tune
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    from ray_jobs.orpo.settings import TrainingSettings
-
-    repair_trial(Path(job["storage"]) / ray.tune.get_context().get_trial_id())
-    settings = with_overrides(TrainingSettings.model_validate_json(job["training"]), overrides)
-    workers = job["workers"]
-    gpus = workers["gpus_per_worker"]
-    TorchTrainer(
-        worker,
-        train_loop_config={**job, "training": settings.model_dump_json()},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers["per_trial"],
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": workers["cpus_per_worker"], **({"GPU": gpus} if gpus else {})},
-        ),
-        run_config=ray.train.RunConfig(
-            name=ray.tune.get_context().get_trial_id(),
-            storage_path=job["storage"],
-            callbacks=[TuneReportCallback()],
-            failure_config=ray.train.FailureConfig(max_failures=job["max_failures"]),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-        ),
-    ).fit()
 
 
 def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
@@ -105,10 +71,11 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
     import ray.tune
 
     from ray_jobs.stages.trial_log import TrialLog
+    from ray_jobs.stages.tune_trial import run_trial
 
-    # The driver of a trial only waits for its workers: it needs a place, not a core.
     trainable = ray.tune.with_resources(
-        ray.tune.with_parameters(run_trial, job=job, worker=train_worker), {"node:__internal_head__": 0.001}
+        ray.tune.with_parameters(run_trial, job=job, worker=train_worker),
+        {"node:__internal_head__": driver_share(config)},
     )
     # Tune's own handler ends the search as if it were done, with what the trials had reached.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"

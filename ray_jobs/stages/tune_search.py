@@ -1,6 +1,7 @@
 """A config's search in Ray Tune's terms."""
 
 import logging
+import math
 from typing import Any
 
 from ray_jobs.config import Config
@@ -41,22 +42,40 @@ def tune_config(config: Config) -> Any:
         metric=METRICS[search.objective],
         mode="max" if higher else "min",
         num_samples=max(1, search.num_trials // search.num_grid_points),
-        search_alg=search_algorithm(config, search.max_concurrent_trials or num_concurrent(config)),
+        search_alg=search_algorithm(config, 0 if search.scheduler == "pbt" else most_at_once(config)),
         scheduler=scheduler(config),
         reuse_actors=False,
     )
 
 
+def most_at_once(config: Config) -> int:
+    return config.search.max_concurrent_trials or num_concurrent(config)
+
+
+def driver_share(config: Config) -> float:
+    """What the driver of a trial takes of the head node; it only waits for its workers and needs no core.
+
+    A population lives as a whole: its trials take turns, so their drivers' places are as many as run at once.
+    """
+    if config.search.scheduler != "pbt":
+        return 0.001
+    return max(0.0001, math.floor(10_000 / most_at_once(config)) / 10_000)
+
+
 def num_concurrent(config: Config) -> int:
     """Trials that the cluster holds at once."""
     workers = config.workers
-    if workers.gpus_per_worker:
-        there, wanted = cluster.trial_capacity("GPU"), workers.gpus_per_worker
+    gpus = workers.gpus_per_worker
+    assert not isinstance(gpus, str), "auto is resolved before the search starts"
+    if gpus:
+        # a worker's fraction lies on one GPU
+        there = cluster.trial_capacity("GPU") * (gpus * int(1 / gpus) if gpus < 1 else 1)
+        wanted = gpus
     else:
         there, wanted = cluster.trial_capacity("CPU"), workers.cpus_per_worker
-    held = int(there // (wanted * workers.per_trial))
+    held = math.floor(there / (wanted * workers.per_trial) + 1e-6)
     if held == 0:
-        kind = "GPU" if workers.gpus_per_worker else "CPU"
+        kind = "GPU" if gpus else "CPU"
         log.warning(
             "tune     a trial wants %g %ss, the cluster has %g: waiting",
             wanted * workers.per_trial,
@@ -89,4 +108,8 @@ def scheduler(config: Config) -> Any:
         )
     if search.scheduler == "median":
         return MedianStoppingRule(time_attr="step", grace_period=search.grace_steps)
+    if search.scheduler == "pbt":
+        from ray_jobs.stages.population import population
+
+        return population(config)
     return FIFOScheduler()

@@ -30,6 +30,7 @@ def main() -> None:
         heldout_pairs=text_pairs(7, seed=1),
         output_dir=job["output_dir"],
         on_eval=on_eval,
+        resume_from=job["resume_from"],
     )
     Path(job["log"]).write_text("\n".join(lines))
     if torch.distributed.is_initialized():
