@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.stages.checkpoints import read_note, why_damaged, write_note
+from serving.storage.node_cache import local_copy
 
 if TYPE_CHECKING:
     from ray_jobs.orpo.settings import TrainingSettings
@@ -20,7 +21,7 @@ def train_worker(job: dict[str, Any]) -> None:
     """Runs in every worker of a trial. `job` is plain data:
 
     base (ModelSettings), training (TrainingSettings, with the trial's own values), train and heldout
-    (paths of Parquet files), threads (of this worker).
+    (Parquet files, by path or URI), threads (of this worker).
     """
     resumed(job, run_training)
 
@@ -57,8 +58,8 @@ def run_training(
         train(
             settings,
             model_dir=str(base.hf_dir),
-            train_pairs=[pair_from_row(row) for row in read_rows(Path(job["train"]))],
-            heldout_pairs=[pair_from_row(row) for row in read_rows(Path(job["heldout"]))],
+            train_pairs=[pair_from_row(row) for row in read_rows(local_copy(job["train"]))],
+            heldout_pairs=[pair_from_row(row) for row in read_rows(local_copy(job["heldout"]))],
             output_dir=output_dir,
             on_eval=lambda metrics, folder: reports.add(metrics.as_row(), folder),
             resume_from=resume_from,

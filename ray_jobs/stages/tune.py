@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from ray_jobs.search.trials import Trial, ranked_trials, with_overrides
 from ray_jobs.stages import cluster
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.checkpoints import prepare_search, repair_trial, why_damaged
+from ray_jobs.stages.ray_storage import path_of_ray, ray_storage
 from ray_jobs.stages.train_worker import train_worker
 from ray_jobs.stages.trial_table import describe, drawn_order, trial_from, write_trials
 from ray_jobs.stages.tune_search import param_space, tune_config
+from serving.storage.mirror import fetched_folder, shared
+from serving.storage.remote import is_uri
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +33,8 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     job = trial_job(config, folder)
     results = fit(config, job, folder.path("tune"))
     in_order = sorted(results, key=lambda result: drawn_order(result.path))
-    trials = [trial_from(number, result) for number, result in enumerate(in_order)]
+    here = partial(path_of_ray, folder=folder.root)
+    trials = [trial_from(number, result, here) for number, result in enumerate(in_order)]
     write_trials(folder.path("tune/trials.parquet"), trials)
     ranked = ranked_trials(trials, config.search.objective)[: config.verdict.num_candidates]
     if not ranked:
@@ -55,12 +60,12 @@ def trial_job(config: Config, folder: RunFolder) -> dict[str, Any]:
     return {
         "base": config.model.model_dump_json(),
         "training": training.model_dump_json(),
-        "train": str(folder.path("data/train.parquet")),
-        "heldout": str(folder.path("data/heldout.parquet")),
+        "train": folder.shared("data/train.parquet"),
+        "heldout": folder.shared("data/heldout.parquet"),
         "threads": max(1, math.floor(config.workers.cpus_per_worker)),
         "workers": config.workers.model_dump(),
         "max_failures": config.search.max_failures,
-        "storage": str(folder.path("tune/trials")),
+        "storage": shared(folder.path("tune/trials")),
     }
 
 
@@ -78,7 +83,9 @@ def run_trial(
 
     from ray_jobs.orpo.settings import TrainingSettings
 
-    repair_trial(Path(job["storage"]) / ray.tune.get_context().get_trial_id())
+    trial_id = ray.tune.get_context().get_trial_id()
+    if not is_uri(job["storage"]):  # in an object store lists of checkpoints are whole
+        repair_trial(Path(job["storage"]) / trial_id)
     settings = with_overrides(TrainingSettings.model_validate_json(job["training"]), overrides)
     workers = job["workers"]
     gpus = workers["gpus_per_worker"]
@@ -91,8 +98,8 @@ def run_trial(
             resources_per_worker={"CPU": workers["cpus_per_worker"], **({"GPU": gpus} if gpus else {})},
         ),
         run_config=ray.train.RunConfig(
-            name=ray.tune.get_context().get_trial_id(),
-            storage_path=job["storage"],
+            name=trial_id,
+            **ray_storage(job["storage"]),
             callbacks=[TuneReportCallback()],
             failure_config=ray.train.FailureConfig(max_failures=job["max_failures"]),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
@@ -114,9 +121,13 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     experiment = folder / "experiment"
     prepare_search(experiment)
-    if ray.tune.Tuner.can_restore(str(experiment)):
-        log.info("tune     takes up the search in %s", experiment)
-        tuner = ray.tune.Tuner.restore(str(experiment), trainable=trainable, resume_errored=True)
+    where = ray_storage(shared(experiment))
+    place, store = where["storage_path"], where["storage_filesystem"]
+    if ray.tune.Tuner.can_restore(place, storage_filesystem=store):
+        log.info("tune     takes up the search in %s", shared(experiment))
+        tuner = ray.tune.Tuner.restore(
+            place, trainable=trainable, resume_errored=True, storage_filesystem=store
+        )
     else:
         tuner = ray.tune.Tuner(
             trainable,
@@ -124,7 +135,7 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
             tune_config=tune_config(config),
             run_config=ray.tune.RunConfig(
                 name="experiment",
-                storage_path=str(folder),
+                **ray_storage(shared(folder)),
                 # A lost driver of a trial, besides the lost workers that Ray Train sees to.
                 failure_config=ray.tune.FailureConfig(max_failures=config.search.max_failures),
                 callbacks=[TrialLog(config.search.num_trials, config.training.num_steps)],
@@ -137,7 +148,7 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
 def keep_best(best: Trial, folder: Path) -> None:
     """Copies the winning adapter beside the trial table, whole."""
     assert best.checkpoint is not None
-    if reason := why_damaged(Path(best.checkpoint)):
+    if reason := why_damaged(fetched_folder(Path(best.checkpoint))):
         raise StageFailed(f"tune: {reason}; redo it with --force tune")
     shutil.rmtree(folder, ignore_errors=True)
     for name in ADAPTER_FILES:
