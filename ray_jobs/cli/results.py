@@ -8,7 +8,8 @@ from typing import Any
 from ray_jobs.config import Config, load_config
 from ray_jobs.errors import ConfigError
 from ray_jobs.runs import RunFolder, in_store_only
-from serving.storage.mirror import VIEWS, open_mirror, pull
+from serving.storage.mirror import open_mirror, pull
+from serving.storage.node_cache import VIEWS
 from serving.storage.remote import StorageError, absolute, folder_path, is_uri
 
 REPORT = "report/report.json"

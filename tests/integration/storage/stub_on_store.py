@@ -10,9 +10,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ray_jobs.stages import generate, train_worker, tune
+from ray_jobs.stages.block_actor import TOKENS
 from serving.engine.types import Request, Result
 from serving.storage.node_cache import local_copy
 from tests.chaos import stub_pipeline
@@ -52,6 +54,9 @@ class SlowEngine(stub_pipeline.StubEngine):
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         time.sleep(ROW_S * len(requests))
         return super().generate(requests)
+
+    def metrics(self) -> SimpleNamespace:
+        return SimpleNamespace(**dict.fromkeys(TOKENS, 0))
 
 
 class AnswerActor(generate.AnswerActor):
