@@ -86,6 +86,31 @@ def test_of_many_at_once_one_at_a_time_works(tmp_path: Path, monkeypatch: pytest
     assert names(store) == []
 
 
+def test_who_comes_at_the_same_moment_is_waited_for(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Remote(store) / "owners/b.json"
+    other.write(b'{"working": false}')
+    monkeypatch.setattr(claims.time, "sleep", lambda _: other.remove())  # it took its claim down again
+    with claimed(Remote(store), "a", {}):
+        assert names(store) == ["a.json"]
+
+
+def test_who_comes_back_while_it_is_replaced_stays(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = Remote(store) / "owners/b.json"
+    owner.write(b'{"working": true}')
+    age(store, "b", STALE_S + 5)
+    rival = claims._Claim.rival
+
+    def and_back(self: claims._Claim, **given: bool) -> object:
+        found = rival(self, **given)
+        owner.write(b'{"working": true}')
+        return found
+
+    monkeypatch.setattr(claims._Claim, "rival", and_back)
+    with pytest.raises(Claimed), claimed(Remote(store), "a", {}):
+        pass
+    assert names(store) == ["b.json"]
+
+
 def test_who_slept_for_too_long_finds_the_run_taken(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BEAT_S", 0.01)
     times = iter([0.0])
