@@ -13,6 +13,7 @@ from ray_jobs.errors import ConfigError, StageFailed, UserError
 from ray_jobs.logs import configure, duration
 from ray_jobs.runs import RunFolder, open_run
 from ray_jobs.summary import summary_lines
+from serving.storage.remote import Remote, StorageError, absolute, is_uri
 
 if TYPE_CHECKING:
     from ray_jobs.stages.base import Stage
@@ -28,6 +29,7 @@ def main(stage: str | None = None, argv: Sequence[str] | None = None) -> int:
     configure(options.verbose)
     try:
         config = load_config(options.config, options.changes)
+        check_stores(config)
         if options.check:
             from ray_jobs.plan import plan_lines
 
@@ -40,9 +42,21 @@ def main(stage: str | None = None, argv: Sequence[str] | None = None) -> int:
         return end(str(error), error.exit_code)
     except KeyboardInterrupt:
         return end("stopped; the same command goes on from here", 130)
+    except StorageError as error:
+        return end(f"{error}; the same command goes on from here", 1)
     except Exception as error:
         return end_by_library(error)
     return 0
+
+
+def check_stores(config: Config) -> None:
+    """Raises ConfigError for an object store that cannot be used, before anything is started."""
+    for field, address in (("storage", config.storage), ("registry", config.registry)):
+        if is_uri(address):
+            try:
+                Remote(absolute(address)).check()
+            except StorageError as error:
+                raise ConfigError(f"{field}: {error}") from error
 
 
 def end(message: str, code: int) -> int:
@@ -138,4 +152,4 @@ def write_config(config: Config, folder: RunFolder) -> None:
     try:
         folder.write("config.yaml", text.encode())
     except OSError as error:
-        raise ConfigError(f"storage: {folder.root}: {error.strerror}") from error
+        raise ConfigError(f"storage: {folder.address}: {error.strerror}") from error

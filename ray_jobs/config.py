@@ -82,9 +82,9 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Every random choice of the run follows from it."""
     storage: str = "runs"
-    """Folder or fsspec URI (s3://…, gs://…) that all nodes reach."""
+    """Folder that all nodes reach, or URI of an object store (s3://…, gs://…)."""
     registry: str = "registry"
-    """Folder of the champion that the endpoint serves."""
+    """Folder or URI of the champion that the endpoint serves."""
     model: ModelSettings
     data: DataSettings
     training: TrainingSettings

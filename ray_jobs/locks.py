@@ -1,21 +1,30 @@
 """One run, one owner."""
 
+import _thread
 import json
+import logging
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.errors import RunBusy
-from ray_jobs.runs import dump_json, now, write_whole
+from ray_jobs.errors import ConfigError, RunBusy
+from ray_jobs.runs import dump_json, in_store_only, now, write_whole
+from serving.storage.claims import Claimed, claimed
+from serving.storage.mirror import Origin, origin, pull
+from serving.storage.remote import StorageError
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
 """A heartbeat this old is that of a dead owner, where the system has no file locks."""
+POLL_S = 2.0
 
 
 @contextmanager
@@ -23,12 +32,13 @@ def owned(root: Path) -> Iterator[None]:
     """Holds the run folder for this process, and says so in `owner.json` with a heartbeat.
 
     The lock is the kernel's, which lets go when the process dies (NFS included); where the system has none,
-    a heartbeat of less than a minute ago counts. Raises RunBusy, naming the owner, when another process
-    holds the folder.
+    a heartbeat of less than a minute ago counts. A run in an object store is claimed there too, for the
+    other machines (serving.storage.claims), and its mirror brought up to date. Raises RunBusy, naming the
+    owner, when another process holds the folder.
     """
-    with _locked(root):
+    with _locked(root), _claimed(root):
         ended = threading.Event()
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": now()}
+        owner = _self()
         beats = threading.Thread(target=_beat, args=(root, owner, ended), daemon=True)
         _write(root, owner)
         beats.start()
@@ -46,22 +56,83 @@ def _locked(root: Path) -> Iterator[None]:
         import fcntl
     except ImportError:
         if _age_s(root) < STALE_S:
-            raise _busy(root) from None
+            raise _busy(root, _owner(root)) from None
         yield
         return
     with (root / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise _busy(root) from error
+            raise _busy(root, _owner(root)) from error
         yield
 
 
-def _busy(root: Path) -> RunBusy:
+@contextmanager
+def _claimed(root: Path) -> Iterator[None]:
+    if (store := origin(root)) is None:
+        yield
+        return
+    lost = threading.Event()
+
+    def stop() -> None:
+        lost.set()
+        _interrupt_main()
+
     try:
-        owner = json.loads(_owner_file(root).read_bytes())
+        with ExitStack() as held:
+            try:
+                held.enter_context(_claim(store, stop))
+                pull(root, skip=in_store_only)
+            except StorageError as error:
+                raise ConfigError(f"storage: {error}") from error
+            yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+        raise RunBusy(f"{store.remote.uri}: another process has taken over this run") from None
+
+
+@contextmanager
+def _claim(store: Origin, on_lost: Callable[[], None]) -> Iterator[None]:
+    """Waits as long as another owner shows no sign of life: it may be alive, or have died a moment ago."""
+    first: dict[str, Any] | None = None
+    with ExitStack() as held:
+        while True:
+            try:
+                # The kernel's lock is held: whoever left a claim under the mirror's ID is dead.
+                held.enter_context(claimed(store.remote, store.id, _self(), on_lost=on_lost))
+                break
+            except Claimed as error:
+                owner = dict(error.owner)
+            if first is None:
+                log.info("lock     %s; is it alive?", _busy(store.remote.uri, owner))
+            elif owner != first or not owner:
+                raise _busy(store.remote.uri, owner)
+            first = owner
+            time.sleep(POLL_S)
+        yield
+
+
+def _interrupt_main() -> None:
+    """As Ctrl-C would, also while the main thread waits."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
+def _self() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": now()}
+
+
+def _owner(root: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(_owner_file(root).read_bytes()))
     except (OSError, ValueError):
-        owner = {}
+        return {}
+
+
+def _busy(root: Path | str, owner: Mapping[str, Any]) -> RunBusy:
     who = f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'unknown')}"
     since, seen = owner.get("since", "unknown"), owner.get("seen", "unknown")
     return RunBusy(f"{root}: {who} works on this run since {since}, last seen {seen}")

@@ -5,14 +5,14 @@
       state.json    stage -> {status, started_at, finished_at, seconds, inputs_sha256, outputs}
       data/ tune/ models/ answers/ judgements/ report/
 
-A local folder or any fsspec URI. Every file appears whole or not at all.
+A local folder, or the mirror of one in an object store. Every file appears whole or not at all.
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ray_jobs.errors import ConfigError, RunConflict
+from serving.storage.mirror import open_mirror, publish, shared
+from serving.storage.node_cache import with_sha256
+from serving.storage.remote import Remote, absolute, folder_path, is_uri
 
 JOB_FOLDER = "runtime_resources/working_dir_files"
 """Part of the path of the copy of the working directory in which a submitted Ray job runs."""
@@ -77,17 +80,34 @@ class StageState:
 
 
 class RunFolder:
-    """One run's folder on a local path."""
+    """One run's folder on a local path: the run itself, or its mirror where the run is in an object store."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def address(self) -> str:
+        """Where the run is, as people are told."""
+        return shared(self.root)
+
     def path(self, *parts: str) -> Path:
         return self.root.joinpath(*parts)
+
+    def shared(self, relative: str) -> str:
+        """A file of the run as other nodes open it (serving.storage.node_cache.local_copy), with its hash."""
+        address = shared(self.path(relative))
+        return with_sha256(address, self._sha256(relative)) if is_uri(address) else address
+
+    def _sha256(self, relative: str) -> str | None:
+        """As the stage that made the file recorded it."""
+        return next(
+            (state.outputs[relative] for state in self.states().values() if relative in state.outputs), None
+        )
 
     def write(self, relative: str, data: bytes) -> Path:
         path = self.path(relative)
         write_whole(path, data)
+        publish(path)
         return path
 
     def write_json(self, relative: str, value: Any) -> Path:
@@ -117,6 +137,11 @@ class RunFolder:
         if states.pop(stage, None) is not None:
             self.write_json("state.json", states)
 
+    def publish(self, outputs: Iterable[str]) -> None:
+        """Makes files that were written to their paths part of the run, for other nodes and later tries."""
+        for relative in outputs:
+            publish(self.path(relative))
+
     def outputs_whole(self, state: StageState) -> bool:
         """True when every output is there with the hash that was recorded."""
         return all(
@@ -130,9 +155,9 @@ def open_run(storage: str, name: str) -> RunFolder:
 
     Raises ConfigError when the folder cannot be used, or would lie outside `storage`.
     """
-    if "://" in storage:
-        raise ConfigError(f"storage: {storage!r}: only folders that every node mounts are supported so far")
-    base = Path(storage).expanduser()
+    if is_uri(storage):
+        return _open_mirror(f"{absolute(storage)}/{name}")
+    base = folder_path(storage)
     if not base.is_absolute() and JOB_FOLDER in Path.cwd().as_posix():
         raise ConfigError(
             f"storage: {storage!r} would vanish with the job; give a folder that all nodes mount"
@@ -146,6 +171,20 @@ def open_run(storage: str, name: str) -> RunFolder:
     if root.resolve() != root:
         raise ConfigError(f"name: {root} is a link that leads out of {base}")
     return RunFolder(root)
+
+
+def _open_mirror(uri: str) -> RunFolder:
+    try:
+        Remote(uri).check()
+        return RunFolder(open_mirror(uri))
+    except OSError as error:
+        raise ConfigError(f"storage: {error}") from error
+
+
+def in_store_only(name: str) -> bool:
+    """Of a run in an object store: what only Ray and the engines read and write there."""
+    block = "/unfinished/" in name and name.rpartition("/")[2].startswith("rows-")
+    return block or name.startswith(("owners/", "tune/experiment/", "tune/trials/"))
 
 
 def now() -> str:

@@ -83,7 +83,7 @@ def run(config: Config, finished: Path) -> list[str]:
     from ray_jobs.stages.base import forget, run_stage
     from serving.registry import Registry
 
-    rows = Registry(Path(config.registry).expanduser()).shadow_rows()
+    rows = Registry.at(config.registry).shadow_rows()
     if not rows:
         raise ConfigError(f"registry: {config.registry}/shadow: no answers are stored there")
     folder = open_run(config.storage, config.name)

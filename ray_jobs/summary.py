@@ -20,7 +20,7 @@ def verdict_lines(folder: RunFolder) -> list[str]:
         f"decision   {report['decision']}: {report['reason']}",
         f"judge      {judge_line(report)}",
         f"checks     {checks_line(report)}",
-        f"report     {folder.path('report/report.html')}",
+        f"report     {folder.address}/report/report.html",
     ]
 
 

@@ -33,8 +33,8 @@ def build(args: ServingSettings) -> serve.Application:
 def _require_champion(args: ServingSettings) -> None:
     """On the command line a missing champion ends the command; deployed replicas wait for one."""
     try:
-        found = Registry(args.registry_path).champion()
-        message = f"{args.registry_path}: there is no champion yet. Get one with `make run`, or with"
+        found = Registry.at(args.registry_address).champion()
+        message = f"{args.registry_address}: there is no champion yet. Get one with `make run`, or with"
         message += " `python -m serving.promote RUN_DIR`."
     except RegistryError as error:
         found, message = None, str(error)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving.storage.remote import is_uri
+
 _MAX_FILE_BYTES = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -33,7 +35,8 @@ class Champion:
     run: str
     decided_at: str
     """ISO 8601, UTC."""
-    report: Path
+    report: Path | str
+    """A file, or the URI of one in an object store."""
     base: BaseModel | None = None
     previous: Champion | None = None
 
@@ -54,7 +57,7 @@ def _to_json(champion: Champion, root: Path) -> dict[str, Any]:
         "sha256": champion.sha256,
         "run": champion.run,
         "decided_at": champion.decided_at,
-        "report": _relative(champion.report, root),
+        "report": champion.report if isinstance(champion.report, str) else _relative(champion.report, root),
         "base": None if base is None else {"model": _relative(base.model, root), "sha256": base.sha256},
         "previous": None if previous is None else _to_json(previous, root),
     }
@@ -88,7 +91,7 @@ def _from_json(row: object, root: Path) -> Champion:
         sha256=_digest(row),
         run=_text(row, "run"),
         decided_at=_text(row, "decided_at"),
-        report=root.resolve() / _text(row, "report"),
+        report=text if is_uri(text := _text(row, "report")) else root.resolve() / text,
         base=None if base is None else _base_from_json(base, root),
         previous=None if previous is None else _from_json(previous, root),
     )

@@ -37,6 +37,8 @@ _PROBE_S = 4.0
 """A replica that takes longer to say what it has done is left out."""
 _RETRY_S = 30.0
 """A champion that could not be served is tried again after this: the reason may pass."""
+_SEND_S = 60.0
+"""How often shadow answers go into a registry in an object store."""
 _STICKY_ROUTER = RequestRouterConfig(
     request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 )
@@ -51,6 +53,7 @@ class EngineReplica:
         _log_with_serve()
         self._settings = ServingSettings.model_validate(settings)
         registry = Registry(self._settings.registry_path)
+        self._renew(registry)
         assert self._settings.engine is not None
         self._host = ModelHost(registry, self._settings.engine, max_models=self._settings.max_loaded_models)
         self._backend = HostBackend(self._host, registry, self._settings.rollback)
@@ -93,13 +96,30 @@ class EngineReplica:
             self._host.close()
 
     def _watch(self, seen: tuple[int, int, int] | None) -> None:
-        tried_s = time.monotonic()
+        tried_s = sent_s = time.monotonic()
         while not self._stop.wait(self._settings.watch_s):
+            self._renew(self._registry)
+            if time.monotonic() - sent_s > _SEND_S:
+                self._send(self._registry)
+                sent_s = time.monotonic()
             stamp = _stamp(self._registry)
             again = self._host.last_error is not None and time.monotonic() - tried_s > _RETRY_S
             if stamp != seen or again:
                 seen, tried_s = stamp, time.monotonic()
                 self._follow()
+
+    def _renew(self, registry: Registry) -> None:
+        """While the store does not answer, what it last said goes on."""
+        try:
+            registry.renew()
+        except RegistryError as error:
+            log.error("the registry cannot be read: %s", error)
+
+    def _send(self, registry: Registry) -> None:
+        try:
+            registry.send_rows()
+        except OSError as error:
+            log.error("shadow answers stay on this node: %s", error)
 
     def _follow(self) -> None:
         try:

@@ -12,8 +12,9 @@ from pathlib import Path
 from serving.engine import CoreLease, Engine, EngineError, EngineSettings, Request, Sampling
 from serving.expectations import check
 from serving.files import sha256_of
+from serving.kept_models import expected_here, model_here
 from serving.names import UnknownModel, find
-from serving.registry import EXPECTED_FILE, Champion, Registry, RegistryError
+from serving.registry import Champion, Registry, RegistryError
 
 log = logging.getLogger(__name__)
 
@@ -178,10 +179,11 @@ class ModelHost:
     # Loading.
 
     def _load(self, name: str, path: Path, sha256: str) -> LoadedModel:
-        """Verify, load, and generate what was recorded; then it is warm. Blocks.
+        """Fetch if need be, verify, load, and generate what was recorded; then it is warm. Blocks.
 
         Raises RegistryError or EngineError.
         """
+        expected, path = expected_here(path), model_here(path, sha256)
         if not path.is_file():
             raise RegistryError(f"{path}: the model file is missing")
         if (found := sha256_of(path)) != sha256:
@@ -189,7 +191,7 @@ class ModelHost:
         engine = self._open_engine(path, self._settings, self._shared_lease())
         try:
             smoke(engine)
-            if (expected := path.with_name(EXPECTED_FILE)).is_file():
+            if expected.is_file():
                 check(engine, expected)
         except BaseException:
             engine.close()

@@ -103,9 +103,8 @@ def status(registry: Registry) -> str:
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    registry = Registry(Path(options.registry))
     try:
-        return _run(options, registry)
+        return _run(options, Registry.at(options.registry))
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -7,24 +7,40 @@
       rollbacks.jsonl               what was taken back, when and why
 
 Paths in champion.json are relative to the registry where they lie inside it, so that the folder can be moved.
+In an object store it is the same: this node then has a mirror of the small files, and fetches a model when it
+is to be loaded.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
+import platform
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from serving.champion import BaseModel, Champion, RegistryError, from_bytes, is_sha256, to_bytes
-from serving.files import LockTimeout, copy_hashed, locked, sha256_of, sync_folder, write_whole
+from serving import kept_models
+from serving.champion import BaseModel, Champion, RegistryError, from_bytes, to_bytes
+from serving.files import LockTimeout, locked, write_whole
+from serving.kept_models import EXPECTED_FILE, keep, model_here, verify
 from serving.shadow_files import rows_of
+from serving.storage.claims import STALE_S, Claimed, claimed
+from serving.storage.mirror import (
+    REGISTRIES,
+    discard,
+    fetched_folder,
+    open_mirror,
+    origin,
+    publish,
+    renewed,
+    shared,
+)
+from serving.storage.remote import StorageError, folder_path, is_uri
 
 __all__ = ["BaseModel", "Champion", "Registry", "RegistryError"]
 
@@ -32,9 +48,6 @@ log = logging.getLogger(__name__)
 
 MAX_PREVIOUS = 16
 """How many earlier champions stay in the registry, for rollback and by name."""
-
-EXPECTED_FILE = "expected.json"
-"""Beside a model: what it said when it was promoted."""
 
 _FILE = "champion.json"
 _ROLLBACKS = "rollbacks.jsonl"
@@ -46,6 +59,27 @@ class Registry:
     def __init__(self, root: Path, *, lock_timeout_s: float = 60.0) -> None:
         self.root = root
         self._lock_timeout_s = lock_timeout_s
+
+    @classmethod
+    def at(cls, address: str) -> Registry:
+        """The registry in a folder or at a URI. Raises RegistryError when a store does not answer."""
+        if not is_uri(address):
+            return cls(folder_path(address))
+        registry = cls(open_mirror(address, REGISTRIES))
+        registry.renew()
+        return registry
+
+    @property
+    def address(self) -> str:
+        """Where the registry is, as people are told."""
+        return shared(self.root)
+
+    def renew(self) -> None:
+        """Of a registry in an object store: sees what was decided elsewhere. Raises RegistryError."""
+        try:
+            renewed(self.file)
+        except StorageError as error:
+            raise RegistryError(str(error)) from error
 
     @property
     def file(self) -> Path:
@@ -86,16 +120,16 @@ class Registry:
         with self._writing():
             old = self.champion()
             champion = Champion(
-                model=self._keep(model_path, sha256),
+                model=keep(self.root / "models", model_path, sha256),
                 sha256=sha256,
                 run=run,
                 decided_at=decided_at or datetime.now(UTC).isoformat(timespec="seconds"),
-                report=report.resolve(),
-                base=base and BaseModel(self._keep(base.model, base.sha256), base.sha256),
+                report=report.resolve() if origin(report) is None else shared(report),
+                base=base and BaseModel(keep(self.root / "models", base.model, base.sha256), base.sha256),
                 previous=old.previous if old is not None and old.sha256 == sha256 else old,
             )
             if expected is not None:
-                write_whole(champion.model.with_name(EXPECTED_FILE), expected)
+                self._put(champion.model.with_name(EXPECTED_FILE), expected)
             self._publish(_shorten(champion, MAX_PREVIOUS))
         log.info("champion is %s of run %s", sha256[:12], run)
         return champion
@@ -112,7 +146,7 @@ class Registry:
                 raise RegistryError(f"{self.file}: there is no previous champion to go back to")
             if only_from not in (None, current.sha256):
                 raise RegistryError(f"{self.file}: the champion is no longer {only_from:.12}")
-            _verify(current.previous.model, current.previous.sha256)
+            verify(model_here(current.previous.model, current.previous.sha256), current.previous.sha256)
             self._publish(current.previous)
             self._note(current, reason)
         log.info("rolled back from %s to %s", current.sha256[:12], current.previous.sha256[:12])
@@ -121,72 +155,74 @@ class Registry:
     def rollbacks(self) -> list[dict[str, str]]:
         """What was taken back, when and why; newest last."""
         try:
-            lines = (self.root / _ROLLBACKS).read_text(encoding="utf-8").splitlines()
+            lines = renewed(self.root / _ROLLBACKS).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
         return [json.loads(line) for line in lines]
 
     def shadow_rows(self) -> list[dict[str, Any]]:
         """What shadow traffic has stored: see `serving.shadow.row_of`; oldest first."""
-        return rows_of(self.root)
+        return rows_of(fetched_folder(self.root / "shadow").parent)
+
+    def send_rows(self) -> None:
+        """Of a registry in an object store: puts there what this node's shadow traffic has stored."""
+        for path in (self.root / "shadow").glob("*.jsonl"):
+            publish(path)
 
     def _note(self, gone: Champion, reason: str) -> None:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"at": at, "from": gone.sha256, "run": gone.run, "reason": reason})
-        with (self.root / _ROLLBACKS).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        file = renewed(self.root / _ROLLBACKS)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(line + "\n")
+        publish(file)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with locked(self.root / ".lock", self._lock_timeout_s):
+            with locked(self.root / ".lock", self._lock_timeout_s), self._claimed():
                 yield
         except LockTimeout as error:
             raise RegistryError(str(error)) from error
         except OSError as error:
             raise RegistryError(f"{error.filename or self.root}: {error.strerror or error}") from error
 
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """For the writers of other nodes, who cannot see the lock."""
+        if (store := origin(self.root)) is None:
+            yield
+            return
+        last_s = time.monotonic() + max(self._lock_timeout_s, 2 * STALE_S)
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(claimed(store.remote, store.id, {"host": platform.node()}))
+                    break
+                except Claimed as error:
+                    if time.monotonic() > last_s:
+                        raise RegistryError(f"{self.address}: {error}: {dict(error.owner)}") from error
+                    time.sleep(0.5)
+            renewed(self.file)
+            yield
+
+    def _put(self, file: Path, data: bytes) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, data)
+        publish(file)
+
     def _publish(self, champion: Champion) -> None:
-        write_whole(self.file, to_bytes(champion, self.root))
+        self._put(self.file, to_bytes(champion, self.root))
         self._prune(champion)
 
     def _prune(self, champion: Champion) -> None:
         """Delete the oldest models that no decision names; a replica that has one open keeps its bytes."""
         named = {name for each in _chain(champion) for name in (each.sha256, each.base and each.base.sha256)}
-        kept = sorted((self.root / "models").glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for folder in [path for path in kept if path.name not in named][MAX_PREVIOUS:]:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _keep(self, source: Path, sha256: str) -> Path:
-        """A copy under models/<sha256>, verified; a later change of `source` does not reach it."""
-        if not is_sha256(sha256):
-            raise RegistryError(f"sha256 must be 64 lowercase hex digits, not {sha256[:80]!r}")
-        if not source.is_file():
-            raise RegistryError(f"{source}: no such model file")
-        folder = self.root / "models" / sha256
-        model = folder / "model.gguf"
-        if model.is_file() and sha256_of(model) == sha256:
-            return model.resolve()
-        folder.parent.mkdir(exist_ok=True)
-        self._copy(source, folder, sha256)
-        return model.resolve()
-
-    def _copy(self, source: Path, folder: Path, sha256: str) -> None:
-        for stale in folder.parent.glob(".*.tmp"):  # of a writer that died; the lock is ours
-            shutil.rmtree(stale, ignore_errors=True)
-        beside = folder.parent / f".{sha256}.tmp"
-        beside.mkdir()
-        try:
-            written = copy_hashed(source, beside / "model.gguf")
-            if written != sha256:
-                raise RegistryError(f"{source}: sha256 is {written[:12]}…, expected {sha256[:12]}…")
-            if folder.exists():  # a damaged copy; replicas that have it open keep their own inode
-                shutil.rmtree(folder)
-            os.replace(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        sync_folder(folder.parent)
+        changed_s = kept_models.changed_s(self.root / "models")
+        kept = sorted(changed_s, key=lambda sha256: changed_s[sha256], reverse=True)
+        for sha256 in [each for each in kept if each not in named][MAX_PREVIOUS:]:
+            discard(self.root / "models" / sha256)
 
 
 def _chain(champion: Champion | None) -> Iterator[Champion]:
@@ -200,10 +236,3 @@ def _shorten(champion: Champion, num_previous: int) -> Champion:
     if champion.previous is None:
         return champion
     return replace(champion, previous=_shorten(champion.previous, num_previous - 1) if num_previous else None)
-
-
-def _verify(model: Path, sha256: str) -> None:
-    if not model.is_file():
-        raise RegistryError(f"{model}: the model file is missing")
-    if (found := sha256_of(model)) != sha256:
-        raise RegistryError(f"{model}: sha256 is {found[:12]}…, expected {sha256[:12]}…")

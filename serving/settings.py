@@ -13,6 +13,8 @@ from serving.canary import Canary
 from serving.engine.settings import EngineSettings
 from serving.probation import RollbackRule
 from serving.shadow import Shadow
+from serving.storage.mirror import REGISTRIES, open_mirror
+from serving.storage.remote import absolute, is_uri
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,7 +47,7 @@ class ServingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     registry: str = Field(default_factory=lambda: os.environ.get("SERVING_REGISTRY", "registry"))
-    """Folder with champion.json; default: SERVING_REGISTRY, else ./registry."""
+    """Folder or URI (s3://…) with champion.json; default: SERVING_REGISTRY, else ./registry."""
     engine: EngineSettings | None = None
     """Each replica's engine; None: all cores of this machine."""
     replicas: Count = 1
@@ -98,8 +100,16 @@ class ServingSettings(BaseModel):
         return self
 
     @property
+    def registry_address(self) -> str:
+        """For any node, whatever its working directory is."""
+        return absolute(self.registry)
+
+    @property
     def registry_path(self) -> Path:
-        return Path(self.registry).expanduser().resolve()
+        """The registry, or this node's mirror of one in an object store."""
+        return (
+            open_mirror(self.registry, REGISTRIES) if is_uri(self.registry) else Path(self.registry_address)
+        )
 
 
 def _is_json(value: object) -> bool:

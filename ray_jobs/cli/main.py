@@ -133,16 +133,17 @@ def promote(
     if target.endswith((".yaml", ".yml")):
         run_stages("promote", Path(target), False, changes, ["promote"] if force else None, False, as_json)
     if target == "status" and as_json:
-        raise typer.Exit(champion_json(Path(registry)))
+        raise typer.Exit(champion_json(registry))
     argv = [target, "--registry", registry, *(["--force"] if force else [])]
     raise typer.Exit(hand_over("serving.promote", argv))
 
 
-def champion_json(folder: Path) -> int:
+def champion_json(registry: str) -> int:
     from serving.registry import Registry, RegistryError
+    from serving.storage.mirror import shared
 
     try:
-        history = Registry(folder).history()
+        history = Registry.at(registry).history()
     except RegistryError as error:
         return end(str(error), 1)
     rows = [
@@ -150,7 +151,7 @@ def champion_json(folder: Path) -> int:
             "sha256": one.sha256,
             "run": one.run,
             "decided_at": one.decided_at,
-            "model": str(one.model),
+            "model": shared(one.model),
             "report": str(one.report),
         }
         for one in history
@@ -208,7 +209,7 @@ def push(
     """Upload a run's tuned model with its card to a model hub; nothing else here uploads anything."""
     from ray_jobs.export.push import push as upload
 
-    folder = results.find_run(target, changes or [])
+    folder = results.find_run(target, changes or [], with_models=True)
     model = results.report_of(folder).get("candidate", "candidate")
     sys.stdout.write(f"{upload(folder.path('models', model), repo, private=private)}\n")
 
@@ -228,17 +229,18 @@ def serve(
     """Serve the champion behind OpenAI's API until stopped; see docs/serving.md."""
     from serving.cluster_env import CLUSTER_ENV
     from serving.registry import Registry, RegistryError
+    from serving.storage.remote import absolute
 
-    folder = Path(registry).expanduser().resolve()
+    address = absolute(registry)
     try:
-        champion = Registry(folder).champion()
+        champion = Registry.at(address).champion()
     except RegistryError as error:
         raise typer.Exit(end(str(error), 1)) from error
     if champion is None:
         raise typer.Exit(
-            end(f"{folder}: there is no champion yet; get one with `orpo run CONFIG` or `orpo promote`", 2)
+            end(f"{address}: there is no champion yet; get one with `orpo run CONFIG` or `orpo promote`", 2)
         )
-    variables = {"SERVING_REGISTRY": str(folder), **CLUSTER_ENV}
+    variables = {"SERVING_REGISTRY": address, **CLUSTER_ENV}
     if (host, port) == ("127.0.0.1", 8000):
         target = ["serving.app:build", *(settings or [])]
     else:

@@ -53,5 +53,5 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Registry = Annotated[
     str,
-    typer.Option(envvar="SERVING_REGISTRY", metavar="FOLDER", help="Folder of the champion."),
+    typer.Option(envvar="SERVING_REGISTRY", metavar="FOLDER", help="Folder or URI of the champion."),
 ]

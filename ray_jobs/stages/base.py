@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 from ray_jobs.config import Config
 from ray_jobs.errors import ConfigError, RunConflict, StageFailed
 from ray_jobs.runs import RunFolder, StageState, file_sha256, json_sha256, now
+from serving.storage.mirror import discard
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def refuse_changed(stage: Stage, state: StageState, inputs: Mapping[str, str], r
         )
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise RunConflict(
-            f"{run.root}: stage {stage.name!r} was made with other inputs: {what}{more}; "
+            f"{run.address}: stage {stage.name!r} was made with other inputs: {what}{more}; "
             f"take another name, or redo it with --force {stage.name}"
         )
 
@@ -104,7 +104,7 @@ def forget(stages: Iterable[Stage], run: RunFolder) -> None:
     for stage in stages:
         run.drop_state(stage.name)
         for folder in stage.folders:
-            shutil.rmtree(run.path(folder), ignore_errors=True)
+            discard(run.path(folder))
 
 
 def run_stages(stages: Sequence[Stage], names: Collection[str], config: Config, run: RunFolder) -> None:
@@ -160,6 +160,7 @@ def _work(stage: Stage, config: Config, run: RunFolder, inputs: dict[str, str], 
     record("running", {})
     try:
         outputs = stage.run(config, run)
+        run.publish(outputs)
     except BaseException as error:
         with suppress(OSError):  # a full disk takes no state either; the old one then says `running`
             record("failed", {})

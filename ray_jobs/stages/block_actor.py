@@ -10,13 +10,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ray_jobs.errors import StageFailed
-from ray_jobs.stages.blocks import Blocks, Range, RowJob
+from ray_jobs.stages.blocks import Range, RowJob, blocks_at
 from ray_jobs.stages.spent import resident_bytes
 from ray_jobs.tables import RowFile, table_of
+from serving.storage.node_cache import local_copy
 
 DEATHS_ALONE = 2
 """Times that a process dies on a row alone before the row is quarantined."""
@@ -95,8 +95,8 @@ class BlockActor:
 
         self._job = job
         self._ledger = ledger
-        self._rows = RowFile(Path(source))
-        self._blocks = Blocks(Path(folder))
+        self._rows = RowFile(local_copy(source))
+        self._blocks = blocks_at(folder)
         self._room = Room()
         name = f"engine {ray.get_runtime_context().get_actor_id()}"
         if self._begin(name) >= STARTS:
@@ -113,7 +113,7 @@ class BlockActor:
         """Answers one range of rows, unless another attempt has."""
         rows = self._rows.rows(*block)
         quarantined = 0
-        if not self._blocks.path(block).exists():
+        if not self._blocks.has(block):
             if self._begin(f"rows {block}") or not self._in_company(block, rows):
                 quarantined = sum(self._row(block[0] + number, row) for number, row in enumerate(rows))
             self._end(f"rows {block}")
@@ -134,7 +134,7 @@ class BlockActor:
     def _row(self, number: int, row: Mapping[str, Any]) -> int:
         """Processes one row alone; 1 when it had to be quarantined."""
         block = (number, number + 1)
-        if self._blocks.path(block).exists():
+        if self._blocks.has(block):
             return 0
         with self._room.entered(alone=True):
             died, error = self._begin(f"row {number}"), None

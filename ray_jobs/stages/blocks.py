@@ -1,20 +1,32 @@
 """Finished blocks of rows: one small file each, named by the range of rows that it answers."""
 
 import re
+import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.errors import RunConflict
 from ray_jobs.tables import read_table, table_of, write_tables
+from serving.storage.remote import Remote, is_uri
 
 Range = tuple[int, int]
 """First row, and the row after the last."""
 
 NAME = re.compile(r"rows-(\d{12})-(\d{12})\.parquet")
 
+READERS = 16
+"""Blocks that are read from a store at once."""
+
 Key = tuple[str, ...]
+
+
+def name_of(block: Range) -> str:
+    return "rows-{:012d}-{:012d}.parquet".format(*block)
 
 
 @dataclass(frozen=True)
@@ -74,16 +86,17 @@ class Blocks:
         self._folder = folder
 
     def path(self, block: Range) -> Path:
-        return self._folder / "rows-{:012d}-{:012d}.parquet".format(*block)
+        return self._folder / name_of(block)
+
+    def has(self, block: Range) -> bool:
+        return self.path(block).exists()
 
     def write(self, block: Range, results: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
         write_tables(self.path(block), [table_of(results, columns)], columns)
 
     def done(self) -> list[Range]:
         """What is there, in order. Blocks that lie within others are passed over."""
-        if not self._folder.is_dir():
-            return []
-        found = [NAME.fullmatch(path.name) for path in self._folder.iterdir()]
+        found = [NAME.fullmatch(name) for name in self._names()]
         ranges = sorted(
             ((int(match[1]), int(match[2])) for match in found if match),
             key=lambda block: (block[0], -block[1]),
@@ -105,13 +118,72 @@ class Blocks:
 
     def tables(self) -> Iterator[Any]:
         """All results in the order of the rows. A damaged block is thrown away, then RunConflict raised."""
-        for block in self.done():
+        for block, read in self._reads():
             try:
-                table = read_table(self.path(block))
+                table = read()
             except RunConflict:
-                self.path(block).unlink(missing_ok=True)
+                self._remove(block)
                 raise
             yield table
+
+    def _reads(self) -> Iterator[tuple[Range, Callable[[], Any]]]:
+        for block in self.done():
+            yield block, partial(self._read, block)
+
+    def _names(self) -> list[str]:
+        return [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
+
+    def _read(self, block: Range) -> Any:
+        return read_table(self.path(block))
+
+    def _remove(self, block: Range) -> None:
+        self.path(block).unlink(missing_ok=True)
+
+
+class StoredBlocks(Blocks):
+    """The same in a folder of an object store: nothing of them is kept on this node."""
+
+    def __init__(self, uri: str) -> None:
+        self._remote = Remote(uri)
+
+    def has(self, block: Range) -> bool:
+        return self._object(block).stamp() is not None
+
+    def write(self, block: Range, results: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            beside = Blocks(Path(folder))
+            beside.write(block, results, columns)
+            self._object(block).upload(beside.path(block))
+
+    def _names(self) -> list[str]:
+        return list(self._remote.listing())
+
+    def _reads(self) -> Iterator[tuple[Range, Callable[[], Any]]]:
+        """Several at once and some ahead: a store takes its time for each."""
+        ahead: deque[tuple[Range, Callable[[], Any]]] = deque()
+        with ThreadPoolExecutor(READERS) as readers:
+            for block in self.done():
+                ahead.append((block, readers.submit(self._read, block).result))
+                if len(ahead) > 2 * READERS:
+                    yield ahead.popleft()
+            yield from ahead
+
+    def _read(self, block: Range) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            here = Blocks(Path(folder)).path(block)
+            self._object(block).download(here)
+            return read_table(here)
+
+    def _remove(self, block: Range) -> None:
+        self._object(block).remove()
+
+    def _object(self, block: Range) -> Remote:
+        return self._remote / name_of(block)
+
+
+def blocks_at(address: str) -> Blocks:
+    """The blocks in a folder, or in one of an object store."""
+    return StoredBlocks(address) if is_uri(address) else Blocks(Path(address))
 
 
 def cut(ranges: Iterable[Range], size: int) -> list[Range]:

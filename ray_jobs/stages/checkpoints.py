@@ -10,14 +10,18 @@ import logging
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.runs import dump_json, file_sha256, write_whole
+from serving.storage.mirror import discard, fetched, origin
+from serving.storage.remote import StorageError
 
 log = logging.getLogger(__name__)
 
 NOTE = "evaluations-{rank}.json"
+STATES = "experiment_state-*.json"
 
 
 def write_note(folder: Path, rank: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -33,7 +37,9 @@ def write_note(folder: Path, rank: int, rows: Sequence[Mapping[str, Any]]) -> No
 def read_note(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
     """The evaluations up to the checkpoint; none where there is no readable note."""
     try:
-        rows = json.loads((folder / NOTE.format(rank=rank)).read_bytes())["evaluations"]
+        rows = json.loads(fetched(folder / NOTE.format(rank=rank)).read_bytes())["evaluations"]
+    except StorageError:
+        raise
     except (OSError, ValueError, LookupError):
         return []
     return list(rows)
@@ -112,16 +118,22 @@ def prepare_search(experiment: Path) -> None:
     """Removes search states that a kill left unfinished; those of earlier tries are still there.
 
     A try keeps several files that belong together, told by the time in their names. A search that was killed
-    before it wrote any state is removed: Ray Tune would try to restore it, and fail.
+    before it wrote any state is removed: Ray Tune would try to restore it, and fail. In an object store there
+    are no unfinished files.
     """
-    for state in experiment.glob("experiment_state-*.json"):
+    if (store := origin(experiment)) is not None:
+        files = store.at(experiment)[0].listing()
+        if not any(fnmatch(name, STATES) for name in files):
+            discard(experiment)
+        return
+    for state in experiment.glob(STATES):
         stamp = state.stem.removeprefix("experiment_state-")
-        files = sorted(experiment.glob(f"*-{stamp}.*"))
-        if damaged := [file for file in files if not _is_finished(file)]:
+        files_of_try = sorted(experiment.glob(f"*-{stamp}.*"))
+        if damaged := [file for file in files_of_try if not _is_finished(file)]:
             log.warning("%s: is damaged; the state before it is taken", damaged[0])
-            for file in files:
+            for file in files_of_try:
                 file.unlink()
-    if experiment.exists() and not any(experiment.glob("experiment_state-*.json")):
+    if experiment.exists() and not any(experiment.glob(STATES)):
         shutil.rmtree(experiment)
 
 

@@ -7,18 +7,26 @@ explodes again.
 from pathlib import Path
 
 from ray_jobs.runs import write_whole
+from serving.storage.remote import Remote, is_uri
 
 NOTE = "diverged.txt"
 
 
-def note_diverged(group: Path, reason: str) -> None:
-    group.mkdir(parents=True, exist_ok=True)
-    write_whole(group / NOTE, reason.encode())
+def note_diverged(group: str, reason: str) -> None:
+    """`group`: the folder, by path or URI."""
+    if is_uri(group):
+        (Remote(group) / NOTE).write(reason.encode())
+        return
+    Path(group).mkdir(parents=True, exist_ok=True)
+    write_whole(Path(group, NOTE), reason.encode())
 
 
-def raise_if_diverged(group: Path) -> None:
+def raise_if_diverged(group: str) -> None:
     """Raises TrainingDiverged, with the reason, when the group's training has diverged."""
-    if (group / NOTE).is_file():
-        from ray_jobs.orpo.metrics import TrainingDiverged
+    try:
+        noted = (Remote(group) / NOTE).read() if is_uri(group) else Path(group, NOTE).read_bytes()
+    except FileNotFoundError:
+        return
+    from ray_jobs.orpo.metrics import TrainingDiverged
 
-        raise TrainingDiverged((group / NOTE).read_text(encoding="utf-8"))
+    raise TrainingDiverged(noted.decode())

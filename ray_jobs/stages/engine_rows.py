@@ -8,7 +8,6 @@ engines have all CPUs; ray 2.60.)
 
 import gc
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,10 +18,11 @@ from ray_jobs.errors import RunConflict, StageFailed
 from ray_jobs.logs import Progress
 from ray_jobs.stages import cluster
 from ray_jobs.stages.block_actor import BlockActor, Ledger
-from ray_jobs.stages.blocks import Blocks, Range, RowJob, cut
+from ray_jobs.stages.blocks import Range, RowJob, blocks_at, cut
 from ray_jobs.stages.causes import first_cause
 from ray_jobs.stages.spent import Spent
 from ray_jobs.tables import RowFile, read_rows, read_table, table_of, write_rows, write_tables
+from serving.storage.mirror import discard, publish, shared
 
 __all__ = ["RowJob", "compute_file", "compute_rows"]
 
@@ -47,8 +47,9 @@ def compute_rows(
     """
     source, output = unfinished / "input.parquet", unfinished / "output.parquet"
     if not holds(source, rows, job.columns_in):
-        shutil.rmtree(unfinished, ignore_errors=True)
+        discard(unfinished)
         write_rows(source, rows, job.columns_in)
+        publish(source)
     compute_file(job, source, output, unfinished / "blocks", pool)
     return read_rows(output)
 
@@ -73,7 +74,7 @@ def compute_file(
     rows = RowFile(source)
     num_rows = len(rows)
     each = len(job.keys_of(rows.rows(0, 1)[0])) if num_rows else 0
-    blocks = Blocks(unfinished)
+    blocks = blocks_at(shared(unfinished))
     if kept := sum(stop - start for start, stop in blocks.done()):
         log.info("%-8s takes up %d of %d rows that were finished before", job.stage, kept, num_rows)
     first = None
@@ -144,7 +145,7 @@ def map_ranges(
     import ray
 
     ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-    given = {"job": job, "source": str(source), "folder": str(folder), "ledger": ledger}
+    given = {"job": job, "source": shared(source), "folder": shared(folder), "ledger": ledger}
     try:
         yield from data_step(given, ranges, actors, cores)
         return

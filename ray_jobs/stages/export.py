@@ -35,6 +35,7 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         if adapter is not None and config.export.adapter:
             outputs.append(f"models/{model}/adapter.gguf")
             write_adapter_gguf(base.hf_dir, adapter, folder.path(outputs[-1]))
+        folder.publish(outputs)
     return outputs
 
 

@@ -1,7 +1,6 @@
 """Answers of the base and of the candidate to the same prompts."""
 
 import logging
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,8 @@ from ray_jobs.stages import cluster, spent
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.engine_rows import RowJob, compute_file
 from ray_jobs.tables import PROMPT_COLUMNS, read_rows
+from serving.storage.mirror import discard
+from serving.storage.node_cache import local_copy
 
 if TYPE_CHECKING:
     from serving.engine.settings import EngineSettings
@@ -45,7 +46,8 @@ class AnswerActor:
         from serving.engine.settings import EngineSettings
 
         self._spec = spec
-        self.engine = Engine.open(spec["model"], EngineSettings.model_validate_json(spec["engine"]))
+        settings = EngineSettings.model_validate_json(spec["engine"])
+        self.engine = Engine.open(local_copy(spec["model"]), settings)
 
     def __call__(self, table: Any) -> Any:
         import pyarrow as pa
@@ -119,7 +121,8 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         unfinished = folder.path("answers", model, "unfinished")
         prompts = folder.path("data/prompts.parquet")
         spent.keep(folder, model, compute_file(job, prompts, folder.path(output), unfinished, config.engine))
-        shutil.rmtree(unfinished, ignore_errors=True)
+        folder.publish([output])
+        discard(unfinished)
     return outputs
 
 
@@ -161,7 +164,7 @@ def actor_spec(config: Config, folder: RunFolder, model: str) -> dict[str, Any]:
     generation = config.generation
     settings = one_backend(config, folder)
     return {
-        "model": str(folder.path("models", model, "model.gguf")),
+        "model": folder.shared(f"models/{model}/model.gguf"),
         "model_sha256": manifest["sha256"],
         "engine": settings.model_dump_json(),
         "backend": settings.backend,

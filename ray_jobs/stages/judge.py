@@ -2,11 +2,9 @@
 
 import dataclasses
 import logging
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from ray_jobs.config import Config, EngineActors
@@ -20,6 +18,8 @@ from ray_jobs.stages import cluster, generate
 from ray_jobs.stages.base import Stage, flatten
 from ray_jobs.stages.engine_rows import RowJob, compute_rows
 from ray_jobs.tables import MESSAGES, read_rows, write_rows
+from serving.storage.mirror import discard
+from serving.storage.node_cache import local_copy
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def open_engine(settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
     from serving.engine.settings import EngineSettings
 
     own = spec["own_models"].get(settings.model)
-    path = Path(own) if own else resolve_gguf(settings.model, settings.revision, default_cache_dir())
+    path = local_copy(own) if own else resolve_gguf(settings.model, settings.revision, default_cache_dir())
     return Engine.open(path, EngineSettings.model_validate_json(spec["engine"]))
 
 
@@ -157,8 +157,10 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         if look + 1 < len(sizes) and decided(config, folder):
             log.info("judge    look %d of %d decides: the other answers stay unjudged", look + 1, len(sizes))
             break
-    shutil.rmtree(unfinished, ignore_errors=True)
-    return [*judgement_files(folder), "judgements/trust.json", "judgements/look.json"]
+    outputs = [*judgement_files(folder), "judgements/trust.json", "judgements/look.json"]
+    folder.publish(outputs)
+    discard(unfinished)
+    return outputs
 
 
 def check(config: Config, prompts: Sequence[Prompt]) -> None:
@@ -213,7 +215,7 @@ def judge_job(config: Config, folder: RunFolder, metrics: Sequence[str]) -> RowJ
         spec={
             "judge": config.judge.model_dump_json(),
             "engine": pool.settings.model_dump_json(),
-            "own_models": {"run:base": str(folder.path("models/base/model.gguf"))},
+            "own_models": {"run:base": folder.shared("models/base/model.gguf")},
             "seed": config.seed,
         },
         columns_in=ITEM_COLUMNS,

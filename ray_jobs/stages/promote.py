@@ -1,13 +1,13 @@
 """The winner becomes the champion that the endpoint serves."""
 
 import logging
-from pathlib import Path
 
 from ray_jobs.config import Config
 from ray_jobs.errors import StageFailed
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.generate import models_of
+from serving.storage.remote import absolute
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def promote(config: Config, folder: RunFolder) -> str | None:
     from serving.promote import promote as make_champion
     from serving.registry import BaseModel, Registry
 
-    registry = Registry(Path(config.registry))
+    registry = Registry.at(config.registry)
     champion = registry.champion()
     report = folder.read_json("report/report.json")
     model = winner(
@@ -96,5 +96,5 @@ STAGE = Stage(
     folders=(),
     run=run,
     more_needs=manifests,
-    extra_inputs=lambda config: {"registry": str(Path(config.registry).resolve())},
+    extra_inputs=lambda config: {"registry": absolute(config.registry)},
 )

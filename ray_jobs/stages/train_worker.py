@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ray_jobs.stages.checkpoints import read_note, why_damaged, write_note
 from ray_jobs.stages.diverged import note_diverged
+from ray_jobs.stages.ray_storage import ray_storage
+from serving.storage.node_cache import local_copy
+from serving.storage.remote import is_uri
 
 if TYPE_CHECKING:
     from ray_jobs.orpo.settings import TrainingSettings
@@ -22,8 +25,8 @@ def train_worker(job: dict[str, Any]) -> None:
     """Runs in every worker of a trial. `job` is plain data:
 
     base (ModelSettings), training (TrainingSettings, with the trial's own values), train and heldout
-    (paths of Parquet files), threads (of this worker), storage (folder of all groups), start_from (another
-    trial's checkpoint whose weights are taken over, or None).
+    (Parquet files, by path or URI), threads (of this worker), storage (folder of all groups, by path or URI),
+    start_from (another trial's checkpoint there whose weights are taken over, or None).
     """
     resumed(job, run_training)
 
@@ -50,18 +53,20 @@ def resumed(job: dict[str, Any], training: "Training") -> None:
                 note_diverged(group_folder(job), str(error))
 
 
-def group_folder(job: dict[str, Any]) -> Path:
-    """Where the group keeps its checkpoints."""
+def group_folder(job: dict[str, Any]) -> str:
+    """Where the group keeps its checkpoints, by path or URI."""
     import ray.train
 
-    return Path(job["storage"]) / ray.train.get_context().get_experiment_name()
+    return f"{job['storage']}/{ray.train.get_context().get_experiment_name()}"
 
 
 def taken_over(job: dict[str, Any]) -> Any:
     """The other trial's checkpoint that this one starts from, if it does."""
     import ray.train
 
-    return ray.train.Checkpoint(job["start_from"]) if job.get("start_from") else None
+    if not job.get("start_from"):
+        return None
+    return ray.train.Checkpoint(job["start_from"], ray_storage(job["storage"])["storage_filesystem"])
 
 
 def run_training(
@@ -79,14 +84,15 @@ def run_training(
     share = job["workers"]["gpus_per_worker"]
     if torch.cuda.is_available() and 0 < share < 1:
         torch.cuda.set_per_process_memory_fraction(share)  # its neighbours' memory is not its own
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(group_folder(job) / "tensorboard"))
+    if not is_uri(job["storage"]):
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{group_folder(job)}/tensorboard")
     base = resolve_base(ModelSettings.model_validate_json(job["base"]), default_cache_dir())
     with tempfile.TemporaryDirectory() as output_dir:
         train(
             settings,
             model_dir=str(base.hf_dir),
-            train_pairs=[pair_from_row(row) for row in read_rows(Path(job["train"]))],
-            heldout_pairs=[pair_from_row(row) for row in read_rows(Path(job["heldout"]))],
+            train_pairs=[pair_from_row(row) for row in read_rows(local_copy(job["train"]))],
+            heldout_pairs=[pair_from_row(row) for row in read_rows(local_copy(job["heldout"]))],
             output_dir=output_dir,
             on_eval=lambda metrics, folder: reports.add(metrics.as_row(), folder),
             resume_from=resume_from,

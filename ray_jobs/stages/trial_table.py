@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ray_jobs.search.trials import METRICS, Trial
 from ray_jobs.stages.causes import first_cause
 from ray_jobs.stages.checkpoints import read_note
 from ray_jobs.tables import read_rows, write_rows
+from serving.storage.mirror import shared
 
 TRIAL_COLUMNS = {
     "trial_id": "string",
@@ -52,10 +54,11 @@ def write_trials(path: Path, trials: list[Trial]) -> None:
     write_rows(path, [trial_row(trial) for trial in trials], TRIAL_COLUMNS)
 
 
-def trial_from(number: int, result: Any) -> Trial:
-    """A trial as plain data, out of Tune's result."""
+def trial_from(number: int, result: Any, here: Callable[[str], str] = str) -> Trial:
+    """A trial as plain data, out of Tune's result. `here`: a path that Ray names, on this node."""
     metrics = result.metrics or {}
     checkpoint = metrics.get("checkpoint_path")
+    checkpoint = here(checkpoint) if isinstance(checkpoint, str) else None
     frame = result.metrics_dataframe
     rows = evaluations(checkpoint, [] if frame is None else frame.to_dict("records"))
     curve = [{key: float(row[key]) for key in CURVE if _finite(row.get(key))} for row in rows]
@@ -64,7 +67,7 @@ def trial_from(number: int, result: Any) -> Trial:
         trial_id=f"trial-{number:03d}",
         status="failed" if result.error else "done",
         config=dict(result.config or {}),
-        checkpoint=checkpoint if isinstance(checkpoint, str) else None,
+        checkpoint=checkpoint,
         steps=steps,
         seconds=round(float(metrics.get("time_total_s", 0.0)), 1),
         error=first_cause(str(result.error))[:500] if result.error else None,
@@ -91,6 +94,7 @@ def _finite(value: Any) -> bool:
 def trial_row(trial: Trial) -> dict[str, Any]:
     return {
         **asdict(trial),
+        "checkpoint": trial.checkpoint and shared(Path(trial.checkpoint)),
         "config": json.dumps(trial.config, sort_keys=True),
         "curve": json.dumps(trial.curve),
     }

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from ray_jobs.stages import cluster
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.checkpoints import prepare_search, why_damaged
 from ray_jobs.stages.gpu_share import with_gpu_share
+from ray_jobs.stages.ray_storage import path_of_ray, ray_storage
 from ray_jobs.stages.train_worker import train_worker
 from ray_jobs.stages.trial_table import describe, drawn_order, trial_from, write_trials
 from ray_jobs.stages.tune_search import driver_share, param_space, tune_config
+from serving.storage.mirror import fetched_folder, shared
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +33,8 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     job = trial_job(config, folder)
     results = fit(config, job, folder.path("tune"))
     in_order = sorted(results, key=lambda result: drawn_order(result.path))
-    trials = [trial_from(number, result) for number, result in enumerate(in_order)]
+    here = partial(path_of_ray, folder=folder.root)
+    trials = [trial_from(number, result, here) for number, result in enumerate(in_order)]
     write_trials(folder.path("tune/trials.parquet"), trials)
     ranked = ranked_trials(trials, config.search.objective)[: config.verdict.num_candidates]
     if not ranked:
@@ -56,13 +60,13 @@ def trial_job(config: Config, folder: RunFolder) -> dict[str, Any]:
     return {
         "base": config.model.model_dump_json(),
         "training": training.model_dump_json(),
-        "train": str(folder.path("data/train.parquet")),
-        "heldout": str(folder.path("data/heldout.parquet")),
+        "train": folder.shared("data/train.parquet"),
+        "heldout": folder.shared("data/heldout.parquet"),
         "threads": max(1, math.floor(config.workers.cpus_per_worker)),
         "workers": config.workers.model_dump(),
         "max_failures": config.search.max_failures,
         "population": config.search.scheduler == "pbt",
-        "storage": str(folder.path("tune/trials")),
+        "storage": shared(folder.path("tune/trials")),
     }
 
 
@@ -81,9 +85,13 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     experiment = folder / "experiment"
     prepare_search(experiment)
-    if ray.tune.Tuner.can_restore(str(experiment)):
-        log.info("tune     takes up the search in %s", experiment)
-        tuner = ray.tune.Tuner.restore(str(experiment), trainable=trainable, resume_errored=True)
+    where = ray_storage(shared(experiment))
+    place, store = where["storage_path"], where["storage_filesystem"]
+    if ray.tune.Tuner.can_restore(place, storage_filesystem=store):
+        log.info("tune     takes up the search in %s", shared(experiment))
+        tuner = ray.tune.Tuner.restore(
+            place, trainable=trainable, resume_errored=True, storage_filesystem=store
+        )
     else:
         tuner = ray.tune.Tuner(
             trainable,
@@ -91,7 +99,7 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
             tune_config=tune_config(config),
             run_config=ray.tune.RunConfig(
                 name="experiment",
-                storage_path=str(folder),
+                **ray_storage(shared(folder)),
                 # A lost driver of a trial, besides the lost workers that Ray Train sees to.
                 failure_config=ray.tune.FailureConfig(max_failures=config.search.max_failures),
                 callbacks=[TrialLog(config.search.num_trials, config.training.num_steps)],
@@ -104,7 +112,7 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
 def keep_best(best: Trial, folder: Path) -> None:
     """Copies the winning adapter beside the trial table, whole."""
     assert best.checkpoint is not None
-    if reason := why_damaged(Path(best.checkpoint)):
+    if reason := why_damaged(fetched_folder(Path(best.checkpoint))):
         raise StageFailed(f"tune: {reason}; redo it with --force tune")
     shutil.rmtree(folder, ignore_errors=True)
     for name in ADAPTER_FILES:

@@ -20,6 +20,8 @@ from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.search.trials import with_overrides
 from ray_jobs.stages.checkpoints import repair_trial
 from ray_jobs.stages.diverged import raise_if_diverged
+from ray_jobs.stages.ray_storage import ray_storage
+from serving.storage.remote import is_uri
 
 Worker = Callable[[dict[str, Any]], None]
 POINTER = "pointer.json"
@@ -48,9 +50,10 @@ def run_trial(overrides: dict[str, Any], *, job: dict[str, Any], worker: Worker)
     pointer = read_pointer(ray.tune.get_checkpoint())
     group = group_name(trial_id, pointer, overrides)
     taken_over = pointer if pointer and not pointer.of_trial(trial_id) else None
-    folder = Path(job["storage"]) / group
+    folder = f"{job['storage']}/{group}"
     raise_if_diverged(folder)
-    repair_trial(folder)
+    if not is_uri(folder):  # in an object store lists of checkpoints are whole
+        repair_trial(Path(folder))
     settings = with_overrides(TrainingSettings.model_validate_json(job["training"]), overrides)
     job = {**job, "training": settings.model_dump_json(), "start_from": taken_over and taken_over.checkpoint}
     with passing_on(group, job, taken_over) as callback:
@@ -84,7 +87,7 @@ def trainer(job: dict[str, Any], worker: Worker, group: str, callback: UserCallb
         ),
         run_config=ray.train.RunConfig(
             name=group,
-            storage_path=job["storage"],
+            **ray_storage(job["storage"]),
             callbacks=[callback],
             failure_config=ray.train.FailureConfig(max_failures=job["max_failures"]),
             # any checkpoint of a population may still be taken over

@@ -14,7 +14,13 @@ HEAVY = {
     "optuna", "pandas", "peft", "pyarrow", "ray", "scipy", "statsmodels", "torch", "transformers", "trl",
 }  # fmt: skip
 MAY_IMPORT_RAY = {"serving/app.py", "serving/deployment.py"}
-MAY_TAKE_OF_SERVING = ("serving.engine", "serving.registry", "serving.promote", "serving.cluster_env")
+MAY_TAKE_OF_SERVING = (
+    "serving.engine",
+    "serving.registry",
+    "serving.promote",
+    "serving.cluster_env",
+    "serving.storage",
+)
 LIGHT_ENTRIES = (
     "ray_jobs.pipeline",
     "ray_jobs.cli.main",

@@ -37,8 +37,9 @@ def test_reports_come_with_a_pointer_to_their_checkpoint(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("where", ["folder", "store"])
 def test_a_diverged_training_ends_its_worker_and_leaves_a_note(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, where: str
 ) -> None:
     import ray.train
 
@@ -49,9 +50,10 @@ def test_a_diverged_training_ends_its_worker_and_leaves_a_note(
     def diverges(*_: Any) -> None:
         raise TrainingDiverged("step 3: loss not finite")
 
-    job = {"training": TrainingSettings().model_dump_json(), "storage": str(tmp_path)}
+    storage = str(tmp_path) if where == "folder" else f"memory:/{tmp_path}/{rank}"
+    job = {"training": TrainingSettings().model_dump_json(), "storage": storage}
     train_worker.resumed(job, diverges)
-    group = tmp_path / "ab1_00000"
+    group = f"{storage}/ab1_00000"
     if rank:
         raise_if_diverged(group)
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import files
+from serving import files, kept_models
 from serving import registry as registry_module
 from serving.registry import BaseModel, Registry, RegistryError
 
@@ -131,7 +131,13 @@ class Killed(BaseException):
     """As if the process had ended here."""
 
 
-STEPS = ["copy_hashed", "os.fsync", "os.replace", "sync_folder", "write_whole"]
+STEPS = {
+    "copy_hashed": kept_models,
+    "fsync": files.os,
+    "replace": files.os,
+    "sync_folder": kept_models,
+    "write_whole": registry_module,
+}
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -142,8 +148,7 @@ def test_killed_at_any_step_the_old_champion_or_the_new_one_is_whole(
     registry = Registry(tmp_path / "registry")
     first = promote(registry, tmp_path, b"one")
     second_hash = make_model(tmp_path, b"two")[1]
-    owner, name = (files.os, step.split(".")[1]) if "." in step else (registry_module, step)
-    real = getattr(owner, name)
+    real = getattr(STEPS[step], step)
 
     def die(*args: object) -> None:
         if after:
@@ -151,7 +156,7 @@ def test_killed_at_any_step_the_old_champion_or_the_new_one_is_whole(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, die)
+        patch.setattr(STEPS[step], step, die)
         with pytest.raises(Killed):
             promote(registry, tmp_path, b"two")
     champion = registry.champion()

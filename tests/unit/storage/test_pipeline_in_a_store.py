@@ -1,0 +1,182 @@
+"""Every stage of a run in a store, on one node after the other; stubs for what needs Ray or a model."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from ray_jobs.command import STAGES, run_owned
+from ray_jobs.config import Config, load_config
+from ray_jobs.records import Answer, Judgement
+from ray_jobs.runs import RunFolder
+from ray_jobs.stages import cluster, engine_rows, export, generate, judge, prepare, registry, tune
+from ray_jobs.stages.block_actor import BlockActor
+from ray_jobs.stages.checkpoints import write_note
+from ray_jobs.tables import read_rows, schema
+from serving.files import sha256_of
+from serving.kept_models import model_here
+from serving.registry import Registry
+from serving.storage.mirror import shared
+from serving.storage.node_cache import local_copy
+from serving.storage.remote import Remote
+from tests.chaos.stub_pipeline import digest, evaluation, manifest
+
+ROOT = Path(__file__).parents[3]
+NUM_PROMPTS = 24
+
+
+class Stubs:
+    """What takes the place of Ray and of models, and counts what is done. `left`: blocks before a Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.done: Counter[str] = Counter()
+        self.left = 10**6
+
+    def fit(self, config: Config, job: dict[str, Any], folder: Path) -> list[Any]:
+        self.done["fit"] += 1
+        assert local_copy(job["train"]).is_file()
+        return [self.trial(number, Remote(f"{job['storage']}/t{number}/checkpoint_1")) for number in (0, 1)]
+
+    def trial(self, number: int, checkpoint: Remote) -> Any:
+        row = evaluation(digest(number), 6)
+        part = Path(self.scratch, f"trial-{number}")
+        part.mkdir(exist_ok=True)
+        for name in tune.ADAPTER_FILES:
+            (part / name).write_text(json.dumps(row))
+        write_note(part, 0, [row])
+        for file in part.iterdir():
+            (checkpoint / file.name).upload(file)
+        metrics = {**row, "checkpoint_path": checkpoint.path}
+        path = f"run_trial_{number:08x}_{number}_x"
+        return SimpleNamespace(metrics=metrics, metrics_dataframe=None, error=None, config={}, path=path)
+
+    scratch = ""
+
+    def export(self, config: Config, folder: RunFolder) -> list[str]:
+        self.done["export"] += 1
+        outputs = []
+        for model in generate.MODELS:
+            weights = folder.path("tune/best", tune.ADAPTER_FILES[0]).read_bytes()
+            path = folder.write(f"models/{model}/model.gguf", b"GGUF" + model.encode() + weights)
+            folder.write_json(f"models/{model}/manifest.json", manifest(path))
+            outputs += [f"models/{model}/model.gguf", f"models/{model}/manifest.json"]
+        return outputs
+
+    def map_ranges(
+        self, job: Any, source: Path, folder: Path, tasks: Any, actors: int, cores: int
+    ) -> Iterator[Any]:
+        """As Ray Data would, but in this process, one task after the other."""
+        actor = BlockActor(job, shared(source), shared(folder), None)
+        for task in tasks:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            self.done[f"{job.stage} {Path(folder).parent.name}"] += 1
+            yield from actor(pa.Table.from_pylist([{"ranges": [list(block) for block in task]}])).to_pylist()
+
+
+class AnswerActor:
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._spec = {**spec, "weights": local_copy(spec["model"]).read_text()}
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = [
+            generate._answer(row, SimpleNamespace(
+                finish_reason="stop", text=digest(self._spec["weights"], row["id"]), num_prompt_tokens=1,
+                num_cached_tokens=0, num_answer_tokens=1, seconds=0.0, error=None,
+            ), None, self._spec)
+            for row in table.to_pylist()
+        ]  # fmt: skip
+        return pa.Table.from_pylist(rows, schema=schema(Answer.COLUMNS))
+
+
+class JudgeActor:
+    def __init__(self, spec: dict[str, Any]) -> None:
+        assert local_copy(spec["own_models"]["run:base"]).read_bytes().startswith(b"GGUF")
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = [
+            {"subject": row["subject"], **dataclasses.asdict(self.score(row))} for row in table.to_pylist()
+        ]
+        return pa.Table.from_pylist(rows, schema=schema(judge.RESULT_COLUMNS))
+
+    def score(self, row: dict[str, Any]) -> Judgement:
+        score = int(digest(row["answer"])[:2], 16) % 5 + 1
+        metric = "RESPONSE_CORRECTNESS_5POINT"
+        return Judgement(row["id"], metric, score, float(score), "so", None, "", "f" * 64, 0.0)
+
+
+@pytest.fixture
+def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stubs:
+    stubs = Stubs()
+    stubs.scratch = str(tmp_path)
+    base = SimpleNamespace(name="stub", sha256=digest("stub"), gguf=Path("none"), hf_dir=Path("none"))
+    monkeypatch.setattr("ray_jobs.export.base.resolve_base", lambda *_: base)
+    monkeypatch.setattr("ray_jobs.data.forecast.load_tokenizer", lambda *_: None)
+    monkeypatch.setattr("serving.promote.first_words", lambda _: b"{}")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_actor_id=lambda: "actor"))
+    monkeypatch.setattr(BlockActor, "_begin", lambda *_: 0)
+    monkeypatch.setattr(BlockActor, "_end", lambda *_: None)
+    monkeypatch.setattr(cluster, "connect", lambda: None)
+    monkeypatch.setattr(cluster, "engine_cpus", lambda: 2)
+    monkeypatch.setattr(prepare, "check_judging", lambda *_: None)
+    monkeypatch.setattr(tune, "fit", stubs.fit)
+    monkeypatch.setattr(engine_rows, "map_ranges", stubs.map_ranges)
+    monkeypatch.setattr(generate, "AnswerActor", AnswerActor)
+    monkeypatch.setattr(judge, "JudgeActor", JudgeActor)
+    monkeypatch.setattr(export, "STAGE", dataclasses.replace(export.STAGE, run=stubs.export))
+    return stubs
+
+
+def config_of(store: str) -> Config:
+    changes = [f"storage={store}", f"registry={store}-registry", f"data.num_prompts={NUM_PROMPTS}"]
+    changes += ["engine.rows_per_block=4", "engine.actors=1", "verdict.num_resamples=200"]
+    return load_config(ROOT / "configs/smoke.yaml", changes)
+
+
+def test_a_run_goes_from_node_to_node_and_nothing_is_done_twice(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubs: Stubs
+) -> None:
+    config = config_of(store)
+    run = Remote(f"{store}/smoke")
+    for node, left in (("a", 3), ("b", 6), ("c", 5)):  # a Ctrl-C in the answers of both models, in judging
+        monkeypatch.setenv("ORPO_CACHE", str(tmp_path / node))
+        stubs.left = left
+        with pytest.raises(KeyboardInterrupt):
+            run_owned(config, registry.stages(), STAGES, ())
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "d"))
+    stubs.left = 10**6
+    run_owned(config, registry.stages(), STAGES, ())
+
+    num_blocks = NUM_PROMPTS // 4
+    num_judged = 2 * NUM_PROMPTS + 2 * 8 + 2
+    assert stubs.done == {
+        "fit": 1,
+        "export": 1,
+        "generate base": num_blocks,
+        "generate candidate": num_blocks,
+        "judge look-0": -(-num_judged // 4),
+    }
+    prompts = [row["id"] for row in read_rows(local_copy((run / "data/prompts.parquet").uri))]
+    for model in generate.MODELS:
+        answers = read_rows(local_copy((run / f"answers/{model}/part-00000.parquet").uri))
+        assert [row["id"] for row in answers] == prompts
+        assert all(row["model_sha256"] == sha256_of(local_copy((run / f"models/{model}/model.gguf").uri))
+                   for row in answers)  # fmt: skip
+    assert not [name for name in run.listing() if "unfinished" in name or name.startswith("owners/")]
+
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "e"))
+    before, done = run.listing(), Counter(stubs.done)
+    folder = run_owned(config, registry.stages(), STAGES, ())
+    assert (run.listing().keys(), stubs.done) == (before.keys(), done)
+    assert {state.status for state in folder.states().values()} == {"done"}
+    champion = Registry.at(config.registry).champion()
+    assert champion is not None
+    assert champion.report == f"{run.uri}/report/report.json"
+    assert sha256_of(model_here(champion.model, champion.sha256)) == champion.sha256
