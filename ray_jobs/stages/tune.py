@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ray_jobs.errors import StageFailed
 from ray_jobs.runs import RunFolder, write_whole
 from ray_jobs.search.trials import Trial, ranked_trials, with_overrides
 from ray_jobs.stages import cluster
+from ray_jobs.stages.attempts import attempt
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.checkpoints import prepare_search, repair_trial, why_damaged
 from ray_jobs.stages.train_worker import train_worker
@@ -61,6 +63,7 @@ def trial_job(config: Config, folder: RunFolder) -> dict[str, Any]:
         "workers": config.workers.model_dump(),
         "max_failures": config.search.max_failures,
         "storage": str(folder.path("tune/trials")),
+        "search": uuid.uuid4().hex,
     }
 
 
@@ -78,11 +81,13 @@ def run_trial(
 
     from ray_jobs.orpo.settings import TrainingSettings
 
-    repair_trial(Path(job["storage"]) / ray.tune.get_context().get_trial_id())
+    name = ray.tune.get_context().get_trial_id()
+    folder = Path(job["storage"]) / name
+    repair_trial(folder)
     settings = with_overrides(TrainingSettings.model_validate_json(job["training"]), overrides)
     workers = job["workers"]
     gpus = workers["gpus_per_worker"]
-    TorchTrainer(
+    trainer = TorchTrainer(
         worker,
         train_loop_config={**job, "training": settings.model_dump_json()},
         scaling_config=ray.train.ScalingConfig(
@@ -91,13 +96,15 @@ def run_trial(
             resources_per_worker={"CPU": workers["cpus_per_worker"], **({"GPU": gpus} if gpus else {})},
         ),
         run_config=ray.train.RunConfig(
-            name=ray.tune.get_context().get_trial_id(),
+            name=name,
             storage_path=job["storage"],
             callbacks=[TuneReportCallback()],
             failure_config=ray.train.FailureConfig(max_failures=job["max_failures"]),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
-    ).fit()
+    )
+    with attempt(folder, job["search"]):
+        trainer.fit()
 
 
 def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
