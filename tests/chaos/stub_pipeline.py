@@ -81,6 +81,7 @@ def manifest(model: Path) -> dict[str, Any]:
     return {
         "sha256": file_sha256(model),
         "bytes": model.stat().st_size,
+        "base": {"revision": None},
         "recipe": {"quantization": "stub"},
         "parity": parity,
     }
