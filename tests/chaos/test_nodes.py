@@ -51,7 +51,11 @@ def autoscaling_config(address: str) -> dict[str, Any]:
         "upscaling_speed": ours["upscaling_speed"],
         "idle_timeout_minutes": 0.25,
         "provider": {
-            "type": "fake_multinode",
+            # By its class: the file of defaults of Ray's own name for it is not in Ray's packages.
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
             "launch_multiple": True,
             "head_node_id": HEAD_ID,
             "gcs_address": address,
