@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from ray_jobs.runs import RunFolder
 from tests.chaos.harness import ROOT, Chaos, descendants
@@ -16,6 +17,7 @@ from tests.chaos.results import compare
 CONFIG = ROOT / "tests/chaos/stub.yaml"
 
 
+@pytest.mark.long
 def test_a_pipeline_that_is_killed_three_times_loses_and_repeats_nothing(
     unbroken: Path, tmp_path: Path
 ) -> None:
@@ -28,6 +30,7 @@ def test_a_pipeline_that_is_killed_three_times_loses_and_repeats_nothing(
     assert report["num_prompts"] == report["num_scored_both"] == 160
 
 
+@pytest.mark.long
 def test_a_second_command_is_refused_and_an_interrupt_ends_the_first_with_all_that_it_started(
     tmp_path: Path,
 ) -> None:

@@ -143,6 +143,7 @@ def worker_raylets(head: psutil.Process) -> list[psutil.Process]:
     return sorted(raylets, key=lambda raylet: raylet.create_time())[1:]
 
 
+@pytest.mark.long
 def test_stages_size_the_cluster_by_kind_and_a_lost_node_loses_no_row(
     autoscaling: psutil.Process, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_stages_size_the_cluster_by_kind_and_a_lost_node_loses_no_row(
     assert [(result["id"], result["answer"]) for result in results] == [(row["id"], "TEXT") for row in rows]
 
 
+@pytest.mark.long
 def test_a_pipeline_has_trials_on_gpu_nodes_and_engines_on_cpu_nodes(
     autoscaling: psutil.Process, unbroken: Path, tmp_path: Path
 ) -> None:

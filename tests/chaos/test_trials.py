@@ -103,6 +103,7 @@ def test_when_all_trials_fail_the_stage_fails_with_the_reason(
     assert not run.path("tune/best").exists()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster", "stubs")
 def test_a_trial_on_a_full_disk_says_so_and_goes_on_from_its_checkpoint_when_there_is_room(
     tmp_path: Path,
