@@ -8,13 +8,13 @@ READY := $(VENV)/.ready
 LLAMA_CXXFLAGS ?= -fno-tree-dse -fno-dse
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test check setup lint types docs unit integration e2e clean
+.PHONY: run test check setup lint types docs unit integration faults e2e chaos clean
 .DELETE_ON_ERROR:
 
 run: setup
 	$(BIN)/python -m ray_jobs.pipeline $(CONFIG)
 
-test: check unit integration e2e
+test: check unit integration faults e2e
 
 check: lint types docs
 
@@ -48,6 +48,13 @@ unit: setup
 
 integration: setup
 	$(BIN)/pytest tests/integration
+
+# Pipelines that are killed, with stubs in place of models. `make chaos` has those too that take longer.
+faults: setup
+	$(BIN)/pytest tests/chaos -m "not long"
+
+chaos: setup
+	$(BIN)/pytest tests/chaos
 
 e2e: setup
 	$(BIN)/pytest tests/e2e

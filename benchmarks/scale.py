@@ -17,12 +17,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks import harness
 from ray_jobs.config import EngineActors, load_config
 from ray_jobs.runs import RunFolder, dump_json
 from ray_jobs.stages import cluster, generate, train_worker, tune
+from ray_jobs.stages.block_actor import TOKENS
 from ray_jobs.stages.engine_rows import compute_file
 from ray_jobs.tables import PROMPT_COLUMNS, RowFile, table_of, write_tables
 from serving.engine.settings import EngineSettings
@@ -30,8 +32,10 @@ from serving.engine.types import Request, Result
 
 TEXT = "What would happen to the tides if the moon were half as far away? " * 8
 CHUNK = 10_000
-ROW_S = 0.02
-"""What an answer of the steady engine takes: a small model's, in a full batch on one core."""
+ROW_S = 0.1
+"""What an answer of the steady engine takes: a model's of a few hundred million parameters on one core."""
+ROWS_PER_ENGINE = (64, 320)
+"""Rows of the shorter and of the longer run whose difference is the rate of many engines."""
 CONFIG = harness.REPOSITORY / "configs/smoke.yaml"
 
 
@@ -50,11 +54,14 @@ class InstantEngine:
             Result(request.id, text, (), "stop", len(request.prompt), 0, 64, 0.0, 0.0) for request in requests
         ]
 
+    def metrics(self) -> SimpleNamespace:
+        return SimpleNamespace(**dict.fromkeys(TOKENS, 0))
+
 
 class InstantActor(generate.AnswerActor):
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec
-        self._engine: Any = InstantEngine()
+        self.engine: Any = InstantEngine()
 
 
 class SteadyEngine(InstantEngine):
@@ -73,7 +80,7 @@ class SteadyEngine(InstantEngine):
 class SteadyActor(generate.AnswerActor):
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec
-        self._engine: Any = SteadyEngine()
+        self.engine: Any = SteadyEngine()
 
 
 def instant_training(job: dict[str, Any], settings: Any, reports: Any, resume_from: str | None) -> None:
@@ -168,19 +175,21 @@ def time_rows(counts: Sequence[int], pool: EngineActors, folder: Path) -> dict[s
 def time_engines(numbers: Sequence[int], folder: Path) -> dict[str, float]:
     """Share of the ideal rate that engines reach together, on simulated cores; their start is not in it."""
     figures = {}
+    fewer, more = ROWS_PER_ENGINE
     for number in numbers:
         pool = EngineActors(actors=number, rows_per_block=16, settings=EngineSettings(cores=1))
         few, many = (
             answer_rows(number * each, folder / f"engines-{number}-{each}", pool, SteadyActor)["seconds"]
-            for each in (128, 640)
+            for each in ROWS_PER_ENGINE
         )
-        figures[f"efficiency_{number}_engines"] = 512 * ROW_S / (many - few)
+        figures[f"efficiency_{number}_engines"] = (more - fewer) * ROW_S / (many - few)
+        print(f"  {number} engines: {few:.1f} and {many:.1f} s", file=sys.stderr, flush=True)
     return figures
 
 
 def time_trials(count: int, folder: Path) -> dict[str, float]:
     """Seconds of a trial that trains nothing: Tune's and Train's own work, several trials at once."""
-    changes = [f"search.num_trials={count}", "workers.cpus_per_worker=0.5"]
+    changes = [f"search.num_trials={count}", "search.max_concurrent_trials=4", "workers.cpus_per_worker=0.5"]
     config = load_config(CONFIG, changes)
     run = RunFolder(folder / "run")
     for name in ("train", "heldout"):

@@ -2,10 +2,20 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from ray_jobs.errors import ConfigError
+from ray_jobs.yaml_files import read_yaml
 
 log = logging.getLogger(__name__)
+
+ENGINE_CORES = "engine_cores"
+"""Ray resource that a cluster gives to the nodes which it keeps for engines: their number of cores."""
+LAUNCHERS_FILE = "~/ray_bootstrap_config.yaml"
+CLUSTER_FILE = "ORPO_CLUSTER_FILE"
+"""Environment variable that names another file of the autoscaler's limits."""
 
 
 def connect() -> None:
@@ -63,6 +73,7 @@ class NodeKind:
     count: int
     cpus: float
     gpus: float
+    engine_cores: float = 0
 
 
 def num_cpus() -> int:
@@ -85,8 +96,19 @@ def trial_capacity(resource: str) -> float:
     )
 
 
+def engine_resources(cores: int) -> dict[str, float]:
+    """What an engine asks for besides its CPUs: a node that is kept for engines, if the cluster has such.
+
+    Otherwise engines settle on the nodes with GPUs that trials have just left, and these are not released.
+    """
+    kept = any(kind.engine_cores for kind in (*nodes_there(), *nodes_to_come()))
+    return {ENGINE_CORES: cores} if kept else {}
+
+
 def cpus_for_engines(kinds: Sequence[NodeKind]) -> int:
-    """CPUs of the nodes without a GPU; of all nodes where each has one."""
+    """CPUs of the nodes kept for engines; else of those without a GPU; of all nodes where each has one."""
+    if kept := sum(kind.count * kind.engine_cores for kind in kinds):
+        return int(kept)
     without = [kind for kind in kinds if kind.gpus == 0 and kind.cpus > 0]
     return int(sum(kind.count * kind.cpus for kind in without or kinds))
 
@@ -94,17 +116,25 @@ def cpus_for_engines(kinds: Sequence[NodeKind]) -> int:
 def nodes_there() -> list[NodeKind]:
     import ray
 
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [NodeKind(1, found.get("CPU", 0), found.get("GPU", 0)) for found in resources]
+    return [kind_of(1, node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def nodes_to_come() -> list[NodeKind]:
-    """What the autoscaler may start at most; nothing where there is none, or no limit is set."""
-    from ray._private.state import state
+    """What the autoscaler may start at most; nothing where there is none, or no limit is known.
 
-    config = state.get_cluster_config()
-    groups = [] if config is None else config.node_group_configs
-    return [
-        NodeKind(max(0, group.max_count), group.resources.get("CPU", 0), group.resources.get("GPU", 0))
-        for group in groups
-    ]
+    Ray (2.60) tells a driver nothing of it, so the file is read that the launcher leaves on the head, where
+    jobs run. Raises ConfigError for one that is no cluster's.
+    """
+    path = Path(os.environ.get(CLUSTER_FILE, LAUNCHERS_FILE)).expanduser()
+    if not os.environ.get("RAY_ADDRESS") or not path.is_file():
+        return []
+    config = read_yaml(path)
+    try:
+        most, kinds = config["max_workers"], config["available_node_types"].values()
+        return [kind_of(min(most, kind.get("max_workers", most)), kind["resources"]) for kind in kinds]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: is no configuration of a Ray cluster: {error!r}") from error
+
+
+def kind_of(count: int, resources: Mapping[str, float]) -> NodeKind:
+    return NodeKind(count, *(resources.get(name, 0) for name in ("CPU", "GPU", ENGINE_CORES)))

@@ -175,6 +175,7 @@ def data_step(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=cores,
+        resources=cluster.engine_resources(cores),
         compute=ray.data.ActorPoolStrategy(
             size=actors,
             max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT,

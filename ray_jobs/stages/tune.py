@@ -1,9 +1,13 @@
 """Ray Tune over ORPO trials, each a Ray Train worker group; the best adapter and the trial table."""
 
+import errno
 import logging
 import math
 import os
+import pickle
 import shutil
+import uuid
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,8 @@ from serving.storage.mirror import fetched_folder, shared
 
 log = logging.getLogger(__name__)
 
+ROOM = 2**20
+"""Bytes: with less of it a disk is full."""
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
@@ -31,7 +37,7 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
     config = with_gpu_share(config)
     job = trial_job(config, folder)
-    results = fit(config, job, folder.path("tune"))
+    results = with_errors(lambda: fit(config, job, folder.path("tune")), folder.path("tune"))
     in_order = sorted(results, key=lambda result: drawn_order(result.path))
     here = partial(path_of_ray, folder=folder.root)
     trials = [trial_from(number, result, here) for number, result in enumerate(in_order)]
@@ -67,6 +73,7 @@ def trial_job(config: Config, folder: RunFolder) -> dict[str, Any]:
         "max_failures": config.search.max_failures,
         "population": config.search.scheduler == "pbt",
         "storage": shared(folder.path("tune/trials")),
+        "search": uuid.uuid4().hex,
     }
 
 
@@ -107,6 +114,24 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
             ),
         )
     return tuner.fit()
+
+
+def with_errors(fit_all: Callable[[], Any], folder: Path) -> Any:
+    """The results, each failed trial's with its error.
+
+    Ray Tune (2.60) reads errors from files beside the trials'. One that could not be written for want of room
+    would make a failed trial pass for one that ended, or cannot be read. Raises StageFailed for these.
+    """
+    try:
+        results = fit_all()
+        lost = results.num_errors - sum(result.error is not None for result in results)
+    except (EOFError, pickle.UnpicklingError):
+        lost = 1
+    if lost:
+        room = shutil.disk_usage(folder).free
+        why = os.strerror(errno.ENOSPC) if room < ROOM else "could not be written"
+        raise StageFailed(f"tune: {lost} trial(s) failed, and the reason was not kept: {folder}: {why}")
+    return results
 
 
 def keep_best(best: Trial, folder: Path) -> None:

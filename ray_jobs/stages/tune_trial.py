@@ -18,6 +18,7 @@ from ray.train import UserCallback
 
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.search.trials import with_overrides
+from ray_jobs.stages.attempts import attempt
 from ray_jobs.stages.checkpoints import repair_trial
 from ray_jobs.stages.diverged import raise_if_diverged
 from ray_jobs.stages.ray_storage import ray_storage
@@ -56,7 +57,7 @@ def run_trial(overrides: dict[str, Any], *, job: dict[str, Any], worker: Worker)
         repair_trial(Path(folder))
     settings = with_overrides(TrainingSettings.model_validate_json(job["training"]), overrides)
     job = {**job, "training": settings.model_dump_json(), "start_from": taken_over and taken_over.checkpoint}
-    with passing_on(group, job, taken_over) as callback:
+    with passing_on(group, job, taken_over) as callback, attempt(folder, job["search"]):
         trainer(job, worker, group, callback).fit()
     raise_if_diverged(folder)
 

@@ -1,7 +1,9 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.chaos.harness import Chaos
 from tests.chaos.local_ray import start_ray
 
 
@@ -13,3 +15,9 @@ def cluster() -> Iterator[None]:
     start_ray()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a pipeline of stubs that nothing happened to."""
+    return Chaos(tmp_path_factory.mktemp("unbroken"), real=False, seed=0, mean_s=1e9).unbroken()

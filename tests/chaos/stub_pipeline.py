@@ -20,11 +20,13 @@ from ray_jobs.judging.backend import Call, Completion, OnDone
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.runs import RunFolder, file_sha256, write_whole
 from ray_jobs.stages import export, generate, judge, prepare, train_worker, tune
+from ray_jobs.stages.block_actor import TOKENS
 from serving.engine.types import Request, Result
 
 STEP_S = 0.3
 ROW_S = 0.01
 MODEL_S = 0.5
+REAL_TRIAL = tune.run_trial
 
 
 def digest(*parts: object) -> str:
@@ -63,6 +65,14 @@ def evaluation(weights: str, step: int) -> dict[str, Any]:
 
 def stub_train_worker(job: dict[str, Any]) -> None:
     train_worker.resumed(job, stub_training)
+
+
+def stub_run_trial(overrides: dict[str, Any], **given: Any) -> None:
+    """With a group of workers that does without torch, which every process of a trial would import."""
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    sys.modules["ray.train.torch"] = SimpleNamespace(TorchTrainer=DataParallelTrainer)
+    REAL_TRIAL(overrides, **given)
 
 
 def manifest(model: Path) -> dict[str, Any]:
@@ -105,6 +115,9 @@ class StubEngine:
         time.sleep(ROW_S * len(requests))
         return [self._answer(request) for request in requests]
 
+    def metrics(self) -> SimpleNamespace:
+        return SimpleNamespace(**dict.fromkeys(TOKENS, 0))
+
     def _answer(self, request: Request) -> Result:
         text = digest(self._model, request.prompt, request.sampling.seed)
         return Result(request.id, text, (1,), "stop", len(request.prompt), 0, 1, 0.01, 0.01)
@@ -113,7 +126,7 @@ class StubEngine:
 class StubAnswerActor(generate.AnswerActor):
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec
-        self._engine: Any = StubEngine(Path(spec["model"]))
+        self.engine: Any = StubEngine(Path(spec["model"]))
 
 
 class StubJudge:
@@ -141,6 +154,7 @@ class StubJudgeActor(judge.JudgeActor):
         time.sleep(MODEL_S)
         self._settings = JudgeSettings.model_validate_json(spec["judge"])
         self._seed = spec["seed"]
+        self.engine = None
         self._backend = StubJudge()
 
 
@@ -156,6 +170,7 @@ def put_stubs() -> None:
     forecast.load_tokenizer = lambda *_: None
     prepare.check_judging = lambda *_: None
     tune.train_worker = stub_train_worker
+    tune.run_trial = stub_run_trial
     generate.AnswerActor = StubAnswerActor
     judge.JudgeActor = StubJudgeActor
     promotion.first_words = lambda _: b"{}"

@@ -2,28 +2,52 @@
 
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.stages import train_worker
-from tests.chaos import stub_pipeline
+from tests.chaos import memory, stub_pipeline
 
-SOUND, KILLED, FAILING = 0.1, 0.2, 0.3
+SOUND, KILLED, FAILING, GREEDY, BULKY = 0.1, 0.2, 0.3, 0.4, 0.5
+BULK = 1_500_000
+"""Bytes of each checkpoint of the bulky one."""
+Add = Callable[[dict[str, Any], str | None], None]
+BEGUN = "chaos/begun-{beta}"
+"""A line for each time that a trial's training began."""
+GROUP = "chaos/group"
+"""Names the control group whose memory the greedy one fills."""
 
 
 def training(job: dict[str, Any], settings: TrainingSettings, reports: Any, resume_from: str | None) -> None:
+    root = Path(job["train"]).parents[1]
+    begun = root / BEGUN.format(beta=settings.beta)
+    begun.parent.mkdir(exist_ok=True)
+    with begun.open("a") as file:
+        file.write(f"{os.getpid()}\n")
     if settings.beta == FAILING:
         raise ValueError("loss is not finite")
+    if settings.beta == GREEDY:
+        memory.fill(Path((root / GROUP).read_text()))
     if settings.beta == KILLED and resume_from is None:
-        add = reports.add
-
-        def add_and_die(row: dict[str, Any], folder: str | None) -> None:
-            add(row, folder)
-            if row["step"] == 10:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        reports.add = add_and_die
+        reports.add = partial(add_and_die, reports.add)
+    if settings.beta == BULKY:
+        reports.add = partial(add_with_bulk, reports.add)
     stub_pipeline.stub_training(job, settings, reports, resume_from)
+
+
+def add_and_die(add: Add, row: dict[str, Any], folder: str | None) -> None:
+    add(row, folder)
+    if row["step"] == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def add_with_bulk(add: Add, row: dict[str, Any], folder: str | None) -> None:
+    if folder:
+        Path(folder, "optimizer.bin").write_bytes(bytes(BULK))
+    add(row, folder)
 
 
 def worker(job: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,9 +20,11 @@ import pytest
 import yaml
 
 from ray_jobs.config import EngineActors
+from ray_jobs.runs import RunFolder
 from ray_jobs.stages import cluster
 from ray_jobs.stages.engine_rows import compute_rows
 from serving.engine.settings import EngineSettings
+from tests.chaos.results import compare
 from tests.chaos.stub import echo_job
 
 ROOT = Path(__file__).parents[2]
@@ -46,9 +49,13 @@ def autoscaling_config(address: str) -> dict[str, Any]:
         "cluster_name": "fake",
         "max_workers": ours["max_workers"],
         "upscaling_speed": ours["upscaling_speed"],
-        "idle_timeout_minutes": 0.05,
+        "idle_timeout_minutes": 0.25,
         "provider": {
-            "type": "fake_multinode",
+            # By its class: the file of defaults of Ray's own name for it is not in Ray's packages.
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
             "launch_multiple": True,
             "head_node_id": HEAD_ID,
             "gcs_address": address,
@@ -101,6 +108,7 @@ def autoscaling(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
     try:
         wait_for(lambda: answers(host, port), 60, lambda: (folder / "log").read_text()[-3000:])
         monkeypatch.setenv("RAY_ADDRESS", address)
+        monkeypatch.setenv(cluster.CLUSTER_FILE, str(folder / "config.yaml"))
         cluster.connect()
         yield psutil.Process(head.pid)
     finally:
@@ -135,6 +143,7 @@ def worker_raylets(head: psutil.Process) -> list[psutil.Process]:
     return sorted(raylets, key=lambda raylet: raylet.create_time())[1:]
 
 
+@pytest.mark.long
 def test_stages_size_the_cluster_by_kind_and_a_lost_node_loses_no_row(
     autoscaling: psutil.Process, tmp_path: Path
 ) -> None:
@@ -160,3 +169,40 @@ def test_stages_size_the_cluster_by_kind_and_a_lost_node_loses_no_row(
     killer.join()
     assert seen == [[{"CPU": 16.0, "GPU": 0.0}] * 2]
     assert [(result["id"], result["answer"]) for result in results] == [(row["id"], "TEXT") for row in rows]
+
+
+@pytest.mark.long
+def test_a_pipeline_has_trials_on_gpu_nodes_and_engines_on_cpu_nodes(
+    autoscaling: psutil.Process, unbroken: Path, tmp_path: Path
+) -> None:
+    """The reference run's workers and engines, with stubs in place of models."""
+    run = RunFolder(tmp_path / "runs/chaos")
+    changes = [
+        f"storage={tmp_path}/runs", f"registry={tmp_path}/registry", "workers.gpus_per_worker=1",
+        "workers.cpus_per_worker=8", "engine.settings.cores=16",
+    ]  # fmt: skip
+    sets = [part for change in changes for part in ("--set", change)]
+    line = [sys.executable, "-m", "tests.chaos.stub_pipeline", str(ROOT / "tests/chaos/stub.yaml"), *sets]
+    seen: dict[str, set[tuple[str, int]]] = {}
+    with (tmp_path / "log").open("wb") as log:
+        driver = subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=log)
+    while driver.poll() is None:
+        for stage, state in (run.states() if (run.root / "state.json").exists() else {}).items():
+            if state.status == "running":
+                seen.setdefault(stage, set()).update(Counter(map(kind_of, alive())).items())
+        time.sleep(0.2)
+    assert driver.returncode == 0, (tmp_path / "log").read_text()[-3000:]
+    most = {stage: dict(sorted(counts)) for stage, counts in seen.items()}
+    assert most["tune"] == {"gpu_trial": 2}
+    assert most["generate"]["cpu_engine"] == most["judge"]["cpu_engine"] == 2
+    wait_for(lambda: alive() == [], 60, lambda: f"idle nodes are not released: {alive()}")
+    assert compare(unbroken, run.root) == []
+
+
+def kind_of(resources: dict[str, float]) -> str:
+    """The node type of cluster.yaml that has these resources."""
+    kinds = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
+    return next(
+        name for name, kind in kinds.items()
+        if all(kind["resources"].get(what, 0) == number for what, number in resources.items())
+    )  # fmt: skip

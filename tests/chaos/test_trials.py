@@ -9,11 +9,21 @@ from ray_jobs.errors import StageFailed
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.runs import RunFolder, open_run
 from ray_jobs.stages import tune
+from ray_jobs.stages.base import Stage, run_stage
 from ray_jobs.stages.trial_table import read_trials
-from tests.chaos.stub_pipeline import digest
-from tests.chaos.stub_trials import FAILING, KILLED, SOUND, worker
+from tests.chaos.disk import make_room, small_disk
+from tests.chaos.local_ray import start_ray
+from tests.chaos.memory import MIB, limited_group
+from tests.chaos.stub_pipeline import digest, stub_run_trial
+from tests.chaos.stub_trials import BEGUN, BULK, BULKY, FAILING, GREEDY, GROUP, KILLED, SOUND, worker
 
 CONFIG = Path(__file__).with_name("stub.yaml")
+
+
+@pytest.fixture
+def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "train_worker", worker)
+    monkeypatch.setattr(tune, "run_trial", stub_run_trial)
 
 
 def prepared(folder: Path, betas: list[float], **changes: object) -> tuple[Config, RunFolder]:
@@ -41,11 +51,15 @@ def weights_of(beta: float, config: Config) -> str:
     return weights
 
 
-@pytest.mark.usefixtures("cluster")
+def begun(run: RunFolder, beta: float) -> int:
+    """How often the trial's training began."""
+    return len(run.path(BEGUN.format(beta=beta)).read_text().splitlines())
+
+
+@pytest.mark.usefixtures("cluster", "stubs")
 def test_a_killed_worker_goes_on_from_its_checkpoint_and_a_failing_trial_harms_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(tune, "train_worker", worker)
     config, run = prepared(tmp_path, [SOUND, KILLED, FAILING])
     tune.run(config, run)
     trials = {trial.config["beta"]: trial for trial in read_trials(run.path("tune/trials.parquet"))}
@@ -60,14 +74,51 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_a_failing_trial_harms_n
     logs = [log.read_text().split("\n") for log in (run.root / "chaos").glob("*.log")]
     counts = sorted(sum(line.startswith("step") for line in log) for log in logs)
     assert counts in ([20, 20], [20, 25])
+    assert begun(run, FAILING) == 2
 
 
-@pytest.mark.usefixtures("cluster")
-def test_when_all_trials_fail_the_stage_fails_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("cluster", "stubs")
+def test_a_trial_that_fills_the_memory_is_tried_again_as_often_as_it_may_and_harms_no_other(
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(tune, "train_worker", worker)
+    config, run = prepared(tmp_path, [SOUND, GREEDY], **{"search.max_failures": 2})
+    with limited_group(256 * MIB) as group:
+        if group is None:
+            pytest.skip("may not make a control group")
+        run.write(GROUP, str(group).encode())
+        tune.run(config, run)
+    trials = {trial.config["beta"]: trial for trial in read_trials(run.path("tune/trials.parquet"))}
+    assert {beta: trial.status for beta, trial in trials.items()} == {SOUND: "done", GREEDY: "failed"}
+    assert begun(run, GREEDY) == 3
+    assert begun(run, SOUND) == 1
+
+
+@pytest.mark.usefixtures("cluster", "stubs")
+def test_when_all_trials_fail_the_stage_fails_with_the_reason(
+    tmp_path: Path,
+) -> None:
     config, run = prepared(tmp_path, [FAILING], **{"search.max_failures": 0})
     with pytest.raises(StageFailed, match=r"none of 1 trials can be used: .*loss is not finite"):
         tune.run(config, run)
     assert not run.path("tune/best").exists()
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("cluster", "stubs")
+def test_a_trial_on_a_full_disk_says_so_and_goes_on_from_its_checkpoint_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "disk", f"{2 * BULK}") as disk:
+        config, run = prepared(disk, [BULKY], **{"search.max_failures": 0})
+        stage = Stage("tune", (), (), ("tune",), tune.run)
+        with pytest.raises(StageFailed, match=r"tune: .*No space left on device; make room and run it again"):
+            run_stage(stage, config, run)
+        make_room(disk)
+        start_ray()
+        run_stage(stage, config, run)
+        (trial,) = read_trials(run.path("tune/trials.parquet"))
+        state = (Path(str(trial.checkpoint)) / "adapter_model.safetensors").read_text()
+        assert weights_of(BULKY, config) in state
+        assert [row["step"] for row in trial.curve] == [5, 10, 15, 20]
+        (log,) = (run.root / "chaos").glob("*.log")
+        assert log.read_text().split("\n").count("step 1") == 1

@@ -1,10 +1,14 @@
 import json
+import os
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from ray_jobs.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +57,8 @@ def test_trials_and_engines_have_node_types_that_can_hold_them(cluster: dict[str
         for node in types.values()
     )
     assert types[cluster["head_node_type"]]["resources"]["CPU"] == 0
+    kept = [node["resources"] for node in types.values() if "engine_cores" in node["resources"]]
+    assert [node["engine_cores"] for node in kept] == [node["CPU"] for node in kept] == [16]
 
 
 def test_a_cluster_without_a_token_is_not_started(cluster: dict[str, Any]) -> None:
@@ -64,6 +70,26 @@ def test_a_cluster_without_a_token_is_not_started(cluster: dict[str, Any]) -> No
     assert all("RAY_AUTH_MODE=token" in line for line in starts)
 
 
+def test_the_head_is_started_with_a_token_and_refused_with_the_reason_without_one(
+    cluster: dict[str, Any], tmp_path: Path
+) -> None:
+    """The launcher stops at the first command that fails."""
+    first = cluster["head_start_ray_commands"][0]
+
+    def start() -> subprocess.CompletedProcess[str]:
+        env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        return subprocess.run(["bash", "-c", first], env=env, capture_output=True, text=True, check=False)
+
+    refused = start()
+    assert refused.returncode == 1
+    assert refused.stdout == "no ~/.ray/auth_token; refusing to start an open cluster\n"
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text("")
+    assert start().returncode == 1
+    (tmp_path / ".ray/auth_token").write_text("f" * 64)
+    assert start().returncode == 0
+
+
 def test_engines_are_sized_by_nodes_without_gpus() -> None:
     from ray_jobs.stages.cluster import NodeKind, cpus_for_engines
 
@@ -71,3 +97,23 @@ def test_engines_are_sized_by_nodes_without_gpus() -> None:
     assert cpus_for_engines([trial, engine, head]) == 64
     assert cpus_for_engines([trial, head]) == 128
     assert cpus_for_engines([]) == 0
+    assert cpus_for_engines([trial, engine, head, NodeKind(2, 16, 0, 16)]) == 32
+
+
+def test_what_the_autoscaler_may_start_is_read_from_the_launchers_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray_jobs.stages import cluster as stages
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(stages.CLUSTER_FILE, str(ROOT / "cluster.yaml"))
+    assert stages.nodes_to_come() == []
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert stages.nodes_to_come() == [
+        stages.NodeKind(0, 0, 0), stages.NodeKind(8, 16, 1), stages.NodeKind(4, 16, 0, 16),
+    ]  # fmt: skip
+    other = tmp_path / "other.yaml"
+    other.write_text("name: smoke\n")
+    monkeypatch.setenv(stages.CLUSTER_FILE, str(other))
+    with pytest.raises(ConfigError, match="is no configuration of a Ray cluster"):
+        stages.nodes_to_come()

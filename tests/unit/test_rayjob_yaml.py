@@ -1,5 +1,6 @@
 """The RayJob asks for what the reference run needs, by KubeRay's field names."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,15 @@ def test_it_runs_a_config_of_the_project_on_storage_that_all_pods_mount(job: dic
         for mount in group["template"]["spec"]["containers"][0]["volumeMounts"]
     }
     changes = dict(word.split("=") for word in words if "=" in word)
-    assert set(changes) == {"storage", "registry"}
-    assert all(value.startswith(tuple(f"{path}/" for path in mounted)) for value in changes.values())
+    folders = [changes.pop(name) for name in ("storage", "registry")]
+    assert all(value.startswith(tuple(f"{path}/" for path in mounted)) for value in folders)
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    engine = groups["cpu-engine"]
+    cores = yaml.safe_load((ROOT / words[3]).read_text())["engine"]["settings"]["cores"]
+    assert changes == {
+        "search.max_concurrent_trials": str(groups["gpu-trial"]["maxReplicas"]),
+        "engine.actors": str(engine["maxReplicas"] * int(requests(engine)["cpu"]) // cores),
+    }
 
 
 def test_trials_and_engines_have_groups_that_can_hold_them_and_shrink_to_none(job: dict[str, Any]) -> None:
@@ -54,6 +62,8 @@ def test_trials_and_engines_have_groups_that_can_hold_them_and_shrink_to_none(jo
     assert int(trial["cpu"]) >= workers["cpus_per_worker"]
     assert int(engine["cpu"]) >= reference["engine"]["settings"]["cores"]
     assert "nvidia.com/gpu" not in engine
+    offered = json.loads(json.loads(groups["cpu-engine"]["rayStartParams"]["resources"]))
+    assert offered == {"engine_cores": int(engine["cpu"])}
     assert all(group["minReplicas"] == 0 < group["maxReplicas"] for group in groups.values())
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert cluster["enableInTreeAutoscaling"] is True

@@ -1,7 +1,6 @@
-"""A disk that is really full: a file system in memory of a few hundred KB."""
+"""Rows on a disk that is really full."""
 
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ray_jobs.runs import RunFolder, write_whole
 from ray_jobs.stages.base import Stage, run_stage
 from ray_jobs.stages.engine_rows import compute_rows
 from serving.engine.settings import EngineSettings
+from tests.chaos.disk import make_room, small_disk
 from tests.chaos.local_ray import start_ray
 from tests.chaos.stub import echo_job
 
@@ -22,38 +22,23 @@ POOL = EngineActors(actors=2, rows_per_block=4, settings=EngineSettings(cores=1)
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("the system has no mount")
-    if done.returncode:
-        pytest.skip(f"may not mount: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "256k") as folder:
+        yield folder
 
 
-def make_room(folder: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
-
-
-def test_a_file_that_does_not_fit_leaves_the_old_one(small_disk: Path) -> None:
-    path = small_disk / "file"
+def test_a_file_that_does_not_fit_leaves_the_old_one(disk: Path) -> None:
+    path = disk / "file"
     write_whole(path, b"old")
     with pytest.raises(OSError, match="No space left"):
         write_whole(path, bytes(1_000_000))
     assert path.read_bytes() == b"old"
-    assert [item.name for item in small_disk.iterdir()] == ["file"]
+    assert [item.name for item in disk.iterdir()] == ["file"]
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_stage_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
-    small_disk: Path, tmp_path: Path
-) -> None:
-    run = RunFolder(small_disk / "run")
+def test_a_stage_on_a_full_disk_says_so_and_goes_on_when_there_is_room(disk: Path, tmp_path: Path) -> None:
+    run = RunFolder(disk / "run")
     noise = random.Random(0)
     rows = [{"id": f"r{number}", "text": noise.randbytes(750).hex()} for number in range(80)]
     log = tmp_path / "log"
@@ -67,11 +52,11 @@ def test_a_stage_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
     config = load_config(CONFIG)
     with pytest.raises(StageFailed, match=r"rows: .*No space left on device; make room"):
         run_stage(stage, config, run)
-    kept = {path.name for path in (small_disk / "run").rglob("rows-*.parquet")}
+    kept = {path.name for path in (disk / "run").rglob("rows-*.parquet")}
     assert 0 < len(kept) < 20
     for file in log.iterdir():
         file.unlink()
-    make_room(small_disk)
+    make_room(disk)
     start_ray()
     run_stage(stage, config, run)
     assert run.read_json("rows/answers.json") == [[row["id"], row["text"].upper()] for row in rows]
