@@ -37,7 +37,7 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
     config = with_gpu_share(config)
     job = trial_job(config, folder)
-    results = with_errors(lambda: fit(config, job, folder.path("tune")), folder.path("tune"))
+    results = fit(config, job, folder.path("tune"))
     in_order = sorted(results, key=lambda result: drawn_order(result.path))
     here = partial(path_of_ray, folder=folder.root)
     trials = [trial_from(number, result, here) for number, result in enumerate(in_order)]
@@ -113,7 +113,7 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
                 verbose=0,
             ),
         )
-    return tuner.fit()
+    return with_errors(tuner.fit, folder)
 
 
 def with_errors(fit_all: Callable[[], Any], folder: Path) -> Any:

@@ -26,7 +26,6 @@ from serving.engine.types import Request, Result
 STEP_S = 0.3
 ROW_S = 0.01
 MODEL_S = 0.5
-REAL_TRIAL = tune.run_trial
 
 
 def digest(*parts: object) -> str:
@@ -72,7 +71,9 @@ def stub_run_trial(overrides: dict[str, Any], **given: Any) -> None:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     sys.modules["ray.train.torch"] = SimpleNamespace(TorchTrainer=DataParallelTrainer)
-    REAL_TRIAL(overrides, **given)
+    from ray_jobs.stages.tune_trial import run_trial  # the real one: stubs are put into the driver alone
+
+    run_trial(overrides, **given)
 
 
 def manifest(model: Path) -> dict[str, Any]:
@@ -162,6 +163,7 @@ def put_stubs() -> None:
     import ray_jobs.data.forecast as forecast
     import ray_jobs.export.base as base
     import serving.promote as promotion
+    from ray_jobs.stages import tune_trial
 
     nowhere = Path("nowhere")
     base.resolve_base = lambda *_: SimpleNamespace(
@@ -170,7 +172,7 @@ def put_stubs() -> None:
     forecast.load_tokenizer = lambda *_: None
     prepare.check_judging = lambda *_: None
     tune.train_worker = stub_train_worker
-    tune.run_trial = stub_run_trial
+    tune_trial.run_trial = stub_run_trial
     generate.AnswerActor = StubAnswerActor
     judge.JudgeActor = StubJudgeActor
     promotion.first_words = lambda _: b"{}"
