@@ -76,7 +76,6 @@ def test_machines_that_die_or_are_unplugged_and_a_lost_head_lose_nothing(
     assert compare(unbroken, again.root) == []
 
 
-@pytest.mark.long
 def test_who_lacks_the_token_submits_no_job(machines: Network) -> None:
     head = machines.machines[0]
 

@@ -29,6 +29,16 @@ from tests.chaos.stub import echo_job
 
 ROOT = Path(__file__).parents[2]
 HEAD = "ray.head.default"
+LISTS = (
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+    "cluster_synced_files",
+)
+"""What the launcher would run and copy: fields that must be there."""
 HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 
 
@@ -64,6 +74,7 @@ def autoscaling_config(address: str) -> dict[str, Any]:
         "head_node_type": HEAD,
         "auth": {},
         "file_mounts": {},
+        **{name: [] for name in LISTS},
     }
 
 
