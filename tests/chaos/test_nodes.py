@@ -154,7 +154,6 @@ def worker_raylets(head: psutil.Process) -> list[psutil.Process]:
     return sorted(raylets, key=lambda raylet: raylet.create_time())[1:]
 
 
-@pytest.mark.long
 def test_stages_size_the_cluster_by_kind_and_a_lost_node_loses_no_row(
     autoscaling: psutil.Process, tmp_path: Path
 ) -> None:
