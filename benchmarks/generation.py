@@ -28,8 +28,8 @@ from benchmarks.roofline import Work, roofline
 
 RECIPES = {"loop_q4_1": "q4_1", "engine_q4_0_pure": "q4_0-pure"}
 """Contestants that run another quantisation than Q4_0."""
-SEQUENTIAL_SHARE = 3
-"""Ways that do one prompt after another do every third: their rate is the same however many follow."""
+SEQUENTIAL_SHARE = 6
+"""Ways that do one prompt after another do every sixth: their rate is the same however many follow."""
 DEFAULT_SLOTS = {"llama_cpp": 32, "openvino": 256}
 RATIOS = (
     ("speedup_vs_loop", "engine_q4_0", "loop_q4_0"),

@@ -52,6 +52,10 @@ def most_at_once(config: Config) -> int:
     return config.search.max_concurrent_trials or num_concurrent(config)
 
 
+HEAD_NODE_SPARE = 0.002
+"""Of the head node, for each trial: Ray Train (2.60) puts an actor there for a group, which takes 0.001."""
+
+
 def driver_share(config: Config) -> float:
     """What the driver of a trial takes of the head node; it only waits for its workers and needs no core.
 
@@ -59,7 +63,8 @@ def driver_share(config: Config) -> float:
     """
     if config.search.scheduler != "pbt":
         return 0.001
-    return max(0.0001, math.floor(10_000 / most_at_once(config)) / 10_000)
+    share = 1 / most_at_once(config) - HEAD_NODE_SPARE
+    return max(0.0001, math.floor(10_000 * share) / 10_000)
 
 
 def num_concurrent(config: Config) -> int:
