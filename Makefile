@@ -47,7 +47,7 @@ unit: setup
 	$(BIN)/pytest tests/unit
 
 integration: setup
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration -m "not long"
 
 # Pipelines that are killed, with stubs in place of models. `make chaos` has those too that take longer.
 faults: setup

@@ -58,7 +58,7 @@ def draw_checks(
     axes.set_yticks(range(len(lines)), [clean(name) for name, _ in lines])
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_xlim(-3, 103)
-    axes.set_xlabel("right answers, checked by a program (%)")
+    axes.set_xlabel("right answers by program (%)")
     axes.spines["left"].set_visible(False)
     _legend(figure, palette)
     overall = checks["overall"]

@@ -13,7 +13,7 @@ def test_time_left_follows_the_steps_of_all_trials(
     clock = iter([0.0, 60.0, 120.0]).__next__
     monkeypatch.setattr(trial_log.time, "monotonic", clock)
     log = trial_log.TrialLog(num_trials=2, num_steps=40)
-    first, second = SimpleNamespace(trial_id="ab12_00000"), SimpleNamespace(trial_id="ab12_00001")
+    first, second = (SimpleNamespace(trial_id=f"ab12_0000{number}", config={}) for number in (0, 1))
     with caplog.at_level(logging.INFO, "ray_jobs.stages.trial_log"):
         log.on_trial_result(trial=second, result={"step": 20, "heldout_accuracy": 0.5, "heldout_nll": 1.0})
         log.on_trial_complete(trial=first)

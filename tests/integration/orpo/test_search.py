@@ -83,6 +83,7 @@ def test_an_exploding_trial_stops_at_once_and_harms_no_other(
     assert run.path("tune/best/adapter_model.safetensors").is_file()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_a_population_hands_weights_on_and_changes_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
