@@ -8,7 +8,7 @@ from ray_jobs.config import Config, load_config
 from ray_jobs.errors import StageFailed
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.runs import RunFolder, open_run
-from ray_jobs.stages import tune
+from ray_jobs.stages import tune, tune_trial
 from ray_jobs.stages.base import Stage, run_stage
 from ray_jobs.stages.trial_table import read_trials
 from tests.chaos.disk import make_room, small_disk
@@ -23,7 +23,7 @@ CONFIG = Path(__file__).with_name("stub.yaml")
 @pytest.fixture
 def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "train_worker", worker)
-    monkeypatch.setattr(tune, "run_trial", stub_run_trial)
+    monkeypatch.setattr(tune_trial, "run_trial", stub_run_trial)
 
 
 def prepared(folder: Path, betas: list[float], **changes: object) -> tuple[Config, RunFolder]:

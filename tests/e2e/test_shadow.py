@@ -41,8 +41,12 @@ def test_shadow_answers_are_judged(
             body = {"messages": messages, "max_tokens": 16, "temperature": 0}
             assert httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).status_code == 200
             wait_until_stored(project / "registry", number)
-    done = run("python -m ray_jobs.shadow configs/smoke.yaml --run runs/smoke --set name=shadow")
+    judge = "python -m ray_jobs.shadow configs/smoke.yaml --run runs/smoke --set name=shadow"
+    refused = run(judge)
+    assert refused.returncode == 2, "the run's own metric needs reference answers"
+    assert "needs 'reference_answer'" in refused.stderr
+    done = run(f"{judge} --set 'judge.metrics=[configs/metrics/instruction-following.yaml]'")
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    assert line.startswith("RESPONSE_CORRECTNESS_5POINT: champion ")
+    assert ": champion " in line
     assert "shadow better on 0, worse on 0" in line, "the same model wrote the same answers to both"
