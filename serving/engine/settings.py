@@ -57,7 +57,7 @@ class EngineSettings(BaseModel):
 
     flash_attention: bool | Literal["auto"] = "auto"
     """Fused attention. On CPUs llama.cpp's writes answers up to 1.3x as fast as plain matrix products do; it
-    reads long prompts as fast in f16 or f32, and at half their rate in bf16, where it goes row by row.
+    reads long prompts as fast in f16, and at half to two thirds of their rate in bf16, row by row.
     `auto`: on a GPU, for q8_0 (which needs it), for f16 and f32 on processors without AMX, for bf16 in
     contexts of at most 1,024 tokens."""
 
