@@ -8,6 +8,7 @@ import contextlib
 import io
 import sys
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -117,6 +118,24 @@ def init(
     """Copy a config that comes with the project (own-data, local, llama-3.2-1b, …), to be changed and run."""
     path = shipped.copy_config(name, folder)
     sys.stdout.write(f"{path}\nnext: orpo run {path} --check\n")
+
+
+class Shell(StrEnum):
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+    POWERSHELL = "powershell"
+
+
+@app.command()
+def completion(shell: Annotated[Shell, typer.Argument(case_sensitive=False)]) -> None:
+    """Print the completion script of a shell: `source <(orpo completion bash)`."""
+    from typer.completion import completion_init, get_completion_script
+
+    completion_init()
+    sys.stdout.write(
+        get_completion_script(prog_name="orpo", complete_var="_ORPO_COMPLETE", shell=shell.value) + "\n"
+    )
 
 
 @app.command()

@@ -97,7 +97,26 @@ def test_orpo_works_from_any_folder(environment: Path, tmp_path: Path) -> None:
 
 
 def test_completion_is_offered_for_the_usual_shells(environment: Path, tmp_path: Path) -> None:
+    """Whatever shell asks: a container's `sh` is none that can complete."""
     for shell in ("bash", "zsh", "fish"):
-        done = call(environment, tmp_path, "orpo", "--show-completion", shell)
+        done = call(environment, tmp_path, "orpo", "completion", shell)
         assert done.returncode == 0, done.stderr
-        assert "_ORPO_COMPLETE" in done.stdout
+        assert f"complete_{shell}" in done.stdout
+    wrong = call(environment, tmp_path, "orpo", "completion", "tcsh")
+    assert wrong.returncode == 2
+
+
+def test_bash_completes_commands_and_fields(environment: Path, tmp_path: Path) -> None:
+    def offered(*words: str) -> list[str]:
+        script = f"""
+            source <("{environment}/bin/orpo" completion bash)
+            COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}
+            _orpo_completion "{environment}/bin/orpo"; echo "${{COMPREPLY[@]}}"
+        """
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+        )
+        return done.stdout.split()
+
+    assert offered("orpo", "gen") == ["generate"]
+    assert "search.num_trials=" in offered("orpo", "run", "--set", "search.num_t")
