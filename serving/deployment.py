@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serving.affinity import opening
 from serving.answering import HostBackend
+from serving.board import MAX_AGE_S, SAY_S, Board, ReplicaState, replicas_gauge
 from serving.calls import Call, Event, Failed, Health, ModelCard
 from serving.canary import UserConfig
 from serving.engine import EngineError
@@ -31,6 +32,7 @@ from serving.sizing import capacity, completed, num_replicas, num_slots, replica
 
 log = logging.getLogger(__name__)
 
+_INGRESS = "ingress"
 _NUM_PROBES = 16
 """Room for questions about health and models beside a full house."""
 _PROBE_S = 4.0
@@ -60,6 +62,7 @@ class EngineReplica:
         self._registry = registry
         self._stop = threading.Event()
         self._logged: str | None = None
+        self._saying: asyncio.Task[None] | None = None
         seen = _stamp(registry)
         self._follow()
         threading.Thread(target=self._watch, args=(seen,), name="watch-registry", daemon=True).start()
@@ -89,6 +92,22 @@ class EngineReplica:
         await asyncio.to_thread(self._follow)
         await self._backend.set_canary(config.canary)
         self._backend.shadower.rule = config.shadow
+        if self._saying is None and num_replicas(self._settings) > 1:
+            self._saying = asyncio.create_task(self._say())
+
+    async def _say(self) -> None:
+        """Tells every ingress how this replica is: see `serving.board`."""
+        me = serve.get_replica_context()
+        ingress = serve.get_deployment_handle(_INGRESS, me.app_name)
+        while not self._stop.is_set():
+            state = ReplicaState(await self.health(), await self.models(), await self.metrics())
+            try:
+                await ingress.broadcast("say", me.replica_id.unique_id, state).results_async(
+                    timeout_s=MAX_AGE_S
+                )
+            except (RayError, RayServeException, DeploymentUnavailableError, TimeoutError) as error:
+                log.debug("no ingress listens: %s", type(error).__name__)
+            await asyncio.sleep(SAY_S)
 
     def __del__(self) -> None:
         if hasattr(self, "_stop"):
@@ -132,28 +151,17 @@ class EngineReplica:
 
 
 class HandleBackend:
-    """A `serving.calls.Backend` over a handle of EngineReplica."""
+    """A `serving.calls.Backend` over a handle of EngineReplica: one replica."""
 
-    def __init__(self, handle: DeploymentHandle, *, sticky: bool) -> None:
-        """`sticky`: the turns of a chat go to the replica that has its start in the cache."""
+    def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
         self._generate = handle.options(method_name="generate", stream=True)
-        self._sticky = sticky
         self._health = Health(False, None, "the engine has not answered yet")
 
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
-        generate = self._generate.options(session_id=opening(call)) if self._sticky else self._generate
-        response = generate.remote(call)
-        try:
-            async for events in response:
+        async with contextlib.aclosing(_events(self._generate, call)) as bundles:
+            async for events in bundles:
                 yield events
-        except BackPressureError:
-            yield _OVERLOADED
-        except (RayError, RayServeException, DeploymentUnavailableError) as error:
-            log.error("call %s: %s: %s", call.id, type(error).__name__, str(error).splitlines()[0][:300])
-            yield _UNAVAILABLE
-        finally:
-            response.cancel()
 
     async def models(self) -> list[ModelCard]:
         cards: list[ModelCard] = await self._handle.models.remote()
@@ -163,21 +171,62 @@ class HandleBackend:
         try:
             self._health = await self._handle.health.remote()
         except BackPressureError:
-            log.warning("every replica is full: its health is what it was")
+            log.warning("the replica is full: its health is what it was")
         except (RayError, RayServeException) as error:
             self._health = Health(False, None, f"the engine does not answer: {type(error).__name__}")
         return self._health
 
     async def metrics(self) -> str:
-        """Of all replicas, added up."""
         found: list[Any] = []
         try:
             asked = self._handle.broadcast("metrics")
             found = await asked.results_async(timeout_s=_PROBE_S, return_exceptions=True)
         except (RayError, RayServeException, DeploymentUnavailableError, TimeoutError) as error:
-            log.warning("no replica says what it has done: %s", type(error).__name__)
+            log.warning("the replica does not say what it has done: %s", type(error).__name__)
         texts = [text for text in found if isinstance(text, str)]
-        return added([*texts, f"# TYPE serving_replicas gauge\nserving_replicas {len(texts)}"])
+        return added([*texts, replicas_gauge(len(texts))])
+
+
+class BoardBackend:
+    """A `serving.calls.Backend` over several replicas, which say on the board how they are.
+
+    The turns of a chat go to the replica that has its start in the cache.
+    """
+
+    def __init__(self, handle: DeploymentHandle, board: Board) -> None:
+        self._generate = handle.options(method_name="generate", stream=True)
+        self._board = board
+
+    async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
+        async with contextlib.aclosing(
+            _events(self._generate.options(session_id=opening(call)), call)
+        ) as bundles:
+            async for events in bundles:
+                yield events
+
+    async def models(self) -> list[ModelCard]:
+        return self._board.models()
+
+    async def health(self) -> Health:
+        return self._board.health()
+
+    async def metrics(self) -> str:
+        return self._board.metrics()
+
+
+async def _events(generate: DeploymentHandle, call: Call) -> AsyncGenerator[list[Event], None]:
+    """What a replica answers; a call that no replica takes or ends is one failed event."""
+    response = generate.remote(call)
+    try:
+        async for events in response:
+            yield events
+    except BackPressureError:
+        yield _OVERLOADED
+    except (RayError, RayServeException, DeploymentUnavailableError) as error:
+        log.error("call %s: %s: %s", call.id, type(error).__name__, str(error).splitlines()[0][:300])
+        yield _UNAVAILABLE
+    finally:
+        response.cancel()
 
 
 class Ingress:
@@ -186,8 +235,14 @@ class Ingress:
     def __init__(self, engines: DeploymentHandle, settings: dict[str, Any], gate: dict[str, Any]) -> None:
         _log_with_serve()
         self._settings = ServingSettings.model_validate(settings)
-        self._backend = HandleBackend(engines, sticky=num_replicas(self._settings) > 1)
+        self._board = Board()
+        several = num_replicas(self._settings) > 1
+        self._backend = BoardBackend(engines, self._board) if several else HandleBackend(engines)
         self._gate = GateSettings.model_validate(gate)
+
+    def say(self, replica: str, state: ReplicaState) -> None:
+        """A replica tells how it is."""
+        self._board.put(replica, state)
 
     def __serve_build_asgi_app__(self) -> Any:
         return create_app(self._backend, self._settings, gate=self._gate, capacity=capacity(self._settings))
@@ -216,7 +271,7 @@ def application(settings: ServingSettings, gate: GateSettings) -> serve.Applicat
     )
     ingress = serve.deployment(
         serve.ingress()(Ingress),
-        name="ingress",
+        name=_INGRESS,
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=4 * capacity(settings) + 64,
         max_queued_requests=64,

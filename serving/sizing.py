@@ -57,7 +57,7 @@ def scaling(settings: ServingSettings) -> dict[str, Any]:
             "min_replicas": settings.replicas,
             "max_replicas": settings.max_replicas,
             "target_ongoing_requests": max(1, num_slots(settings.engine) * 3 // 4),
-            "metrics_interval_s": min(10.0, settings.scaling_delay_s),
+            "metrics_interval_s": min(10.0, settings.scaling_delay_s / 2),
             "look_back_period_s": settings.scaling_delay_s,
             "upscale_delay_s": settings.scaling_delay_s,
             "downscale_delay_s": 20 * settings.scaling_delay_s,

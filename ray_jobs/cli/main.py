@@ -130,11 +130,10 @@ class Shell(StrEnum):
 @app.command()
 def completion(shell: Annotated[Shell, typer.Argument(case_sensitive=False)]) -> None:
     """Print the completion script of a shell: `source <(orpo completion bash)`."""
-    from typer.completion import completion_init, get_completion_script
+    from typer.completion import shell_complete
 
-    completion_init()
-    sys.stdout.write(
-        get_completion_script(prog_name="orpo", complete_var="_ORPO_COMPLETE", shell=shell.value) + "\n"
+    raise typer.Exit(
+        shell_complete(typer.main.get_command(app), {}, "orpo", "_ORPO_COMPLETE", f"source_{shell.value}")
     )
 
 

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -5,6 +6,8 @@ import pytest
 
 from tests.chaos.harness import Chaos
 from tests.chaos.local_ray import start_ray
+
+os.environ["RAY_AUTH_MODE"] = "token"  # as on a cluster; Ray reads it once, when it is imported
 
 
 @pytest.fixture(scope="module")

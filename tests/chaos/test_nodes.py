@@ -88,7 +88,6 @@ def wait_for(what: Callable[[], bool], deadline_s: float, why: Callable[[], str]
 @pytest.fixture
 def autoscaling(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
     """The head, which this process is connected to."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     ray_command = str(Path(sys.executable).with_name("ray"))
     subprocess.run([ray_command, "get-auth-token", "--generate"], check=True, capture_output=True)
     import ray

@@ -35,9 +35,13 @@ def changing(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iter
         yield found
 
 
-def num_replicas(endpoint: Endpoint) -> int:
+def metric(endpoint: Endpoint, name: str) -> int:
     lines = httpx.get(f"{endpoint.url}/metrics", timeout=10).text.splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("serving_replicas ")))
+    return int(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+
+def num_replicas(endpoint: Endpoint) -> int:
+    return metric(endpoint, "serving_replicas")
 
 
 async def whole_stream(client: httpx.AsyncClient, number: int) -> bool:
@@ -54,24 +58,18 @@ def test_load_starts_a_replica_and_answers_are_finished_when_it_is_stopped(chang
 
     async def run() -> None:
         limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(base_url=changing.url, timeout=120, limits=limits) as client:
-            crowd = [asyncio.ensure_future(whole_stream(client, number)) for number in range(2 * SLOTS)]
-            await asyncio.to_thread(poll, lambda: num_replicas(changing) == 2, 90)
+        async with httpx.AsyncClient(base_url=changing.url, timeout=300, limits=limits) as client:
+            crowd = [asyncio.ensure_future(whole_stream(client, number)) for number in range(3 * SLOTS)]
+            await asyncio.to_thread(poll, lambda: metric(changing, "engine_requests_active") == SLOTS, 60)
+            assert httpx.get(f"{changing.url}/health", timeout=10).status_code == 200, "full, and healthy"
+            assert [card["id"] for card in httpx.get(f"{changing.url}/v1/models").json()["data"]]
+            await asyncio.to_thread(poll, lambda: num_replicas(changing) == 2, 200)
             for task in crowd:
                 task.cancel()
             await asyncio.gather(*crowd, return_exceptions=True)
-            stopped = asyncio.Event()
-
-            async def keep_on(number: int) -> list[bool]:
-                found = []
-                while not stopped.is_set():
-                    found.append(await whole_stream(client, number))
-                return found
-
-            few = [asyncio.ensure_future(keep_on(number)) for number in range(2)]
-            await asyncio.to_thread(poll, lambda: num_replicas(changing) == 1, 90)
-            stopped.set()
-            assert all(all(found) for found in await asyncio.gather(*few))
+            few = [asyncio.ensure_future(whole_stream(client, number)) for number in range(2)]
+            await asyncio.to_thread(poll, lambda: num_replicas(changing) == 1, 200)
+            assert all(await asyncio.gather(*few))
 
     assert num_replicas(changing) == 1
     asyncio.run(run())

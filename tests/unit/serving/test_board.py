@@ -1,0 +1,51 @@
+"""What the ingress knows of replicas that it does not ask."""
+
+from serving.board import Board, ReplicaState
+from serving.calls import Health, ModelCard
+
+READY = Health(True, "aa", "ok")
+WAITS = Health(False, None, "there is no champion that can be served yet")
+
+
+def state(health: Health = READY, active: int = 0, model: str = "champion") -> ReplicaState:
+    return ReplicaState(health, [ModelCard(model, "aa", "run", 0)], f"engine_requests_active {active}\n")
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_an_empty_board_is_not_ready() -> None:
+    board = Board()
+    assert not board.health().ready
+    assert board.models() == []
+    assert "serving_replicas 0" in board.metrics()
+
+
+def test_replicas_are_added_up_and_one_that_is_ready_suffices() -> None:
+    board = Board()
+    board.put("one", state(active=3))
+    board.put("two", state(WAITS, active=2, model="newer"))
+    board.put("one", state(active=4))
+    lines = board.metrics().splitlines()
+    assert "engine_requests_active 6" in lines
+    assert "serving_replicas 2" in lines
+    assert board.health() == READY
+    board.put("two", state(WAITS, model="newest"))
+    assert [card.name for card in board.models()] == ["newest"], "the last word counts"
+
+
+def test_a_replica_that_falls_silent_is_gone() -> None:
+    clock = Clock()
+    board = Board(max_age_s=5, clock=clock)
+    board.put("one", state())
+    clock.now_s = 4
+    board.put("two", state(WAITS))
+    clock.now_s = 5.5
+    assert board.health() == WAITS
+    assert "serving_replicas 1" in board.metrics()
+    clock.now_s = 20
+    assert not board.states()
