@@ -35,7 +35,8 @@ def plan_lines(config: Config) -> list[str]:
 
 
 def _recipe(config: Config) -> str:
-    chosen = with_recipe(config.export, config.engine.settings.calibration)
+    engine = config.engine.settings
+    chosen = with_recipe(config.export, engine.calibration, engine.backend)
     pure = " (embedding too)" if chosen.pure else ""
     return f"{chosen.quantization}{pure}{', as calibrated' if config.export.quantization == 'auto' else ''}"
 

@@ -67,6 +67,7 @@ def export_model(
             settings.pure,
             remembered_sha256(base.gguf, cache_dir),
             tensor_formats(model),
+            settings.embedding,
         ),
         base=Origin(base.name, base.revision, base.sha256),
         adapter_sha256=None if adapter_dir is None else adapter_sha256(adapter_dir, cache_dir),
@@ -131,7 +132,12 @@ def _finish(
     else:
         on_step(f"quantising to {settings.quantization}")
         quantize(
-            unquantised, model, settings.quantization, pure=settings.pure, threads=torch.get_num_threads()
+            unquantised,
+            model,
+            settings.quantization,
+            pure=settings.pure,
+            threads=torch.get_num_threads(),
+            embedding=settings.embedding,
         )
         if settings.keep_f16:
             os.replace(unquantised, out_dir / MODEL_F16)

@@ -24,6 +24,8 @@ class Recipe:
     template_sha256: str
     tensor_formats: dict[str, int]
     """Number format -> tensors; more than one matrix format where rows do not divide into blocks."""
+    embedding: str | None = None
+    """Number format of the token embedding and the output layer; None: llama.cpp's choice."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 from ray_jobs.export.children import run_module
 from ray_jobs.export.errors import ExportError
 from ray_jobs.export.gguf_file import GgufFile
-from ray_jobs.export.settings import Quantization
+from ray_jobs.export.settings import EmbeddingFormat, Quantization
 
 log = logging.getLogger(__name__)
 
@@ -19,17 +20,30 @@ LLAMA_FTYPES: dict[Quantization, int] = {
     "q6_k": 18, "bf16": 32,
 }  # fmt: skip
 """`llama_ftype` of llama.h."""
+GGML_TYPES: dict[EmbeddingFormat, int] = {"f16": 1, "q4_0": 2, "q8_0": 8, "q6_k": 14, "bf16": 30}
+"""`ggml_type` of ggml.h."""
 
 
-def quantize(source: Path, out: Path, quantization: Quantization, *, pure: bool, threads: int) -> None:
+def quantize(
+    source: Path,
+    out: Path,
+    quantization: Quantization,
+    *,
+    pure: bool,
+    threads: int,
+    embedding: EmbeddingFormat | None = None,
+) -> None:
     """Writes `source`, a GGUF in f16 or bf16, to `out` in another format; `out` appears whole.
+
+    `embedding`: the format of the token embedding and the output layer; None: llama.cpp's choice.
 
     Where rows do not divide into the format's blocks, llama.cpp takes a finer format: logged. The same
     source gives the same bytes whatever the number of threads. Raises ExportError when it fails.
     """
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        lines = run_module(__name__, [str(source), str(beside), quantization, str(int(pure)), str(threads)])
+        arguments = [str(source), str(beside), quantization, str(int(pure)), str(threads), embedding or ""]
+        lines = run_module(__name__, arguments)
         for line in lines:
             if "fallback" in line:
                 log.warning("%s: %s", out.name, line.strip())
@@ -48,7 +62,14 @@ def tensor_formats(path: Path) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def main(source: str, out: str, quantization: Quantization, pure: str, threads: str) -> int:
+def main(
+    source: str,
+    out: str,
+    quantization: Quantization,
+    pure: str,
+    threads: str,
+    embedding: EmbeddingFormat | Literal[""],
+) -> int:
     """The child process: prints llama.cpp's log; the exit code is llama.cpp's."""
     import llama_cpp
 
@@ -61,6 +82,8 @@ def main(source: str, out: str, quantization: Quantization, pure: str, threads: 
     params.ftype = LLAMA_FTYPES[quantization]
     params.pure = pure == "1"
     params.nthread = int(threads)
+    if embedding:
+        params.token_embedding_type = params.output_tensor_type = GGML_TYPES[embedding]
     code = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(params))
     if code:
         raise ExportError(f"llama.cpp cannot quantise {source} to {quantization}: code {code}")

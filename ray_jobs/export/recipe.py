@@ -6,12 +6,11 @@ from typing import Any
 from ray_jobs.errors import ConfigError
 from ray_jobs.export.settings import ExportSettings
 
-PURE = "-pure"
-"""How calibration names a recipe that quantises the embedding like the rest."""
 
-
-def with_recipe(settings: ExportSettings, calibration: str | None) -> ExportSettings:
-    """Settings whose number format is settled; `calibration` is the file that the engine's settings name.
+def with_recipe(
+    settings: ExportSettings, calibration: str | None, backend: str = "llama_cpp"
+) -> ExportSettings:
+    """Settings whose number format is settled; `calibration` and `backend` are the engine's.
 
     Raises ConfigError if that file cannot be read, or has no number format that keeps enough.
     """
@@ -19,22 +18,30 @@ def with_recipe(settings: ExportSettings, calibration: str | None) -> ExportSett
         return settings
     if calibration is None:
         return settings.model_copy(update={"quantization": "q4_0"})
-    recipe = _fastest(Path(calibration), settings.min_greedy_agreement)
-    changes: dict[str, Any] = {
-        "quantization": recipe.removesuffix(PURE),
-        "pure": settings.pure or recipe.endswith(PURE),
-    }
+    recipe = _fastest(Path(calibration), settings.min_greedy_agreement, backend)
+    quantization, _, embedding = recipe.partition("-")
+    changes: dict[str, Any] = {"quantization": quantization}
+    if embedding == "pure":
+        changes["pure"] = True
+    elif embedding:
+        changes["embedding"] = embedding
     return ExportSettings.model_validate(settings.model_dump() | changes)
 
 
-def _fastest(path: Path, min_agreement: float) -> str:
+def recipe_name(settings: ExportSettings) -> str:
+    """As calibration names it: `q4_0`, `q4_0-pure`, `q4_0-bf16`; after the hyphen, what the embedding is."""
+    embedding = settings.embedding or ("pure" if settings.pure else None)
+    return f"{settings.quantization}-{embedding}" if embedding else settings.quantization
+
+
+def _fastest(path: Path, min_agreement: float, backend: str) -> str:
     from serving.engine.calibration import read_file
 
     try:
         found = read_file(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"engine.settings.calibration: {path}: {error}".splitlines()[0]) from error
-    recipe = found.fastest_recipe(min_agreement)
+    recipe = found.fastest_recipe(min_agreement, backend)
     if recipe is None:
         raise ConfigError(
             f"export.quantization: {path} has measured no quantisation that keeps "

@@ -1,11 +1,12 @@
 """Which model is tuned, and how it becomes a GGUF file."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ray_jobs.settings import Section
 
+EmbeddingFormat = Literal["f16", "bf16", "q8_0", "q6_k", "q4_0"]
 Quantization = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q4_1", "q4_0"]
 
 
@@ -35,6 +36,10 @@ class ExportSettings(Section):
     pure: bool = False
     """Quantise the token embedding and the output layer like the rest: faster, and less exact. `auto` decides
     this too."""
+    embedding: EmbeddingFormat | None = None
+    """Number format of the token embedding and the output layer; None: llama.cpp's choice. On processors that
+    multiply bf16 (AVX512-BF16, AMX) `bf16` computes faster than that, and loses nothing. `auto` decides this
+    too."""
     parity_prompts: Annotated[int, Field(ge=1, le=8)] = 4
     """Chat prompts on which llama.cpp must choose the tokens that transformers chooses."""
     parity_tokens: Annotated[int, Field(ge=1, le=256)] = 32
@@ -43,3 +48,9 @@ class ExportSettings(Section):
     """Keep the unquantised file as `model-f16.gguf` beside `model.gguf`."""
     adapter: bool = False
     """Write a candidate's adapter as `adapter.gguf` too: a small file to be loaded beside the base."""
+
+    @model_validator(mode="after")
+    def _embedding_of_a_quantised_file(self) -> Self:
+        if self.embedding is not None and self.quantization in ("f16", "bf16"):
+            raise ValueError(f"embedding: {self.quantization} files are {self.quantization} throughout")
+        return self

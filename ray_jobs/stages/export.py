@@ -4,7 +4,7 @@ import logging
 from functools import partial
 
 from ray_jobs.config import Config
-from ray_jobs.export.recipe import PURE, with_recipe
+from ray_jobs.export.recipe import recipe_name, with_recipe
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.tune import ADAPTER_FILES, candidate_folder
@@ -19,7 +19,8 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     from ray_jobs.export.modelfile import write_modelfile
 
     base = resolve_base(config.model, default_cache_dir())
-    settings = with_recipe(config.export, config.engine.settings.calibration)
+    engine = config.engine.settings
+    settings = with_recipe(config.export, engine.calibration, engine.backend)
     outputs = []
     adapters = [(model, folder.path(adapter)) for model, adapter in candidates(folder).items()]
     for model, adapter in (("base", None), *adapters):
@@ -56,8 +57,9 @@ def recipe_inputs(config: Config) -> dict[str, str]:
     """The number format that `auto` stands for now."""
     if config.export.quantization != "auto":
         return {}
-    chosen = with_recipe(config.export, config.engine.settings.calibration)
-    return {"export.recipe": f"{chosen.quantization}{PURE if chosen.pure else ''}"}
+    engine = config.engine.settings
+    chosen = with_recipe(config.export, engine.calibration, engine.backend)
+    return {"export.recipe": recipe_name(chosen)}
 
 
 STAGE = Stage(

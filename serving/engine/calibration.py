@@ -19,6 +19,8 @@ PATH_VARIABLE = "SERVING_ENGINE_CALIBRATION"
 """Environment variable: a calibration file to use instead of the one beside the model."""
 
 
+NOT_FOR_OPENVINO = ("bf16",)
+"""Quantisations that it does not read; with the embedding alone in BF16 it does."""
 SIZE_TOLERANCE = 0.01
 """Files of one architecture and quantisation differ by their metadata alone."""
 
@@ -74,11 +76,12 @@ class Calibration(BaseModel):
         fitting = [t for t in self.trials if t.recipe in recipes and backend in (None, t.backend)]
         return max(fitting, key=lambda trial: trial.answer_tokens_per_s, default=None)
 
-    def fastest_recipe(self, min_agreement: float) -> str | None:
-        """The quantisation that writes most tokens per second, of those that keep at least this share of the
-        reference's greedy tokens; None if none was measured or none keeps as much."""
+    def fastest_recipe(self, min_agreement: float, backend: str = "llama_cpp") -> str | None:
+        """The quantisation that writes most tokens per second, of those that the backend reads and that keep
+        at least this share of the reference's greedy tokens; None if none was measured or keeps as much."""
         kept = {each.recipe for each in self.quality if each.greedy_agreement >= min_agreement}
-        made = [trial for trial in self.trials if trial.recipe in kept - {"given"}]
+        left_out = {"given"} if backend == "llama_cpp" else {"given", *NOT_FOR_OPENVINO}
+        made = [trial for trial in self.trials if trial.recipe in kept - left_out]
         best = max(made, key=lambda trial: trial.answer_tokens_per_s, default=None)
         return best.recipe if best else None
 

@@ -187,7 +187,7 @@ def resolve_kv_type(kv_type: str) -> str:
 
 
 def _has_amx() -> bool:
-    return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
+    return "AMX_INT8 = 1" in library.system_info()
 
 
 def resolve_flash_attention(settings: EngineSettings) -> bool:

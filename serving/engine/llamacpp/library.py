@@ -43,6 +43,11 @@ def _load_variant() -> None:
         libggml.ggml_backend_load_all()
 
 
+def system_info() -> str:
+    """What of the processor llama.cpp uses: `AVX512 = 1 | AVX512_BF16 = 1 | …`."""
+    return str(llama_cpp.llama_print_system_info().decode("ascii", "replace"))
+
+
 def take_errors() -> str:
     """The error messages since the last call, in one line."""
     messages = "; ".join(_recent_errors)

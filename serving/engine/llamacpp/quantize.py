@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import llama_cpp
 
@@ -12,14 +13,29 @@ from serving.engine.errors import ModelLoadError
 from serving.engine.gguf_check import check_header
 from serving.engine.llamacpp import library
 
+_BF16 = 30
+"""ggml_type of ggml.h."""
+
+
+class Recipe(NamedTuple):
+    ftype: int
+    """llama_ftype of llama.h."""
+    pure: bool = False
+    """Whether the token embedding and the output layer are quantised like the rest."""
+    embedding: int | None = None
+    """ggml_type of the token embedding and the output layer; None: llama.cpp's choice."""
+
+
 RECIPES = {
-    "f16": (1, False),
-    "q8_0": (7, False),
-    "q4_0": (2, False),
-    "q4_0-pure": (2, True),
-    "q4_k_m": (15, False),
+    "f16": Recipe(1),
+    "bf16": Recipe(32),
+    "q8_0": Recipe(7),
+    "q4_0": Recipe(2),
+    "q4_0-pure": Recipe(2, pure=True),
+    "q4_0-bf16": Recipe(2, embedding=_BF16),
+    "q4_k_m": Recipe(15),
 }
-"""Recipe -> (llama_ftype, whether the embedding and the output matrix are quantised like the rest)."""
+"""`-pure` and `-bf16` say what the token embedding and the output layer are."""
 
 
 def quantize(source: str | Path, target: str | Path, recipe: str, *, num_threads: int = 1) -> Path:
@@ -33,7 +49,9 @@ def quantize(source: str | Path, target: str | Path, recipe: str, *, num_threads
     library.start()
     target = Path(target)
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.pure = RECIPES[recipe]
+    params.ftype, params.pure = RECIPES[recipe].ftype, RECIPES[recipe].pure
+    if (embedding := RECIPES[recipe].embedding) is not None:
+        params.token_embedding_type = params.output_tensor_type = embedding
     params.allow_requantize, params.nthread = True, num_threads
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=target.parent, suffix=".partial")

@@ -26,6 +26,7 @@ from ray_jobs.export.errors import ExportError, ModelMismatch
 from ray_jobs.export.export import export_model
 from ray_jobs.export.families import Family
 from ray_jobs.export.gguf_file import GgufFile
+from ray_jobs.export.manifest import Manifest
 from ray_jobs.export.merge import load_merged, merged_state
 from ray_jobs.export.quantize import tensor_formats
 from ray_jobs.export.settings import ExportSettings, ModelSettings
@@ -207,6 +208,15 @@ def test_pure_quantises_the_embedding_and_the_output_too(tiny: BaseModel, tmp_pa
     formats = export_model(tiny, None, tmp_path / "out", settings, quiet).recipe.tensor_formats
     assert ("Q8_0" in formats or "Q6_K" in formats) != pure
     assert formats["Q4_0"] == 30 if pure else formats["Q4_0"] < 30
+
+
+def test_the_embedding_and_the_output_can_have_a_format_of_their_own(tiny: BaseModel, tmp_path: Path) -> None:
+    settings = F16.model_copy(update={"quantization": "q4_0", "embedding": "bf16"})
+    recipe = export_model(tiny, None, tmp_path / "out", settings, quiet).recipe
+    assert recipe.embedding == "bf16"
+    assert recipe.tensor_formats["BF16"] in (1, 2)
+    assert "Q6_K" not in recipe.tensor_formats
+    assert Manifest.read(tmp_path / "out" / "manifest.json").recipe == recipe
 
 
 @pytest.fixture(scope="module")

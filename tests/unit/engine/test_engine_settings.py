@@ -189,8 +189,19 @@ def test_a_calibration_serves_every_quantisation_that_it_has_measured(tmp_path: 
         cpu=cpu_name(),
         cores=2,
         model_bytes=98_000_000,
-        trials=(trial("given", 5), trial("given", 6, 32), trial("q4_0", 9), trial("q4_0-pure", 12)),
-        quality=(quality("f16", 1.0, 270), quality("q4_0", 0.86, 91), quality("q4_0-pure", 0.74, 77)),
+        trials=(
+            trial("given", 5),
+            trial("given", 6, 32),
+            trial("q4_0", 9),
+            trial("q4_0-pure", 12),
+            trial("bf16", 8),
+        ),
+        quality=(
+            quality("f16", 1.0, 270),
+            quality("q4_0", 0.86, 91),
+            quality("q4_0-pure", 0.74, 77),
+            quality("bf16", 0.98, 269),
+        ),
     )
     assert found.recipes_of(98_100_000) == {"given"}
     assert found.recipes_of(91_000_000) == {"q4_0"}
@@ -202,6 +213,8 @@ def test_a_calibration_serves_every_quantisation_that_it_has_measured(tmp_path: 
     assert found.best(91_000_000, "openvino") is None
     assert found.fastest_recipe(0.8) == "q4_0"
     assert found.fastest_recipe(0.7) == "q4_0-pure"
+    assert found.fastest_recipe(0.9) == "bf16"
+    assert found.fastest_recipe(0.9, "openvino") is None
     assert found.fastest_recipe(0.99) is None  # f16 was not timed
 
 
