@@ -79,7 +79,7 @@ def _claimed(root: Path) -> Iterator[None]:
         _interrupt_main()
 
     try:
-        with ExitStack() as held:
+        with _interruptible(), ExitStack() as held:
             try:
                 held.enter_context(_claim(store, stop))
                 pull(root, skip=in_store_only)
@@ -113,10 +113,27 @@ def _claim(store: Origin, on_lost: Callable[[], None]) -> Iterator[None]:
         yield
 
 
+_INTERRUPT = getattr(signal, "SIGUSR2", None)
+"""Not SIGINT: a shell starts what it puts in the background with that one ignored."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Inside, `_interrupt_main` works; only the main thread can have it so."""
+    if _INTERRUPT is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(_INTERRUPT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(_INTERRUPT, before)
+
+
 def _interrupt_main() -> None:
     """As Ctrl-C would, also while the main thread waits."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    if _INTERRUPT is not None and signal.getsignal(_INTERRUPT) is signal.default_int_handler:
+        signal.pthread_kill(threading.main_thread().ident or 0, _INTERRUPT)
     else:
         _thread.interrupt_main()
 

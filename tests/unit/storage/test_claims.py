@@ -1,4 +1,5 @@
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -168,12 +169,21 @@ def test_a_run_is_taken_over_once_its_owner_is_known_to_be_dead(
     assert len(looks) > 3
 
 
-def test_a_run_that_was_taken_over_ends(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_run_that_was_taken_over_ends(
+    store: str, monkeypatch: pytest.MonkeyPatch, in_background: bool
+) -> None:
+    """Also one that a shell has put in the background, where Ctrl-C is ignored."""
+
     def lose(folder: object, name: str, owner: object, on_lost: object) -> ExitStack:
         assert callable(on_lost)
         threading.Timer(0.1, on_lost).start()
         return ExitStack()
 
     monkeypatch.setattr("ray_jobs.locks.claimed", lose)
-    with pytest.raises(RunBusy, match="another process has taken over"), owned(open_run(store, "r").root):
-        threading.Event().wait(10)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if in_background else signal.default_int_handler)
+    try:
+        with pytest.raises(RunBusy, match="another process has taken over"), owned(open_run(store, "r").root):
+            threading.Event().wait(10)
+    finally:
+        signal.signal(signal.SIGINT, before)
