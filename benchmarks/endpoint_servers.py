@@ -54,8 +54,8 @@ def add_engine_options(options: argparse.ArgumentParser) -> None:
     """How the endpoint's engine is run."""
     options.add_argument("--model", type=Path, help=f"a GGUF; default: the bundled model in {RECIPE}")
     options.add_argument("--backend", choices=("llama_cpp", "openvino"), default="llama_cpp")
-    options.add_argument("--lanes", type=int, default=num_cores())
-    options.add_argument("--slots", type=int, default=8, help="per lane")
+    options.add_argument("--lanes", type=int, default=1, help="default: one over all cores")
+    options.add_argument("--slots", type=int, default=NUM_CLIENTS, help="per lane")
     options.add_argument("--kv-type", choices=("auto", "f16", "bf16", "q8_0"), default="auto")
     options.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
     options.add_argument("--context", type=int, default=1024, help="tokens of a prompt and its answer")

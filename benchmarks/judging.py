@@ -200,7 +200,9 @@ def figures(rounds: Rounds) -> dict[str, float]:
         found[f"same_scores_{name}"] = statistics.mean(map(operator.eq, scores, expected))
         found[f"mean_score_{name}"] = statistics.mean(scores)
         if each[-1]["cached_tokens"]:  # OpenVINO does not tell
-            found[f"prefix_hit_rate_{name}"] = each[-1]["cached_tokens"] / each[-1]["prompt_tokens"]
+            asked, cached = each[-1]["prompt_tokens"], each[-1]["cached_tokens"]
+            found[f"prefix_hit_rate_{name}"] = cached / asked
+            found[f"computed_prompt_tokens_{name}"] = (asked - cached) / len(scores)
     return found
 
 
