@@ -38,6 +38,7 @@ def test_chatting_and_voting(endpoint: Endpoint, tmp_path: Path) -> None:
         answer = page.run("document.querySelectorAll('.turn .text')[0].textContent")
         assert answer
         assert page.run("document.documentElement.scrollWidth <= 360"), "nothing is cut off on a phone"
+        page.run("document.getElementById('clear').click()")  # the first answer may have filled the context
         page.run(SEND.replace("Name a colour.", "Count from one to a thousand in words."))
         page.wait("document.getElementById('send').textContent === 'Stop'")
         page.wait("[...document.querySelectorAll('.turn .text')].at(-1).textContent.length > 3")
