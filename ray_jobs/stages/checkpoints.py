@@ -65,14 +65,20 @@ def why_damaged(folder: Path) -> str | None:
 
 
 def repair_trial(trial: Path) -> None:
-    """Makes a trial's folder fit to go on from, where its list of checkpoints is damaged.
+    """Makes a trial's folder fit to go on from, where its list of checkpoints is damaged or behind.
 
     Ray Train (2.60) writes the list in place: a kill in between, or a full disk, leaves a part of it, on
     which the trial would fail for ever. A new list is made of the newest whole checkpoint; without one the
-    trial starts anew.
+    trial starts anew. And it lists a checkpoint up to two seconds after the workers have written it
+    (RAY_TRAIN_HEALTH_CHECK_INTERVAL_S): a kill in between would have a finished trial train again.
     """
     snapshot = trial / "checkpoint_manager_snapshot.json"
-    if not snapshot.exists() or _lists_what_is_there(snapshot):
+    if not snapshot.exists():
+        return
+    if (listed := _listed(snapshot)) is not None:
+        if newer := _whole_since(trial, listed):
+            log.info("%s: %s was not listed yet; going on from it", snapshot, newer.name)
+            write_whole(snapshot, dump_json(_list_of(newer)))
         return
     whole = [
         folder for folder in sorted(trial.glob("checkpoint_*")) if folder.is_dir() and not why_damaged(folder)
@@ -84,13 +90,33 @@ def repair_trial(trial: Path) -> None:
         snapshot.unlink()
 
 
-def _lists_what_is_there(snapshot: Path) -> bool:
+def _listed(snapshot: Path) -> list[str] | None:
+    """Names of the listed checkpoints, oldest first; None if the list is damaged, or lists what is gone."""
     try:
         data = json.loads(snapshot.read_bytes())
-        names = [result["checkpoint_dir_name"] for result in data["checkpoint_results"]]
+        names = [str(result["checkpoint_dir_name"]) for result in data["checkpoint_results"]]
     except (ValueError, LookupError, TypeError):
-        return False
-    return all((snapshot.parent / name).is_dir() for name in names)
+        return None
+    return sorted(names) if all((snapshot.parent / name).is_dir() for name in names) else None
+
+
+def _whole_since(trial: Path, listed: Sequence[str]) -> Path | None:
+    """The newest checkpoint after the listed ones to which each worker has come with its part.
+
+    Which workers write is told by a listed one. Names hold the time.
+    """
+    if not listed:
+        return None
+    writers = _writers(trial / listed[-1])
+    newer = [
+        folder for folder in sorted(trial.glob("checkpoint_*"), reverse=True) if folder.name > listed[-1]
+    ]
+    fit = (folder for folder in newer if folder.is_dir() and _writers(folder) == writers)
+    return next((folder for folder in fit if why_damaged(folder) is None), None)
+
+
+def _writers(checkpoint: Path) -> set[str]:
+    return {note.name for note in checkpoint.glob(NOTE.format(rank="*"))}
 
 
 def _list_of(checkpoint: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,38 @@ def test_without_a_whole_checkpoint_the_trial_starts_anew(tmp_path: Path, checkp
     (checkpoint / "adapter.safetensors").write_bytes(b"cut")
     repair_trial(tmp_path)
     assert not snapshot.exists()
+
+
+def test_a_whole_checkpoint_that_was_not_listed_yet_is_gone_on_from(tmp_path: Path, checkpoint: Path) -> None:
+    snapshot = tmp_path / "checkpoint_manager_snapshot.json"
+    listed = json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_10", "metrics": {}}]})
+    newer = tmp_path / "checkpoint_15"
+    for files, notes, expected in (
+        ({"adapter.safetensors": b"more"}, [0], "checkpoint_15"),
+        ({"adapter.safetensors": b"more"}, [0, 1], "checkpoint_10"),  # of one worker more: not this trial's
+        ({"adapter.safetensors": b"more"}, [], "checkpoint_10"),  # still being written
+    ):
+        snapshot.write_text(listed)
+        newer.mkdir()
+        for name, data in files.items():
+            (newer / name).write_bytes(data)
+        for rank in notes:
+            write_note(newer, rank, [*ROWS, {"step": 15}])
+        repair_trial(tmp_path)
+        found = json.loads(snapshot.read_text())["checkpoint_results"]
+        assert [one["checkpoint_dir_name"] for one in found] == [expected]
+        shutil.rmtree(newer)
+    snapshot.write_text(listed)
+    newer.mkdir()
+    (newer / "adapter.safetensors").write_bytes(b"more")
+    write_note(newer, 0, ROWS)
+    (newer / "adapter.safetensors").write_bytes(b"mo")
+    repair_trial(tmp_path)
+    assert snapshot.read_text() == listed, "a damaged one is left alone"
+    write_note(checkpoint, 1, ROWS)
+    write_note(newer, 0, ROWS)
+    repair_trial(tmp_path)
+    assert snapshot.read_text() == listed, "one worker of two has written its part"
 
 
 def test_ray_reads_the_list_that_is_made_anew(tmp_path: Path, checkpoint: Path) -> None:
