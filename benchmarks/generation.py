@@ -60,9 +60,9 @@ def contestants(shape: str, llama_server: Path | None) -> list[Contestant]:
 def recipe_of(name: str) -> str:
     """The quantisation that a contestant runs.
 
-    Our recipe is Q4_0, and where the processor multiplies BF16 the embedding in that: faster there than Q8_0,
-    and nothing is lost. The embedding in Q4_0 too would be faster still, but changes a quarter of the greedy
-    tokens (`python -m serving.engine.calibrate`).
+    Our recipe is Q4_0, and where the processor multiplies BF16 the embedding in that: decoding alone is some
+    percent faster there than with Q8_0. The embedding in Q4_0 too would be faster still, but costs more of
+    the greedy tokens (`python -m serving.engine.calibrate`).
     """
     if name == "loop_q4_1":
         return "q4_1"

@@ -7,12 +7,17 @@ wants to know. So nobody is asked: replicas say how they are every `SAY_S` secon
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from serving.calls import Health, ModelCard
 from serving.http.metrics import added
+
+log = logging.getLogger(__name__)
 
 SAY_S = 0.5
 MAX_AGE_S = 5.0
@@ -60,6 +65,22 @@ class Board:
         """Of all replicas, added up."""
         texts = [state.metrics for state in self.states()]
         return added([*texts, replicas_gauge(len(texts))])
+
+
+async def keep_saying(
+    look: Callable[[], Awaitable[ReplicaState]],
+    send: Callable[[ReplicaState], Awaitable[object]],
+    *,
+    until: threading.Event,
+    every_s: float = SAY_S,
+) -> None:
+    """Has every ingress know, and tries again whatever goes wrong: who is silent counts as gone."""
+    while not until.is_set():
+        try:
+            await send(await look())
+        except Exception as error:  # of the registry, the engine, or Serve
+            log.warning("not said how this replica is: %s: %s", type(error).__name__, error)
+        await asyncio.sleep(every_s)
 
 
 def replicas_gauge(count: int) -> str:

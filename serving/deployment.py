@@ -19,7 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serving.affinity import opening
 from serving.answering import HostBackend
-from serving.board import MAX_AGE_S, SAY_S, Board, ReplicaState, replicas_gauge
+from serving.board import MAX_AGE_S, Board, ReplicaState, keep_saying, replicas_gauge
 from serving.calls import Call, Event, Failed, Health, ModelCard
 from serving.canary import UserConfig
 from serving.engine import EngineError
@@ -99,15 +99,20 @@ class EngineReplica:
         """Tells every ingress how this replica is: see `serving.board`."""
         me = serve.get_replica_context()
         ingress = serve.get_deployment_handle(_INGRESS, me.app_name)
-        while not self._stop.is_set():
-            state = ReplicaState(await self.health(), await self.models(), await self.metrics())
+        models: list[ModelCard] = []
+
+        async def look() -> ReplicaState:
+            nonlocal models
             try:
-                await ingress.broadcast("say", me.replica_id.unique_id, state).results_async(
-                    timeout_s=MAX_AGE_S
-                )
-            except (RayError, RayServeException, DeploymentUnavailableError, TimeoutError) as error:
-                log.debug("no ingress listens: %s", type(error).__name__)
-            await asyncio.sleep(SAY_S)
+                models = await self.models()
+            except RegistryError as error:  # the models that it had go on
+                log.error("the registry cannot be read: %s", error)
+            return ReplicaState(await self.health(), models, await self.metrics())
+
+        async def send(state: ReplicaState) -> None:
+            await ingress.broadcast("say", me.replica_id.unique_id, state).results_async(timeout_s=MAX_AGE_S)
+
+        await keep_saying(look, send, until=self._stop)
 
     def __del__(self) -> None:
         if hasattr(self, "_stop"):

@@ -20,7 +20,7 @@ def with_recipe(
         return settings.model_copy(update={"quantization": "q4_0"})
     recipe = _fastest(Path(calibration), settings.min_greedy_agreement, backend)
     quantization, _, embedding = recipe.partition("-")
-    changes: dict[str, Any] = {"quantization": quantization}
+    changes: dict[str, Any] = {"quantization": quantization, "embedding": None}
     if embedding == "pure":
         changes["pure"] = True
     elif embedding:

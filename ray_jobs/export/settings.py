@@ -37,9 +37,8 @@ class ExportSettings(Section):
     """Quantise the token embedding and the output layer like the rest: faster, and less exact. `auto` decides
     this too."""
     embedding: EmbeddingFormat | None = None
-    """Number format of the token embedding and the output layer; None: llama.cpp's choice. On processors that
-    multiply bf16 (AVX512-BF16, AMX) `bf16` computes faster than that, and loses nothing. `auto` decides this
-    too."""
+    """Number format of the token embedding and the output layer; None: llama.cpp's choice. On processors
+    with AVX512-BF16 `bf16` is no slower than that. `auto` decides this too."""
     parity_prompts: Annotated[int, Field(ge=1, le=8)] = 4
     """Chat prompts on which llama.cpp must choose the tokens that transformers chooses."""
     parity_tokens: Annotated[int, Field(ge=1, le=256)] = 32

@@ -42,7 +42,7 @@ def combinations(cores: int, *, with_openvino: bool) -> Iterator[tuple[Backend, 
 
 
 def default_recipes() -> tuple[str, ...]:
-    """BF16 loses nothing, and where the processor multiplies it, it may be as fast as 4 bits."""
+    """BF16 loses next to nothing, and where the processor multiplies it, it may be as fast as 4 bits."""
     always = ("f16", "q8_0", "q4_0", "q4_0-pure")
     return (*always, "q4_0-bf16", "bf16") if multiplies_bf16() else always
 
@@ -50,8 +50,7 @@ def default_recipes() -> tuple[str, ...]:
 def multiplies_bf16() -> bool:
     from serving.engine.llamacpp.library import system_info
 
-    info = system_info()
-    return "AVX512_BF16 = 1" in info or "AMX_INT8 = 1" in info
+    return "AVX512_BF16 = 1" in system_info()
 
 
 def measure(

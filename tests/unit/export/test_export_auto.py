@@ -60,6 +60,11 @@ def test_the_fastest_that_keeps_enough(
     assert recipe_name(chosen) == names[least]
 
 
+def test_what_calibration_says_of_the_embedding_replaces_what_is_named(calibration: str) -> None:
+    named = AUTO.model_copy(update={"embedding": "q8_0", "min_greedy_agreement": 0.9})
+    assert with_recipe(named, calibration).embedding is None
+
+
 def test_what_is_named_stays_and_without_a_calibration_it_is_q4_0(calibration: str) -> None:
     named = ExportSettings(quantization="q6_k")
     assert with_recipe(named, calibration) is named

@@ -1,6 +1,9 @@
 """What the ingress knows of replicas that it does not ask."""
 
-from serving.board import Board, ReplicaState
+import asyncio
+import threading
+
+from serving.board import Board, ReplicaState, keep_saying
 from serving.calls import Health, ModelCard
 
 READY = Health(True, "aa", "ok")
@@ -49,3 +52,23 @@ def test_a_replica_that_falls_silent_is_gone() -> None:
     assert "serving_replicas 1" in board.metrics()
     clock.now_s = 20
     assert not board.states()
+
+
+def test_what_fails_once_is_said_again() -> None:
+    """Of looking, and of sending."""
+    stop, said, looks = threading.Event(), [], []
+
+    async def look() -> ReplicaState:
+        looks.append(1)
+        if len(looks) == 1:
+            raise OSError("the registry is away")
+        return state()
+
+    async def send(one: ReplicaState) -> None:
+        if len(looks) == 2:
+            raise RuntimeError("no ingress yet")
+        said.append(one)
+        stop.set()
+
+    asyncio.run(asyncio.wait_for(keep_saying(look, send, until=stop, every_s=0), 10))
+    assert (len(looks), len(said)) == (3, 1)
