@@ -76,7 +76,7 @@ def repair_trial(trial: Path) -> None:
     if not snapshot.exists():
         return
     if (listed := _listed(snapshot)) is not None:
-        if newer := _whole_since(trial, listed):
+        if newer := whole_since(trial, listed):
             log.info("%s: %s was not listed yet; going on from it", snapshot, newer.name)
             write_whole(snapshot, dump_json(_list_of(newer)))
         return
@@ -100,17 +100,17 @@ def _listed(snapshot: Path) -> list[str] | None:
     return sorted(names) if all((snapshot.parent / name).is_dir() for name in names) else None
 
 
-def _whole_since(trial: Path, listed: Sequence[str]) -> Path | None:
+def whole_since(trial: Path, listed: Sequence[str], *, alone: bool = False) -> Path | None:
     """The newest checkpoint after the listed ones to which each worker has come with its part.
 
-    Which workers write is told by a listed one. Names hold the time.
+    `listed`: names, oldest first. Which workers write is told by a listed one; of the worker of a trial that
+    has no other (`alone`) it is known before. Names hold the time.
     """
-    if not listed:
+    if not listed and not alone:
         return None
-    writers = _writers(trial / listed[-1])
-    newer = [
-        folder for folder in sorted(trial.glob("checkpoint_*"), reverse=True) if folder.name > listed[-1]
-    ]
+    writers = _writers(trial / listed[-1]) if listed else {NOTE.format(rank=0)}
+    last = listed[-1] if listed else ""
+    newer = [folder for folder in sorted(trial.glob("checkpoint_*"), reverse=True) if folder.name > last]
     fit = (folder for folder in newer if folder.is_dir() and _writers(folder) == writers)
     return next((folder for folder in fit if why_damaged(folder) is None), None)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_jobs.stages.checkpoints import read_note, why_damaged, write_note
+from ray_jobs.stages.checkpoints import read_note, whole_since, why_damaged, write_note
 from ray_jobs.stages.diverged import note_diverged
 from ray_jobs.stages.ray_storage import ray_storage
 from serving.storage.node_cache import local_copy
@@ -42,7 +42,7 @@ def resumed(job: dict[str, Any], training: "Training") -> None:
     from ray_jobs.orpo.settings import TrainingSettings
 
     settings = TrainingSettings.model_validate_json(job["training"])
-    with checkpoint_folder(ray.train.get_checkpoint() or taken_over(job)) as folder:
+    with checkpoint_folder(last_checkpoint(job)) as folder:
         resume_from = whole(folder)
         reports = Reports(resume_from)
         try:
@@ -58,6 +58,23 @@ def group_folder(job: dict[str, Any]) -> str:
     import ray.train
 
     return f"{job['storage']}/{ray.train.get_context().get_experiment_name()}"
+
+
+def last_checkpoint(job: dict[str, Any]) -> Any:
+    """What the group goes on from: its own last checkpoint, or the one that it takes over; None at the start.
+
+    Ray Train (2.60) looks every two seconds what its workers have written, and does not know of a checkpoint
+    that came after its last look, when they then die.
+    """
+    import ray.train
+
+    listed = ray.train.get_checkpoint()
+    if not is_uri(job["storage"]):
+        names = [Path(listed.path).name] if listed else []
+        alone = ray.train.get_context().get_world_size() == 1
+        if newer := whole_since(Path(group_folder(job)), names, alone=alone):
+            return ray.train.Checkpoint.from_directory(newer)
+    return listed or taken_over(job)
 
 
 def taken_over(job: dict[str, Any]) -> Any:

@@ -19,12 +19,14 @@ from ray_jobs.search.trials import Trial, ranked_trials, with_overrides
 from ray_jobs.stages import cluster
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.checkpoints import prepare_search, why_damaged
+from ray_jobs.stages.forgotten import forgotten_trials
 from ray_jobs.stages.gpu_share import with_gpu_share
 from ray_jobs.stages.ray_storage import path_of_ray, ray_storage
 from ray_jobs.stages.train_worker import train_worker
 from ray_jobs.stages.trial_table import describe, drawn_order, trial_from, write_trials
 from ray_jobs.stages.tune_search import driver_share, param_space, tune_config
 from serving.storage.mirror import fetched_folder, shared
+from serving.storage.remote import is_uri
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +86,16 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
     from ray_jobs.stages.trial_log import TrialLog
     from ray_jobs.stages.tune_trial import run_trial
 
+    experiment = folder / "experiment"
+    prepare_search(experiment)
+    here = not is_uri(job["storage"])
+    job = {**job, "forgotten": forgotten_trials(folder / "trials", experiment) if here else {}}
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, job=job, worker=train_worker),
         {"node:__internal_head__": driver_share(config)},
     )
     # Tune's own handler ends the search as if it were done, with what the trials had reached.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    experiment = folder / "experiment"
-    prepare_search(experiment)
     where = ray_storage(shared(experiment))
     place, store = where["storage_path"], where["storage_filesystem"]
     if ray.tune.Tuner.can_restore(place, storage_filesystem=store):

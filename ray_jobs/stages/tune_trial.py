@@ -21,6 +21,7 @@ from ray_jobs.search.trials import with_overrides
 from ray_jobs.stages.attempts import attempt
 from ray_jobs.stages.checkpoints import repair_trial
 from ray_jobs.stages.diverged import raise_if_diverged
+from ray_jobs.stages.forgotten import take_up
 from ray_jobs.stages.ray_storage import ray_storage
 from serving.storage.remote import is_uri
 
@@ -52,11 +53,13 @@ def run_trial(overrides: dict[str, Any], *, job: dict[str, Any], worker: Worker)
     group = group_name(trial_id, pointer, overrides)
     taken_over = pointer if pointer and not pointer.of_trial(trial_id) else None
     folder = f"{job['storage']}/{group}"
-    raise_if_diverged(folder)
-    if not is_uri(folder):  # in an object store lists of checkpoints are whole
-        repair_trial(Path(folder))
     settings = with_overrides(TrainingSettings.model_validate_json(job["training"]), overrides)
     job = {**job, "training": settings.model_dump_json(), "start_from": taken_over and taken_over.checkpoint}
+    if not is_uri(folder):  # in an object store lists of checkpoints are whole, and folders cannot be renamed
+        if not job["population"]:
+            take_up(Path(folder), job["training"], job["forgotten"])
+        repair_trial(Path(folder))
+    raise_if_diverged(folder)
     with passing_on(group, job, taken_over) as callback, attempt(folder, job["search"]):
         trainer(job, worker, group, callback).fit()
     raise_if_diverged(folder)

@@ -11,7 +11,9 @@ from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.stages import train_worker
 from tests.chaos import memory, stub_pipeline
 
-SOUND, KILLED, FAILING, GREEDY, BULKY = 0.1, 0.2, 0.3, 0.4, 0.5
+SOUND, KILLED, FAILING, GREEDY, BULKY, LATE = 0.1, 0.2, 0.3, 0.4, 0.5, 0.6
+DEATHS = {KILLED: 10, LATE: 20}
+"""After reporting which step a trial's worker dies, once."""
 BULK = 1_500_000
 """Bytes of each checkpoint of the bulky one."""
 Add = Callable[[dict[str, Any], str | None], None]
@@ -31,16 +33,16 @@ def training(job: dict[str, Any], settings: TrainingSettings, reports: Any, resu
         raise ValueError("loss is not finite")
     if settings.beta == GREEDY:
         memory.fill(Path((root / GROUP).read_text()))
-    if settings.beta == KILLED and resume_from is None:
-        reports.add = partial(add_and_die, reports.add)
+    if settings.beta in DEATHS and resume_from is None:
+        reports.add = partial(add_and_die, reports.add, DEATHS[settings.beta])
     if settings.beta == BULKY:
         reports.add = partial(add_with_bulk, reports.add)
     stub_pipeline.stub_training(job, settings, reports, resume_from)
 
 
-def add_and_die(add: Add, row: dict[str, Any], folder: str | None) -> None:
+def add_and_die(add: Add, step: int, row: dict[str, Any], folder: str | None) -> None:
     add(row, folder)
-    if row["step"] == 10:
+    if row["step"] == step:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.stages.checkpoints import prepare_search, read_note, repair_trial, why_damaged, write_note
+from ray_jobs.stages.checkpoints import (
+    prepare_search,
+    read_note,
+    repair_trial,
+    whole_since,
+    why_damaged,
+    write_note,
+)
 from ray_jobs.stages.trial_table import drawn_order, evaluations
 
 ROWS = [{"step": 5, "heldout_nll": 1.5}, {"step": 10, "heldout_nll": 1.25}]
@@ -103,6 +110,14 @@ def test_a_whole_checkpoint_that_was_not_listed_yet_is_gone_on_from(tmp_path: Pa
     write_note(newer, 0, ROWS)
     repair_trial(tmp_path)
     assert snapshot.read_text() == listed, "one worker of two has written its part"
+
+
+def test_of_a_worker_alone_a_checkpoint_counts_before_any_is_listed(tmp_path: Path, checkpoint: Path) -> None:
+    assert whole_since(tmp_path, []) is None
+    assert whole_since(tmp_path, [], alone=True) == checkpoint
+    assert whole_since(tmp_path, [checkpoint.name], alone=True) is None
+    (checkpoint / "adapter.safetensors").write_bytes(b"wei")
+    assert whole_since(tmp_path, [], alone=True) is None
 
 
 def test_ray_reads_the_list_that_is_made_anew(tmp_path: Path, checkpoint: Path) -> None:
