@@ -9,7 +9,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_jobs.export.parity import CHATS, Parity, greedy
+import numpy as np
+
+from ray_jobs.export.logits import Probe
+from ray_jobs.export.parity import CHATS, Parity, teacher_forced
 from tests.integration.export.export_tiny_models import FAMILIES, make_model
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
@@ -27,15 +30,26 @@ HEADINGS = (
 
 
 @dataclass(frozen=True)
+class Served:
+    """The engine's greedy answers, several at once, beside what transformers finds likeliest."""
+
+    tokens: int
+    identical: int
+    largest_gap: float
+    """By which a token that the engine chose is less likely than the likeliest: in standard deviations of the
+    logits at its position."""
+
+
+@dataclass(frozen=True)
 class FamilyRow:
-    """One line. `trains`: the step that was used; `served`: chats answered as by transformers."""
+    """One line. `trains`: the step that was used."""
 
     family: str
     model_type: str
     trains: str
     quantization: str
     parity: Parity
-    served: int
+    served: "Served"
 
     def cells(self) -> tuple[str, ...]:
         return (
@@ -46,7 +60,7 @@ class FamilyRow:
             f"{self.parity.max_relative_compute_error:.1g}",
             f"{self.parity.identical} of {self.parity.tokens}",
             "equal",
-            f"{self.served} of {len(CHATS)}",
+            f"{self.served.identical} of {self.served.tokens}",
         )
 
 
@@ -93,30 +107,25 @@ def trained(model_dir: str, folder: Path) -> tuple[str, Path]:
     return done.step_used, Path(done.checkpoint_dir)
 
 
-def served(model: Path, model_dir: Path, adapter: Path) -> int:
-    """To how many chats the engine's greedy answer has, for up to 8 tokens, the tokens of transformers."""
+def served(model: Path, model_dir: Path, adapter: Path) -> Served:
+    """The engine answers all chats at once; transformers, with the merged model, reads along."""
+    from ray_jobs.export.adapter import Adapter
+    from ray_jobs.export.merge import load_merged
     from serving.engine import Engine, EngineSettings
     from serving.engine.types import Request, Sampling
 
     with Engine.open(model, EngineSettings(pin=False, slots=4, context_tokens=256)) as engine:
         prompts = [tuple(engine.chat.render(list(chat))) for chat in CHATS]
-        requests = [Request(str(n), prompt, Sampling(max_tokens=8)) for n, prompt in enumerate(prompts)]
+        requests = [Request(str(n), prompt, Sampling(max_tokens=64)) for n, prompt in enumerate(prompts)]
         answers = [result.tokens for result in engine.generate(requests)]
-        ends = engine.end_tokens
-    expected = hf_answers(model_dir, adapter, prompts, ends)
-    return sum(own == theirs for own, theirs in zip(answers, expected, strict=True))
-
-
-def hf_answers(
-    model_dir: Path, adapter: Path, prompts: list[tuple[int, ...]], ends: frozenset[int]
-) -> list[tuple[int, ...]]:
-    """The merged model's greedy answers in transformers, without the token that ends them."""
-    from ray_jobs.export.adapter import Adapter
-    from ray_jobs.export.merge import load_merged
-
     merged = load_merged(model_dir, Adapter(adapter, frozenset()))
-    answers = (greedy(merged, prompt, 8, ends)[0] for prompt in prompts)
-    return [tuple(token for token in answer if token not in ends) for answer in answers]
+    gaps: list[float] = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        if answer:
+            logits_TV = teacher_forced(merged, Probe("", prompt, answer))
+            chosen_T = logits_TV[np.arange(len(answer)), list(answer)]
+            gaps += list((logits_TV.max(axis=1) - chosen_T) / logits_TV.std(axis=1))
+    return Served(len(gaps), sum(bool(gap == 0) for gap in gaps), float(max(gaps)))
 
 
 def table(rows: list[FamilyRow]) -> str:

@@ -20,9 +20,9 @@ def test_a_family_trains_exports_with_parity_and_serves(family: str, tmp_path: P
     row = family_row(family, tmp_path)
     parity = row.parity
     assert row.trains == "packed"
-    assert (
-        row.served >= 4
-    )  # of 8 chats; random models have many near ties, and the engine rounds keys and values
+    assert row.served.tokens >= 64
+    assert row.served.identical >= 0.97 * row.served.tokens
+    assert row.served.largest_gap < 0.1  # where it chose otherwise, rounding decided
     modelfile = write_modelfile(tmp_path / family, tmp_path / "out", 256).read_text()
     assert "<|turn|>assistant\n{{ .Content }}<|end|>\n{{ end }}" in modelfile
     assert modelfile.endswith('PARAMETER stop "<|end|>"\nPARAMETER num_ctx 256\n')
@@ -40,7 +40,8 @@ def test_a_family_trains_exports_with_parity_and_serves(family: str, tmp_path: P
         assert published[name] == found[name]
     assert float(published["parity error"]) < 0.08
     assert int(published["greedy tokens equal"].split()[0]) >= 0.98 * parity.tokens
-    assert int(published["served alike"].split()[0]) >= 4
+    identical, tokens = (int(number) for number in published["served alike"].split(" of "))
+    assert identical >= 0.97 * tokens  # how many there are is another processor's affair, too
 
 
 def published_cells(family: str) -> tuple[str, ...]:

@@ -19,9 +19,10 @@ SETTINGS = (
     "verdict.when_untrusted=inconclusive",  # nobody but the judge can promote
 )
 
-pytestmark = pytest.mark.skipif(
-    "JUDGE_GGUF" not in os.environ, reason="JUDGE_GGUF names no judge that can judge"
-)
+pytestmark = [
+    pytest.mark.skipif("JUDGE_GGUF" not in os.environ, reason="JUDGE_GGUF names no judge that can judge"),
+    pytest.mark.timeout(3700),
+]
 
 
 def test_the_judge_is_trusted_and_of_one_mind_with_the_programs(tmp_path: Path) -> None:
