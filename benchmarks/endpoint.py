@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
@@ -25,6 +27,7 @@ from benchmarks.endpoint_servers import (
     LLAMA_SERVER,
     MAX_TOKENS,
     NUM_CLIENTS,
+    OPENVINO,
     RECIPE,
     Opener,
     Server,
@@ -65,10 +68,12 @@ def main() -> None:
         registry = Registry(folder / "registry")
         registry.promote(model, sha256=sha256_of(model), run="benchmark", report=folder / "report.json")
 
-        def ours() -> AbstractContextManager[Server]:
-            return our_endpoint(registry, folder, options)
+        def ours(backend: str | None = None) -> AbstractContextManager[Server]:
+            return our_endpoint(registry, folder, options, backend=backend)
 
         others = {} if options.no_peers else peers(model, options)
+        if not options.no_peers and options.backend != "openvino" and find_spec("openvino_genai"):
+            others[OPENVINO] = partial(ours, "openvino")
         figures: dict[str, float] = {}
         if "load" in options.parts:
             figures |= compared(compare({"endpoint": ours, **others}, options))
@@ -135,7 +140,7 @@ async def load(server: Server, *, num_requests: int, offset: int = 0, num_client
 
 
 def compared(rounds: Mapping[str, list[Load]]) -> dict[str, float]:
-    """Medians of the rounds, and of the ratios within each round.
+    """Medians of the rounds, and of the endpoint's ratios to the others within each round.
 
     `ttft_p50_ratio` and `ttft_p99_ratio` are those to the faster peer: llama-server, if it took part.
     """
@@ -155,6 +160,9 @@ def compared(rounds: Mapping[str, list[Load]]) -> dict[str, float]:
     if chosen is not None:
         for share in ("p50", "p99"):
             figures[f"ttft_{share}_ratio"] = figures[f"ttft_{share}_ratio_vs_{_key(chosen)}"]
+    if {OPENVINO, LLAMA_SERVER} <= rounds.keys():
+        both = rounds[OPENVINO], rounds[LLAMA_SERVER]
+        figures["throughput_openvino_vs_llama_server"] = _ratio(*both, lambda one: one.tokens_per_s)
     return figures
 
 
@@ -163,7 +171,7 @@ def _ratio(ours: list[Load], theirs: list[Load], value: Callable[[Load], float])
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "_").replace("-", "_")
+    return name.replace(", ", "_").replace(".", "_").replace("-", "_")
 
 
 async def bare_engine(model: Path, options: argparse.Namespace) -> float:

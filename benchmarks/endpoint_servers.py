@@ -31,6 +31,7 @@ MAX_QUEUED = 16
 START_LIMIT_S = 120.0
 LLAMA_CPP_SERVER = "llama_cpp.server"
 LLAMA_SERVER = "llama-server"
+OPENVINO = "endpoint, openvino"
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,12 @@ def add_engine_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--port", type=int, default=0)
 
 
-def engine_settings(options: argparse.Namespace) -> dict[str, Any]:
+def engine_settings(options: argparse.Namespace, backend: str | None = None) -> dict[str, Any]:
+    """`backend`: another one than the options'."""
     fused: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
     return {
-        "backend": options.backend, "cores": num_cores(), "lanes": options.lanes, "slots": options.slots,
+        "backend": backend or options.backend,
+        "cores": num_cores(), "lanes": options.lanes, "slots": options.slots,
         "context_tokens": options.context, "kv_type": options.kv_type,
         "flash_attention": fused[options.flash_attention],
     }  # fmt: skip
@@ -91,14 +94,19 @@ def bodies(count: int, *, offset: int = 0) -> list[dict[str, Any]]:
 
 @contextmanager
 def our_endpoint(
-    registry: Registry, folder: Path, options: argparse.Namespace, **args: Any
+    registry: Registry,
+    folder: Path,
+    options: argparse.Namespace,
+    *,
+    backend: str | None = None,
+    **args: Any,
 ) -> Iterator[Server]:
-    """`args`: settings of the endpoint besides those of the benchmark."""
+    """`backend`: another one than the options'; `args`: settings of the endpoint besides the benchmark's."""
     port = options.port or _free_port()
     config = yaml.safe_load((harness.REPOSITORY / "configs" / "serve.yaml").read_text(encoding="utf-8"))
     config["http_options"]["port"] = port
     config["applications"][0]["args"] = {
-        "registry": str(registry.root), "engine": engine_settings(options), "max_queued": MAX_QUEUED,
+        "registry": str(registry.root), "engine": engine_settings(options, backend), "max_queued": MAX_QUEUED,
         "watch_s": 0.2, **args,
     }  # fmt: skip
     path = folder / "serve.yaml"

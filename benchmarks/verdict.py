@@ -85,10 +85,7 @@ def _table(columns: Sequence[dict[str, float]], keys: Sequence[str]) -> Floats:
 
 
 def _scores(folder: Path, metric: str | None) -> dict[str, float]:
-    import pyarrow.dataset as ds
-
-    columns = ["id", "metric", "score", "expected_score"]
-    rows = ds.dataset(folder, format="parquet").to_table(columns).to_pylist()
+    rows = _rows(folder, ["id", "metric", "score", "expected_score"])
     found = sorted({row["metric"] for row in rows})
     if metric is None and len(found) > 1:
         sys.exit(f"{folder}: judged by {', '.join(found)}; choose one with --metric")
@@ -100,12 +97,17 @@ def _scores(folder: Path, metric: str | None) -> dict[str, float]:
 
 
 def _lengths(folder: Path) -> dict[str, float]:
-    import pyarrow.dataset as ds
-
     if not folder.is_dir():
         return {}
-    rows = ds.dataset(folder, format="parquet").to_table(["id", "answer"]).to_pylist()
-    return {row["id"]: float(len(row["answer"] or "")) for row in rows}
+    return {row["id"]: float(len(row["answer"] or "")) for row in _rows(folder, ["id", "answer"])}
+
+
+def _rows(folder: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Of the Parquet files in a folder, which holds others too."""
+    import pyarrow.parquet as pq
+
+    files = sorted(folder.glob("*.parquet"))
+    return [row for file in files for row in pq.read_table(file, columns=list(columns)).to_pylist()]
 
 
 def population(scores: Floats, lengths: Floats, effect: float, rng: np.random.Generator) -> Population:

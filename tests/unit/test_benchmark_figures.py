@@ -1,8 +1,12 @@
 """The figures that others read out of the benchmarks' JSON keep their names and their meaning."""
 
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import generation, judging
+from benchmarks import generation, judging, verdict
 
 
 def rates(**tokens_per_s: float) -> dict[str, list[dict[str, float]]]:
@@ -55,3 +59,21 @@ def test_judging() -> None:
         "same_scores_engine_openvino": 1.0,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_judgements_of_a_run_are_read_beside_its_other_files(tmp_path: Path) -> None:
+    scores = {"base": [1.5, None, 3.0], "candidate": [2.0, 4.0, 5.0]}
+    for model, values in scores.items():
+        rows = [
+            {"id": f"row-{n}", "metric": "M", "score": value and round(value), "expected_score": value}
+            for n, value in enumerate(values)
+        ]
+        answers = [{"id": row["id"], "answer": "x" * (n + 1)} for n, row in enumerate(rows)]
+        for part, table in (("judgements", rows), ("answers", answers)):
+            folder = tmp_path / part / model
+            folder.mkdir(parents=True)
+            pq.write_table(pa.Table.from_pylist(table), folder / "part-00000.parquet")
+            (folder / "spent.json").write_text("{}")
+    found, lengths = verdict.real_pool([tmp_path / "judgements" / model for model in scores], None)
+    assert found.tolist() == [[1.5, 3.0], [2.0, 5.0]]
+    assert lengths.tolist() == [[1.0, 3.0], [1.0, 3.0]]
