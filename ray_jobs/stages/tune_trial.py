@@ -6,6 +6,7 @@ Where it shall, each report carries a small Tune checkpoint that only says where
 
 import hashlib
 import json
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.train import UserCallback
 
 from ray_jobs.orpo.settings import TrainingSettings
@@ -48,6 +50,7 @@ def run_trial(overrides: dict[str, Any], *, job: dict[str, Any], worker: Worker)
     """
     import ray.tune
 
+    say_which_cluster()
     trial_id = ray.tune.get_context().get_trial_id()
     pointer = read_pointer(ray.tune.get_checkpoint())
     group = group_name(trial_id, pointer, overrides)
@@ -63,6 +66,20 @@ def run_trial(overrides: dict[str, Any], *, job: dict[str, Any], worker: Worker)
     with passing_on(group, job, taken_over) as callback, attempt(folder, job["search"]):
         trainer(job, worker, group, callback).fit()
     raise_if_diverged(folder)
+
+
+def say_which_cluster() -> None:
+    """Has the group's processes know the cluster's address, which they would otherwise guess.
+
+    What a killed group held is freed by an actor of Ray Train (2.60) that asks the State API whether the
+    group still lives, and the State API looks for a cluster on the machine. Where it finds several, it fails,
+    and the next trial waits for ever for what is never freed; where it finds one of `ray start`, that
+    knows of no such group, workers are taken from a trial that runs.
+    """
+    from ray.train.v2._internal import constants
+
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 
 def group_name(trial_id: str, pointer: Pointer | None, overrides: dict[str, Any]) -> str:

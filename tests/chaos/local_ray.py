@@ -1,4 +1,16 @@
-"""A Ray cluster for tests, on this machine."""
+"""Ray clusters for tests, on this machine."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+OTHER = """
+import ray, sys
+ray.init(address="local", num_cpus=1, log_to_driver=False, logging_level="ERROR")
+print("up", flush=True)
+sys.stdin.read()
+"""
 
 
 def start_ray() -> None:
@@ -10,3 +22,17 @@ def start_ray() -> None:
     ray.shutdown()
     ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
     cluster.quiet()
+
+
+@contextmanager
+def another_cluster() -> Iterator[None]:
+    """One of somebody else's, for as long as the block lasts."""
+    command = [sys.executable, "-c", OTHER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "up\n"
+        try:
+            yield
+        finally:
+            process.stdin.close()

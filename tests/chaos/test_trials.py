@@ -13,10 +13,22 @@ from ray_jobs.stages import tune, tune_trial
 from ray_jobs.stages.base import Stage, run_stage
 from ray_jobs.stages.trial_table import read_trials
 from tests.chaos.disk import make_room, small_disk
-from tests.chaos.local_ray import start_ray
+from tests.chaos.local_ray import another_cluster, start_ray
 from tests.chaos.memory import MIB, limited_group
 from tests.chaos.stub_pipeline import digest, stub_run_trial
-from tests.chaos.stub_trials import BEGUN, BULK, BULKY, FAILING, GREEDY, GROUP, KILLED, LATE, SOUND, worker
+from tests.chaos.stub_trials import (
+    ALONE,
+    BEGUN,
+    BULK,
+    BULKY,
+    FAILING,
+    GREEDY,
+    GROUP,
+    KILLED,
+    LATE,
+    SOUND,
+    worker,
+)
 
 CONFIG = Path(__file__).with_name("stub.yaml")
 
@@ -89,6 +101,19 @@ def test_a_search_whose_state_is_lost_trains_nothing_again(tmp_path: Path) -> No
     tune.run(config, run)
     assert (begun(run, SOUND), begun(run, LATE)) == (1, 1)
     assert run.path("tune/best/adapter_model.safetensors").read_bytes() == before
+
+
+@pytest.mark.usefixtures("cluster", "stubs")
+def test_what_a_killed_group_held_is_freed_beside_another_cluster_on_the_machine(
+    tmp_path: Path,
+) -> None:
+    config, run = prepared(tmp_path, [ALONE], **{"workers.cpus_per_worker": 2})
+    with another_cluster():
+        tune.run(config, run)
+    (trial,) = read_trials(run.path("tune/trials.parquet"))
+    assert trial.status == "done"
+    assert begun(run, ALONE) == 2
+    assert weights_of(ALONE, config) in run.path("tune/best/adapter_model.safetensors").read_text()
 
 
 @pytest.mark.usefixtures("cluster", "stubs")

@@ -43,7 +43,9 @@ def test_a_diverged_training_ends_its_worker_and_leaves_a_note(
 ) -> None:
     import ray.train
 
-    context = SimpleNamespace(get_world_rank=lambda: rank, get_experiment_name=lambda: "ab1_00000")
+    context = SimpleNamespace(
+        get_world_rank=lambda: rank, get_world_size=lambda: 2, get_experiment_name=lambda: "ab1_00000"
+    )
     monkeypatch.setattr(ray.train, "get_context", lambda: context)
     monkeypatch.setattr(ray.train, "get_checkpoint", lambda: None)
 
