@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 LIMIT_S = 1800.0
 """A pipeline that has not come to its end by then has hung."""
 POLL_S = 0.1
+STRAY_S = 120.0
 
 
 class Chaos:
@@ -133,10 +134,11 @@ class Chaos:
         if victim.kind == "driver":
             driver.wait()
             self._watch_strays(family)
+            self._down = (time.monotonic(), self._down[1])  # the command is given again now
 
     def _watch_strays(self, family: list[psutil.Process]) -> None:
-        """Whatever outlives its driver by a minute is counted and ended."""
-        _, alive = psutil.wait_procs(family, timeout=60)
+        """Whatever outlives its driver by two minutes is counted and ended; Ray's agents take one."""
+        _, alive = psutil.wait_procs(family, timeout=STRAY_S)
         for process in alive:
             self._strays[process.name()] += 1
             with suppress(psutil.Error):
