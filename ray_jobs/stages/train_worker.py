@@ -63,8 +63,9 @@ def group_folder(job: dict[str, Any]) -> str:
 def last_checkpoint(job: dict[str, Any]) -> Any:
     """What the group goes on from: its own last checkpoint, or the one that it takes over; None at the start.
 
-    Ray Train (2.60) looks every two seconds what its workers have written, and does not know of a checkpoint
-    that came after its last look, when they then die.
+    Ray Train (2.60) looks from time to time what its workers have written, and does not know of a checkpoint
+    that came after its last look, when they then die. Nor does it remove that one later: it stays until the
+    run's folder is removed.
     """
     import ray.train
 

@@ -73,12 +73,12 @@ def say_which_cluster() -> None:
 
     What a killed group held is freed by an actor of Ray Train (2.60) that asks the State API whether the
     group still lives, and the State API looks for a cluster on the machine. Where it finds several, it fails,
-    and the next trial waits for ever for what is never freed; where it finds one of `ray start`, that
-    knows of no such group, workers are taken from a trial that runs.
+    and the next trial waits for ever for what is never freed. One of `ray start` would be taken for this one:
+    by Ray's code, a group that it does not know counts as dead, and a trial that runs would lose its workers.
     """
     from ray.train.v2._internal import constants
 
-    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # in place of `auto`, too
     constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 

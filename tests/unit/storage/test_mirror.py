@@ -92,8 +92,17 @@ def test_pull_fetches_only_what_changed(store: str, monkeypatch: pytest.MonkeyPa
     publish(put(root, "mine", b"1"))
     (Remote(store) / "theirs").write(b"2")
     pull(root)
-    monkeypatch.setattr(Remote, "download", lambda *_: pytest.fail("fetched again"))
+    fetched_again: list[str] = []
+    download = Remote.download
+    monkeypatch.setattr(
+        Remote, "download", lambda self, *given: (fetched_again.append(self.uri), download(self, *given))[1]
+    )
     pull(root)
+    assert fetched_again == []
+    (Remote(store) / "theirs").write(b"two")
+    pull(root)
+    assert [uri.rpartition("/")[2] for uri in fetched_again] == ["theirs"]
+    assert here(root) == {"mine": b"1", "theirs": b"two"}
 
 
 def test_single_files_and_folders_are_fetched_when_they_are_asked_for(store: str) -> None:
