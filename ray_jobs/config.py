@@ -63,6 +63,15 @@ class GenerationSettings(Section):
     """Put before every prompt that has no system turn of its own."""
 
 
+class JobEngineSettings(EngineSettings):
+    """An engine that runs rows of a job: many requests at once, whose answers are to be the same again."""
+
+    deterministic: bool | Literal["auto"] = "auto"
+    """Exact repeatability: an answer does not depend on what is computed beside it, to the last digit. With
+    many rows at work it costs nothing. `auto`: where this processor's kernels allow it, which is tried when
+    an engine is opened; true: else too, one sequence at a time. llama.cpp only: OpenVINO has no such mode."""
+
+
 class EngineActors(Section):
     """The actors that run GGUF models, for answers and for judgements."""
 
@@ -70,7 +79,7 @@ class EngineActors(Section):
     """Engines per stage; 0: as many as the cluster's CPUs hold."""
     rows_per_block: Annotated[int, Field(ge=1)] = 16
     """Rows that are written, and lost by a crash, together."""
-    settings: EngineSettings = EngineSettings()
+    settings: JobEngineSettings = JobEngineSettings()
     """Each actor's engine."""
 
 

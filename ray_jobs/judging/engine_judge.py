@@ -137,7 +137,7 @@ class EngineJudge(BaseFlowJudgeModel):
                 call.id, "", "too_long_prompt", 0.0, (), f"{len(prompt)} tokens, room for {room}"
             )
         if not self._settings.feedback:
-            return self._score(call, prompt, FEEDBACK_START.rstrip(), scores, 0.0)
+            return self._score(call, prompt, len(prompt), FEEDBACK_START.rstrip(), scores, 0.0)
         sampling = Sampling(
             temperature=call.temperature,
             seed=call.seed,
@@ -153,7 +153,7 @@ class EngineJudge(BaseFlowJudgeModel):
             return Completion(call.id, written, _finish(result), result.seconds, (), result.error)
         kept, rest = self._kept(result.tokens, feedback)
         done = FEEDBACK_START + feedback[: len(feedback) - len(rest)]
-        return self._score(call, (*begun, *kept), rest, scores, result.seconds, done)
+        return self._score(call, (*begun, *kept), len(begun), rest, scores, result.seconds, done)
 
     def _kept(self, tokens: Sequence[int], text: str) -> tuple[Sequence[int], str]:
         """As many of the judge's own tokens as make a beginning of its text, and what is left of the text."""
@@ -167,6 +167,7 @@ class EngineJudge(BaseFlowJudgeModel):
         self,
         call: Call,
         prompt: tuple[int, ...],
+        num_asked: int,
         written: str,
         scores: Sequence[int],
         seconds: float,
@@ -174,13 +175,15 @@ class EngineJudge(BaseFlowJudgeModel):
     ) -> Completion:
         """Has the judge score after what it has written: `done`, which the prompt holds, then `written`.
 
+        `num_asked`: the prompt's tokens before what the judge has written.
         `seconds` are those spent on that.
         """
         asked = (*prompt, *self._continuing(written + SCORE_START))
         begun = done + written + SCORE_START
         each = self._engine.max_top_logprobs == 0 and not one_begins_another(scores)
         groups = [[score] for score in scores] if each else [scores]
-        results = self._run_all(call, asked, [self._score_sampling(call, group) for group in groups])
+        samplings = [self._score_sampling(call, group) for group in groups]
+        results = self._run_all(call, asked, samplings, num_written=len(asked) - num_asked)
         seconds += max(result.seconds for result in results)
         for result in results:
             if result.finish_reason not in ("stop", "length"):
@@ -212,9 +215,14 @@ class EngineJudge(BaseFlowJudgeModel):
     def _run(self, call: Call, prompt: tuple[int, ...], sampling: Sampling) -> Result:
         return self._run_all(call, prompt, [sampling])[0]
 
-    def _run_all(self, call: Call, prompt: tuple[int, ...], samplings: Sequence[Sampling]) -> list[Result]:
+    def _run_all(
+        self, call: Call, prompt: tuple[int, ...], samplings: Sequence[Sampling], num_written: int = 0
+    ) -> list[Result]:
         limit = self._settings.timeout_s
-        requests = [Request(call.id, prompt, sampling, deadline_s=limit) for sampling in samplings]
+        requests = [
+            Request(call.id, prompt, sampling, deadline_s=limit, num_written=num_written)
+            for sampling in samplings
+        ]
         pending = [self._engine.submit(request) for request in requests]
         return [one.result() for one in pending]
 

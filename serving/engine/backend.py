@@ -19,6 +19,8 @@ class Chunk:
     tokens: Sequence[int]
     wants_output: bool
     """Whether a token will be sampled after the last one."""
+    tiled: bool
+    """Whether these are tokens of a long prompt, to be computed by themselves; see `Backend.tile_tokens`."""
 
 
 class Sampler(Protocol):
@@ -33,6 +35,10 @@ class Backend(Protocol):
 
     num_slots: int
     context_tokens: int
+    tile_tokens: int | None
+    """If set: a token is computed the same to the last digit whatever else is in its pass, in each of two
+    ways that differ from one another. One is a pass of a single `tiled` chunk; the other any pass of chunks
+    that each have fewer tokens than this, an odd number of them, and want no output unless it is one."""
 
     def decode(self, chunks: Sequence[Chunk], adapter: str | None) -> bool:
         """Append the chunks, which are ordered by slot. False if aborted: then the caller truncates every

@@ -71,7 +71,7 @@ class Lane(threading.Thread):
                 self._vocabulary,
                 batch_tokens=self._settings.batch_tokens,
                 prefix_cache=self._settings.prefix_cache,
-                deterministic=self._settings.deterministic,
+                deterministic=self._settings.deterministic is True or self.backend.tile_tokens is not None,
             )
         except Exception as error:  # raised again by wait_until_open, on the thread that opens the engine
             self._error = error

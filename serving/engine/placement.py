@@ -31,7 +31,7 @@ def place(job: Job, slots: Sequence[Slot], *, reuse: bool, min_copy_tokens: int)
         return Placement(victim, 0)
     limit = len(job.request.prompt) - 1  # the last token is computed anew: its logits are needed
     shared = {
-        slot.index: min(common_tokens(job.key, slot.key), limit)
+        slot.index: min(common_tokens(job.key, slot.key), _alike(job, slot), limit)
         for slot in slots
         if slot.adapter == job.request.adapter
     }
@@ -46,6 +46,12 @@ def place(job: Job, slots: Sequence[Slot], *, reuse: bool, min_copy_tokens: int)
     if ready.get(best, 0) - kept >= min_copy_tokens:
         return Placement(victim, ready[best], slots[best])
     return Placement(keep, kept)
+
+
+def _alike(job: Job, slot: Slot) -> int:
+    """How many first tokens of the two are computed in the same way: in tiles, or as rows."""
+    ways = job.num_tiled, slot.num_tiled if slot.job is None else slot.job.num_tiled
+    return len(job.request.prompt) if ways[0] == ways[1] else min(ways)
 
 
 def _worth(slot: Slot, num_kept: int) -> tuple[int, int, int, int]:

@@ -13,6 +13,9 @@ from serving.engine.slots import Job, Slot
 from serving.engine.stream import Stream
 from serving.engine.types import FinishReason, Result, TokenLogprob
 
+_LONG_PROMPT_TILES = 2
+"""A prompt of so many tiles is long: from here on tiles save more than passes of their own cost."""
+
 
 class Scheduler:
     """Jobs wait, get a slot, have their prompt computed in chunks beside others' answers, and leave.
@@ -20,6 +23,9 @@ class Scheduler:
     Every pass holds one row for each answer that is being written and fills the rest of `batch_tokens` with
     prompts, oldest first. Prompts that share a start with one that is being computed wait for it and take a
     copy.
+
+    `deterministic`: the same work in passes of such shapes that nothing depends on what else is in them, if
+    the backend has them (`Backend.tile_tokens`); else one sequence a pass, and nothing is reused.
     """
 
     def __init__(
@@ -37,8 +43,9 @@ class Scheduler:
         self._backend = backend
         self._vocabulary = vocabulary
         self._batch_tokens = batch_tokens
-        self._reuse = prefix_cache and not deterministic
-        self._deterministic = deterministic
+        self._tile_tokens = backend.tile_tokens if deterministic else None
+        self._in_turn = deterministic and self._tile_tokens is None
+        self._reuse = prefix_cache and not self._in_turn
         self._min_copy_tokens = max(16, backend.context_tokens // 64)
         self._clock = clock
         self._waiting: deque[Job] = deque()
@@ -59,6 +66,9 @@ class Scheduler:
     def add(self, job: Job) -> None:
         """Queue a job. It has been validated: a prompt of at least one token that is shorter than the
         context."""
+        num_read = len(job.request.prompt) - job.request.num_written
+        if self._tile_tokens is not None and num_read >= _LONG_PROMPT_TILES * self._tile_tokens:
+            job.num_tiled = num_read
         self._waiting.append(job)
 
     def computes(self, stream: Stream) -> bool:
@@ -67,13 +77,13 @@ class Scheduler:
         return any(job is not None and job.stream is stream for job in jobs)
 
     def step(self) -> None:
-        """Drop what was given up, admit what waits, run one forward pass, and sample."""
+        """Drop what was given up, admit what waits, compute what one pass can hold, and sample."""
         began_s = self._clock()
         self._drop_abandoned(began_s)
         self._admit()
-        chunks = self._plan()
-        if chunks:
-            self._decode(chunks)
+        for chunks in self._plan():
+            if not self._decode(chunks):
+                break
         self.counters.active = sum(slot.job is not None for slot in self.slots)
         self.counters.kv_tokens = sum(slot.num_computed for slot in self.slots)
         self.counters.busy_s += self._clock() - began_s
@@ -131,28 +141,40 @@ class Scheduler:
         self.counters.cached_tokens += placement.num_cached
         return True
 
-    # One forward pass.
+    # Forward passes.
 
-    def _plan(self) -> list[Chunk]:
+    def _plan(self) -> list[list[Chunk]]:
+        """The next passes: one, and deterministic one for each long prompt before it."""
         writing = [slot for slot in self.slots if slot.job is not None and not slot.in_prompt]
-        if self._deterministic:
-            return self._plan_one(writing)
+        if self._in_turn:
+            return self._plan_in_turn(writing)
         adapter = self._next_adapter(writing)
         chosen = [slot.next_chunk(1) for slot in writing if slot.adapter == adapter]
         budget = self._batch_tokens - len(chosen)
         for slot in self._prefilling:
             if budget > 0 and slot.adapter == adapter:
-                chosen.append(slot.next_chunk(budget))
+                chosen.append(slot.next_chunk(self._limit(slot, budget)))
                 budget -= len(chosen[-1].tokens)
-        return sorted(chosen, key=lambda chunk: chunk.slot)
+        together = sorted((chunk for chunk in chosen if not chunk.tiled), key=lambda chunk: chunk.slot)
+        return [*([chunk] for chunk in chosen if chunk.tiled), *([together] if together else [])]
 
-    def _plan_one(self, writing: list[Slot]) -> list[Chunk]:
-        """Deterministic: one sequence a pass, in turn, so that no answer depends on its neighbours."""
+    def _limit(self, slot: Slot, budget: int) -> int:
+        """Most tokens of this slot's prompt in the next pass."""
+        if self._tile_tokens is None:
+            return budget
+        if slot.in_tiles:
+            return min(budget, slot.num_tiled - slot.num_computed)
+        left = len(slot.tokens) - slot.num_computed
+        count = max(1, min(budget, self._tile_tokens - 1, left - 1))
+        return count - (count % 2 == 0)
+
+    def _plan_in_turn(self, writing: list[Slot]) -> list[list[Chunk]]:
+        """One sequence a pass, in turn, so that no answer depends on its neighbours."""
         ready = sorted([*writing, *self._prefilling], key=lambda slot: (slot.index <= self._turn, slot.index))
         if not ready:
             return []
         self._turn = ready[0].index
-        return [ready[0].next_chunk(self._batch_tokens)]
+        return [[ready[0].next_chunk(self._batch_tokens)]]
 
     def _next_adapter(self, writing: list[Slot]) -> str | None:
         """A pass has one adapter: take turns between those in use."""
@@ -162,7 +184,8 @@ class Scheduler:
         self._turn += 1
         return sorted(in_use, key=lambda name: name or "")[self._turn % len(in_use)]
 
-    def _decode(self, chunks: list[Chunk]) -> None:
+    def _decode(self, chunks: list[Chunk]) -> bool:
+        """One forward pass, and a token for every slot that wants one; False if it was aborted."""
         began_s = self._clock()
         adapter = self.slots[chunks[0].slot].adapter
         finished = self._backend.decode(chunks, adapter)
@@ -171,10 +194,11 @@ class Scheduler:
         if not finished:
             for chunk in chunks:
                 self._backend.truncate(chunk.slot, chunk.start)
-            return
+            return False
         self.counters.steps += 1
         for chunk in chunks:
             self._advance(self.slots[chunk.slot], chunk, now_s)
+        return True
 
     def _advance(self, slot: Slot, chunk: Chunk, now_s: float) -> None:
         assert slot.job is not None

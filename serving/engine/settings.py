@@ -64,9 +64,11 @@ class EngineSettings(BaseModel):
     prefix_cache: bool = True
     """Compute what prompts have in common once."""
 
-    deterministic: bool = False
-    """Exact repeatability: an answer does not depend on what is computed beside it, at the speed of one
-    sequence at a time and without prefix reuse."""
+    deterministic: bool | Literal["auto"] = False
+    """Exact repeatability: an answer does not depend on what is computed beside it, to the last digit. Costs
+    nothing where many requests are at work; a lone one decodes more slowly, as it is never computed alone.
+    Whether this processor's kernels allow it is tried when the engine is opened. Where they do not, true
+    computes one sequence at a time and reuses nothing, and `auto` is the same as false. llama.cpp only."""
 
     gpu_layers: Annotated[int, Field(ge=-1)] = 0
     """Layers to put on a GPU where the build has one; -1: all."""

@@ -22,6 +22,8 @@ class Job:
     """Monotonic clock."""
     key: bytes = b""
     """The prompt's token ids as bytes, for fast comparison."""
+    num_tiled: int = 0
+    """How many of the prompt's first tokens are computed in `tiled` chunks."""
 
     def __post_init__(self) -> None:
         self.key = array("i", self.request.prompt).tobytes()
@@ -50,6 +52,7 @@ class Slot:
     tokens: list[int] = field(default_factory=list)
     num_computed: int = 0
     num_cached: int = 0
+    num_tiled: int = 0
     adapter: str | None = None
     text: TextStream = field(default_factory=TextStream)
     logprobs: list[TokenLogprob] | None = None
@@ -77,10 +80,15 @@ class Slot:
         """Give the slot to a job whose first `num_cached` tokens are in the cache already."""
         self.job, self.tokens = job, list(job.request.prompt)
         self.num_computed = self.num_cached = num_cached
-        self.adapter = job.request.adapter
+        self.num_tiled, self.adapter = job.num_tiled, job.request.adapter
         self.text = TextStream(job.request.sampling.stop)
         self.logprobs = [] if job.request.sampling.top_logprobs is not None else None
         self.num_streamed, self.first_token_s = 0, None
+
+    @property
+    def in_tiles(self) -> bool:
+        """Whether the next token to compute belongs to a `tiled` chunk."""
+        return self.num_computed < self.num_tiled
 
     def release(self, clock: int) -> None:
         """Keep the computed tokens for reuse."""
@@ -96,9 +104,8 @@ class Slot:
     def next_chunk(self, limit: int) -> Chunk:
         """The next tokens to compute: the rest of the prompt, at most `limit`, or the latest answer token."""
         tokens = self.tokens[self.num_computed : self.num_computed + limit]
-        return Chunk(
-            self.index, self.num_computed, tokens, self.num_computed + len(tokens) == len(self.tokens)
-        )
+        ends = self.num_computed + len(tokens) == len(self.tokens)
+        return Chunk(self.index, self.num_computed, tokens, ends, self.in_tiles)
 
     def stream(self, shown: str) -> None:
         """Hand over the text that can be shown now, with what has come since the last time."""

@@ -51,6 +51,10 @@ class Request:
     deadline_s: float | None = None
     """Seconds from submission after which the answer so far is returned with `timeout`; None: never."""
     adapter: str | None = None
+    num_written: int = 0
+    """How many of the prompt's last tokens go on with an answer that an earlier request wrote. A
+    deterministic engine computes them as it does answers: so it makes no difference whether a slot still
+    holds them."""
 
 
 class TokenLogprob(NamedTuple):

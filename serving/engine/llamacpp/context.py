@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,10 +23,15 @@ from serving.engine.types import TokenLogprob
 _KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # ggml_type
 _KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "bf16": 2.0}
 _ABORTED = 2
+_TILE_ROWS = 64
+"""From so many rows of a sequence on llama.cpp's fused attention works in tiles (`GGML_FA_TILE_Q`), which
+round otherwise than row by row. Even, as an odd number of tokens is to be the most beside others."""
 _SHORT_CONTEXT_TOKENS = 1024
 """Up to here fused attention in bf16 is worth it; measured on Intel with prompts of 64 to 1,500 tokens."""
 _MAX_BRIDGE = 2
 """Idle slots between two busy ones that are worth a row of padding; see `_with_bridges`."""
+
+logger = logging.getLogger(__name__)
 
 
 class LlamaBackend:
@@ -50,7 +56,16 @@ class LlamaBackend:
         self._adapter: str | None = None
         self._lengths = [0] * num_slots
         self._rows: dict[int, int] = {}
-        self._batch = _Batch(settings.batch_tokens + num_slots)
+        self._num_vocab = model.num_vocab
+        self._batch = _Batch(_pass_tokens(settings) + num_slots)
+        self.tile_tokens = _TILE_ROWS if settings.deterministic else None
+        if settings.deterministic and not self._keeps_apart():
+            self.tile_tokens = None
+            logger.warning(
+                "%s: what is computed together depends on each other here%s",
+                model.path,
+                ": one sequence a pass" if settings.deterministic is True else ", and so do answers a little",
+            )
 
     def close(self) -> None:
         if self._context is not None:
@@ -60,15 +75,15 @@ class LlamaBackend:
     def decode(self, chunks: Sequence[Chunk], adapter: str | None) -> bool:
         self._abort_flag[0] = b"\0"
         self._use_adapter(adapter)
-        bridged = self._with_bridges(chunks)
-        self._rows = self._batch.fill(bridged)
+        padded = self._with_company(chunks) if self.tile_tokens else self._with_bridges(chunks)
+        self._rows = self._batch.fill(padded, first_too=bool(self.tile_tokens) and not chunks[0].tiled)
         status = llama_cpp.llama_decode(self._context, self._batch.native)
         if status == _ABORTED:
-            self._settle(bridged, ())
+            self._settle(padded, ())
             return False
         if status != 0:
             raise EngineError(f"llama_decode failed with status {status}: {library.take_errors()}")
-        self._settle(bridged, chunks)
+        self._settle(padded, chunks)
         return True
 
     def sample(self, slot: int, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
@@ -105,17 +120,66 @@ class LlamaBackend:
             if bridged and 1 < chunk.slot - bridged[-1].slot <= _MAX_BRIDGE + 1:
                 gap = range(bridged[-1].slot + 1, chunk.slot)
                 if all(self._lengths[slot] < chunk.start for slot in gap):
-                    bridged += [Chunk(slot, self._lengths[slot], (0,), False) for slot in gap]
+                    bridged += [self._padding(slot) for slot in gap]
             bridged.append(chunk)
         return bridged
 
-    def _settle(self, bridged: Sequence[Chunk], chunks: Sequence[Chunk]) -> None:
+    def _with_company(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Padding that makes all passes alike to llama.cpp.
+
+        Where its kernels differ with the number of rows, they do between 63 and 64 rows of a sequence (tiles
+        of fused attention) and between one row and two (matrix products, attention split over threads).
+        Beyond these each row is computed by itself. llama.cpp computes one token of each of neighbouring
+        sequences, then what is left of the longer ones: of odd numbers of tokens that is never a single one.
+        That each chunk's first token has an output keeps these from being a single one too.
+        """
+        if chunks[0].tiled:
+            (chunk,) = chunks
+            end = chunk.start + len(chunk.tokens)
+            missing = max(0, _TILE_ROWS - len(chunk.tokens))
+            return [chunk, Chunk(chunk.slot, end, (0,) * missing, False, True)]
+        padded = {chunk.slot: chunk for chunk in self._with_bridges(chunks)}
+        for slot, chunk in tuple(padded.items()):
+            if len(chunk.tokens) == 1 and slot - 1 not in padded and slot + 1 not in padded:
+                beside = slot + 1 if slot + 1 < self.num_slots else slot - 1
+                if beside >= 0:
+                    padded[beside] = self._padding(beside)
+        return [padded[slot] for slot in sorted(padded)]
+
+    def _padding(self, slot: int) -> Chunk:
+        return Chunk(slot, self._lengths[slot], (0,), False, False)
+
+    def _settle(self, padded: Sequence[Chunk], chunks: Sequence[Chunk]) -> None:
         """After a pass: padding leaves the cache, and the lengths are what the pass has made of them."""
-        kept = {chunk.slot for chunk in chunks}
-        for chunk in bridged:
+        kept = {chunk.slot: chunk.start + len(chunk.tokens) for chunk in chunks}
+        for chunk in padded:
             self._lengths[chunk.slot] = chunk.start + len(chunk.tokens)
-            if chunk.slot not in kept:
-                self.truncate(chunk.slot, chunk.start)
+        for chunk in padded:
+            self.truncate(chunk.slot, kept.get(chunk.slot, chunk.start))
+
+    def _keeps_apart(self) -> bool:
+        """Whether this build's kernels do on this processor what `_with_company` counts on, by trying: tiles
+        at once and in two parts, rows at once and one by one in a crowd."""
+        end, half = _TILE_ROWS, _TILE_ROWS // 2
+        tokens = [(7 * index + 3) % self._num_vocab for index in range(end + 4)]
+        at_once = self._logits_of(Chunk(0, 0, tokens[:end], True, True))
+        self.decode([Chunk(0, end, tokens[end:-1], False, False)], None)
+        alone = self._logits_of(Chunk(0, end + 3, tokens[-1:], True, False))
+        self.truncate(0, 0)
+        self.decode([Chunk(0, 0, tokens[:half], False, True)], None)
+        in_parts = self._logits_of(Chunk(0, half, tokens[half:end], True, True))
+        for index, token in enumerate(tokens[end:]):
+            crowd = [Chunk(slot, index, (token,), True, False) for slot in range(1, self.num_slots)]
+            crowded = self._logits_of(Chunk(0, end + index, (token,), True, False), *crowd)
+        for slot in range(self.num_slots):
+            self.truncate(slot, 0)
+        return np.array_equal(at_once, in_parts) and np.array_equal(alone, crowded)
+
+    def _logits_of(self, *chunks: Chunk) -> Any:
+        """The first chunk's next-token logits after the pass, shape (vocabulary,)."""
+        self.decode(chunks, None)
+        logits = llama_cpp.llama_get_logits_ith(self._context, self._rows[chunks[0].slot])
+        return np.ctypeslib.as_array(logits, (self._num_vocab,)).copy()
 
     def _use_adapter(self, name: str | None) -> None:
         if name == self._adapter:
@@ -150,14 +214,17 @@ class _Batch:
             logits=_pointer(self._outputs, ctypes.c_int8),
         )
 
-    def fill(self, chunks: Sequence[Chunk]) -> dict[int, int]:
-        """Write the chunks; returns the output row of each slot that wants one."""
+    def fill(self, chunks: Sequence[Chunk], *, first_too: bool) -> dict[int, int]:
+        """Write the chunks; returns the output row of each slot that wants one. `first_too`: each chunk's
+        first token gets an output as well."""
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         rows: dict[int, int] = {}
+        firsts: list[int] = []
         for chunk in chunks:
             count = len(chunk.tokens)
+            firsts.append(len(tokens))
             tokens += chunk.tokens
             positions += range(chunk.start, chunk.start + count)
             slots += [chunk.slot] * count
@@ -167,6 +234,8 @@ class _Batch:
         self._tokens[:count], self._positions[:count], self._slots[:count] = tokens, positions, slots
         self._outputs[:count] = 0
         self._outputs[list(rows.values())] = 1
+        if first_too:
+            self._outputs[firsts] = 1
         self.native.n_tokens = count
         return rows
 
@@ -191,9 +260,12 @@ def _has_amx() -> bool:
 
 
 def resolve_flash_attention(settings: EngineSettings) -> bool:
-    """What `auto` means here."""
+    """What `auto` means here. Plain attention computes a lone row otherwise than several, so that it is no
+    choice where answers are to depend on nothing else."""
     if settings.flash_attention != "auto":
         return settings.flash_attention
+    if settings.deterministic:
+        return True
     kv_type = resolve_kv_type(settings.kv_type)
     if settings.gpu_layers != 0 or kv_type == "q8_0":
         return True
@@ -216,6 +288,17 @@ def kv_bytes_per_token(model: LlamaModel, kv_type: str) -> int:
     )
 
 
+def _pass_tokens(settings: EngineSettings) -> int:
+    return max(settings.batch_tokens, _TILE_ROWS) if settings.deterministic else settings.batch_tokens
+
+
+def _slot_tokens(settings: EngineSettings) -> int:
+    """What a slot has room for: the context, and padding behind it. llama.cpp rounds up to 256."""
+    if not settings.deterministic:
+        return settings.context_tokens
+    return -(-(settings.context_tokens + _TILE_ROWS) // 256) * 256
+
+
 def _open_context(
     model: LlamaModel,
     settings: EngineSettings,
@@ -224,13 +307,14 @@ def _open_context(
     abort_flag: ctypes.Array[ctypes.c_char],
 ) -> Any:
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = num_slots * settings.context_tokens
+    params.n_ctx = num_slots * _slot_tokens(settings)
     params.n_seq_max = num_slots
-    params.n_batch = settings.batch_tokens + num_slots
-    params.n_ubatch = settings.batch_tokens
+    params.n_batch = _pass_tokens(settings) + num_slots
+    params.n_ubatch = _pass_tokens(settings)
     params.n_outputs_max = num_slots
     params.n_threads_batch, params.n_threads = threads
-    params.type_k = params.type_v = _KV_TYPES[resolve_kv_type(settings.kv_type)]
+    kv_type = "f16" if settings.deterministic and settings.kv_type == "auto" else settings.kv_type
+    params.type_k = params.type_v = _KV_TYPES[resolve_kv_type(kv_type)]
     params.flash_attn_type = int(resolve_flash_attention(settings))
     params.kv_unified = False
     params.no_perf = True

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,10 +25,13 @@ from serving.engine import (
     ModelMismatch,
     Request,
     RequestError,
+    Result,
     Sampling,
     verify_model,
 )
 from serving.engine.cores import CoreLease
+from serving.engine.llamacpp.context import LlamaBackend
+from serving.engine.llamacpp.quantize import quantize
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -186,16 +190,83 @@ def test_greedy_answers_alone_and_in_a_crowd(engine: Engine) -> None:
     assert all(a.tokens[:2] == b.tokens[:2] for a, b in zip(alone, together, strict=True))
 
 
-def test_deterministic_mode_is_exact(model_path: Path) -> None:
-    settings = EngineSettings(pin=False, slots=4, context_tokens=256, deterministic=True)
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("q4_1", {}),
+        ("q4_0", {}),
+        ("q4_0", {"cores": 2}),
+        ("q4_0", {"flash_attention": False}),
+        ("q4_0", {"kv_type": "q8_0"}),
+        ("q4_0", {"kv_type": "bf16"}),
+        ("q8_0", {}),
+        ("f16", {}),
+    ],
+)
+def test_deterministic_answers_depend_on_nothing_else(
+    recipe: str, changes: dict[str, Any], model_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In formats whose matrix products llama.cpp computes by unlike kernels."""
+    settings = EngineSettings(
+        pin=False, slots=4, context_tokens=512, batch_tokens=128, deterministic=True, **changes
+    )
+    file = model_path
+    if recipe != "q4_1":
+        file = quantize(model_path, tmp_path / "model.gguf", recipe, num_threads=2)
+    with Engine.open(file, settings) as engine:
+        requests = mixed_requests(engine)
+        alone = [engine.generate([request])[0] for request in requests]
+        together = engine.generate(requests)
+        reversed_order = engine.generate(requests[::-1])[::-1]
+        passes, rows = engine.metrics().steps, engine.metrics().rows
+    assert written(together) == written(alone)
+    assert written(reversed_order) == written(alone)
+    assert sum(result.num_cached_tokens for result in together) > 0
+    assert "one sequence a pass" not in caplog.text
+    assert rows > passes
+
+
+def test_deterministic_answers_are_exact_where_rows_are_not_kept_apart(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(LlamaBackend, "_keeps_apart", lambda _: False)
+    settings = EngineSettings(pin=False, slots=4, context_tokens=512, batch_tokens=128, deterministic=True)
     with Engine.open(model_path, settings) as engine:
-        prompts = [
-            chat(engine, f"Write a sentence about {topic}.") for topic in ("rain", "bread", "chess", "ships")
-        ]
-        requests = [Request(str(i), prompt, Sampling(max_tokens=16)) for i, prompt in enumerate(prompts)]
+        requests = mixed_requests(engine)
         together = engine.generate(requests)
         alone = [engine.generate([request])[0] for request in requests]
-    assert [a.tokens for a in alone] == [b.tokens for b in together]
+    assert written(together) == written(alone)
+    assert "one sequence a pass" in caplog.text
+
+
+def test_auto_batches_where_rows_are_not_kept_apart(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(LlamaBackend, "_keeps_apart", lambda _: False)
+    settings = EngineSettings(pin=False, slots=4, context_tokens=512, batch_tokens=128, deterministic="auto")
+    with Engine.open(model_path, settings) as engine:
+        engine.generate(mixed_requests(engine)[:4])
+        assert engine.metrics().rows > 2 * engine.metrics().steps
+    assert "so do answers a little" in caplog.text
+
+
+def mixed_requests(engine: Engine) -> list[Request]:
+    """Short and long prompts, shared beginnings, a chat that goes on, greedy and by chance."""
+    topics = ("rain", "bread", "chess", "ships", "copper", "bees", "maps")
+    texts = [f"Write a sentence about {topic}." for topic in topics]
+    texts += [f"{'A river runs to the sea. ' * 40} Write a sentence about {topic}." for topic in topics[:3]]
+    prompts = [chat(engine, text) for text in texts] + [(5,), tuple(range(300, 363)), tuple(range(300, 364))]
+    prompts.append((*prompts[0], *engine.tokenize("Rain falls.")))
+    prompts += [prompts[8][:300], prompts[9][:-1]]
+    return [
+        Request(str(i), prompt, Sampling(max_tokens=12, temperature=0.8 * (i % 2), seed=i, top_logprobs=2))
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def written(results: list[Result]) -> list[tuple[object, ...]]:
+    """What must be equal to the last digit."""
+    return [(result.tokens, result.logprobs) for result in results]
 
 
 def test_sampling_is_repeatable_by_seed(engine: Engine) -> None:

@@ -15,10 +15,13 @@ END = 0
 
 
 class FakeBackend:
-    def __init__(self, num_slots: int = 4, context_tokens: int = 256) -> None:
-        self.num_slots, self.context_tokens = num_slots, context_tokens
+    def __init__(
+        self, num_slots: int = 4, context_tokens: int = 256, *, tile_tokens: int | None = None
+    ) -> None:
+        self.num_slots, self.context_tokens, self.tile_tokens = num_slots, context_tokens, tile_tokens
         self.held: list[list[int]] = [[] for _ in range(num_slots)]
         self.passes: list[list[tuple[int, int]]] = []
+        self.num_tiled = 0
         self.copies: list[tuple[int, int]] = []
         self.abort_next = False
 
@@ -29,7 +32,17 @@ class FakeBackend:
             self.held[chunk.slot] += chunk.tokens
             assert len(self.held[chunk.slot]) <= self.context_tokens
         self.passes.append([(chunk.slot, len(chunk.tokens)) for chunk in chunks])
+        self._check_shapes(chunks)
         return not aborted
+
+    def _check_shapes(self, chunks: Sequence[Chunk]) -> None:
+        tiled = [chunk for chunk in chunks if chunk.tiled]
+        self.num_tiled += sum(len(chunk.tokens) for chunk in tiled)
+        assert not tiled or len(chunks) == 1
+        if self.tile_tokens is not None and not tiled:
+            sizes = [len(chunk.tokens) for chunk in chunks]
+            assert all(size < self.tile_tokens and size % 2 == 1 for size in sizes)
+            assert all(len(chunk.tokens) == 1 for chunk in chunks if chunk.wants_output)
 
     def sample(self, slot: int, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
         return expected_token(self.held[slot]), None

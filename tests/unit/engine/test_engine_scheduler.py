@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from engine_fakes import FakeBackend, FakeVocabulary, expected_answer, expected_token, job, run
@@ -34,10 +35,11 @@ def assert_nothing_left(scheduler: Scheduler, backend: FakeBackend, jobs: list[J
     assert all(each.sampler.num_closed == 1 for each in jobs)  # type: ignore[attr-defined]
 
 
-def test_thousand_mixed_jobs_are_answered_and_nothing_leaks() -> None:
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_thousand_mixed_jobs_are_answered_and_nothing_leaks(deterministic: bool) -> None:
     rng = random.Random(7)
-    backend = FakeBackend(num_slots=5, context_tokens=200)
-    scheduler = scheduler_of(backend, batch_tokens=32)
+    backend = FakeBackend(num_slots=5, context_tokens=200, tile_tokens=20 if deterministic else None)
+    scheduler = scheduler_of(backend, batch_tokens=32, deterministic=deterministic)
     shared = [rng.randrange(1, 97) for _ in range(60)]
     jobs = [
         job(
@@ -193,8 +195,45 @@ def test_the_context_ends_an_answer() -> None:
     assert result.num_answer_tokens == 20 - 15 + 1  # the last one is sampled, and needs no room of its own
 
 
-def test_deterministic_passes_hold_one_sequence() -> None:
-    backend = FakeBackend()
+@pytest.mark.parametrize("length", [12, 19, 20, 90])
+def test_deterministic_passes_are_batched_share_prompts_and_tile_long_ones(length: int) -> None:
+    backend = FakeBackend(tile_tokens=10)
+    scheduler = scheduler_of(backend, deterministic=True, batch_tokens=64)
+    starts = list(range(1, length - 4))
+    prompts = [[*starts, index + 40, 2, 3, 4, 5] for index in range(12)]
+    jobs = [job(prompt, name=str(index), max_tokens=8) for index, prompt in enumerate(prompts)]
+    for each in jobs:
+        scheduler.add(each)
+    run(scheduler)
+    assert max(len(chunks) for chunks in backend.passes) > 1
+    for each in jobs:
+        assert each.stream.result(0).tokens == expected_answer(each.request.prompt, 8)
+    cached = sum(each.stream.result(0).num_cached_tokens for each in jobs)
+    assert cached >= 8 * len(starts)
+    assert backend.num_tiled == (12 * length - cached if length >= 20 else 0)
+    assert_nothing_left(scheduler, backend, jobs)
+
+
+def test_what_was_written_is_gone_on_with_from_the_cache_and_a_longer_prompt_is_not() -> None:
+    backend = FakeBackend(tile_tokens=10)
+    scheduler = scheduler_of(backend, deterministic=True)
+    prompt = prompt_that_lasts(50, 6)
+    answer = expected_answer(prompt, 6)
+    first = job(prompt, max_tokens=6)
+    scheduler.add(first)
+    run(scheduler)
+    for num_written, cached in ((7, 55), (0, 50)):
+        asked = [*prompt, *answer, 11]
+        again = job(asked, max_tokens=1)
+        again.request = replace(again.request, num_written=num_written)
+        scheduler.add(again)
+        run(scheduler)
+        assert again.stream.result(0).tokens == expected_answer(asked, 1)
+        assert again.stream.result(0).num_cached_tokens == cached
+
+
+def test_deterministic_passes_hold_one_sequence_where_rows_are_not_kept_apart() -> None:
+    backend = FakeBackend(tile_tokens=None)
     scheduler = scheduler_of(backend, deterministic=True, batch_tokens=16)
     jobs = [job([index + 1] * 30, name=str(index), max_tokens=8) for index in range(4)]
     for each in jobs:
@@ -207,8 +246,6 @@ def test_deterministic_passes_hold_one_sequence() -> None:
 
 
 def test_a_pass_holds_one_adapter_and_all_get_their_turn() -> None:
-    from dataclasses import replace
-
     backend = FakeBackend()
     scheduler = scheduler_of(backend)
     jobs = [job([7, 8, index + 1], name=str(index), max_tokens=4) for index in range(4)]
