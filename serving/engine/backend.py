@@ -37,8 +37,9 @@ class Backend(Protocol):
     context_tokens: int
     tile_tokens: int | None
     """If set: a token is computed the same to the last digit whatever else is in its pass, in each of two
-    ways that differ from one another. One is a pass of a single `tiled` chunk; the other any pass of chunks
-    that each have fewer tokens than this, an odd number of them, and want no output unless it is one."""
+    ways that differ from one another. One is a pass of a single `tiled` chunk of at least so many tokens; the
+    other any pass of chunks that each have fewer, an odd number of them, and want no output unless it is
+    one."""
 
     def decode(self, chunks: Sequence[Chunk], adapter: str | None) -> bool:
         """Append the chunks, which are ordered by slot. False if aborted: then the caller truncates every

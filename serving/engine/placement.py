@@ -18,7 +18,9 @@ class Placement:
     source: Slot | None = None
 
 
-def place(job: Job, slots: Sequence[Slot], *, reuse: bool, min_copy_tokens: int) -> Placement | None:
+def place(
+    job: Job, slots: Sequence[Slot], *, reuse: bool, min_copy_tokens: int, tile_tokens: int = 0
+) -> Placement | None:
     """Where the job goes; None: better wait for a slot that is computing this prompt's start right now.
 
     Keeping a slot's content costs nothing; copying another slot's costs about as much as computing
@@ -35,7 +37,10 @@ def place(job: Job, slots: Sequence[Slot], *, reuse: bool, min_copy_tokens: int)
         for slot in slots
         if slot.adapter == job.request.adapter
     }
-    ready = {index: min(count, slots[index].num_computed) for index, count in shared.items()}
+    ready = {
+        index: _before_a_tile(min(count, slots[index].num_computed), job, tile_tokens)
+        for index, count in shared.items()
+    }
     fitting = [s for s in idle if s is victim or 2 * ready.get(s.index, 0) >= max(1, s.num_computed)]
     keep = max(fitting, key=lambda slot: _worth(slot, ready.get(slot.index, 0)))
     kept = ready.get(keep.index, 0)
@@ -52,6 +57,12 @@ def _alike(job: Job, slot: Slot) -> int:
     """How many first tokens of the two are computed in the same way: in tiles, or as rows."""
     ways = job.num_tiled, slot.num_tiled if slot.job is None else slot.job.num_tiled
     return len(job.request.prompt) if ways[0] == ways[1] else min(ways)
+
+
+def _before_a_tile(num_cached: int, job: Job, tile_tokens: int) -> int:
+    """At most so many that what is left to compute in tiles fills one."""
+    last = job.num_tiled - tile_tokens
+    return last if last < num_cached < job.num_tiled else num_cached
 
 
 def _worth(slot: Slot, num_kept: int) -> tuple[int, int, int, int]:

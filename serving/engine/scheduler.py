@@ -98,7 +98,7 @@ class Scheduler:
         for slot in self.slots:
             if slot.job is not None:
                 self._close(slot.job, slot.result(reason, now_s, error=error))
-                slot.release(self._ticks)
+                slot.release(self._ticks, num_kept=0)
             slot.forget()
             self._backend.truncate(slot.index, 0)
         self._prefilling.clear()
@@ -128,7 +128,13 @@ class Scheduler:
         self._waiting = held
 
     def _try_admit(self, job: Job) -> bool:
-        placement = place(job, self.slots, reuse=self._reuse, min_copy_tokens=self._min_copy_tokens)
+        placement = place(
+            job,
+            self.slots,
+            reuse=self._reuse,
+            min_copy_tokens=self._min_copy_tokens,
+            tile_tokens=self._tile_tokens or 0,
+        )
         if placement is None:
             return False
         slot = placement.slot
@@ -163,7 +169,8 @@ class Scheduler:
         if self._tile_tokens is None:
             return budget
         if slot.in_tiles:
-            return min(budget, slot.num_tiled - slot.num_computed)
+            left, room = slot.num_tiled - slot.num_computed, max(budget, self._tile_tokens)
+            return left if left < room + self._tile_tokens else room  # what is left fills a tile, too
         left = len(slot.tokens) - slot.num_computed
         count = max(1, min(budget, self._tile_tokens - 1, left - 1))
         return count - (count % 2 == 0)
@@ -261,7 +268,8 @@ class Scheduler:
         if slot in self._prefilling:
             self._prefilling.remove(slot)
         self._ticks += 1
-        slot.release(self._ticks)
+        slot.release(self._ticks, num_kept=self._backend.context_tokens - 1)  # room for a row of padding
+        self._backend.truncate(slot.index, slot.num_computed)
         self._close(job, result)
 
     def _close(self, job: Job, result: Result) -> None:

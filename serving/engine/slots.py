@@ -90,9 +90,10 @@ class Slot:
         """Whether the next token to compute belongs to a `tiled` chunk."""
         return self.num_computed < self.num_tiled
 
-    def release(self, clock: int) -> None:
-        """Keep the computed tokens for reuse."""
+    def release(self, clock: int, *, num_kept: int) -> None:
+        """Keep the computed tokens for reuse, so many at most."""
         self.job = None
+        self.num_computed = min(self.num_computed, num_kept)
         del self.tokens[self.num_computed :]
         self._key = array("i", self.tokens).tobytes()
         self.last_used = clock

