@@ -21,13 +21,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from benchmarks import harness
-from ray_jobs.config import EngineActors, load_config
+from ray_jobs.config import EngineActors, JobEngineSettings, load_config
 from ray_jobs.runs import RunFolder, dump_json
 from ray_jobs.stages import cluster, generate, train_worker, tune
 from ray_jobs.stages.block_actor import TOKENS
 from ray_jobs.stages.engine_rows import compute_file
 from ray_jobs.tables import PROMPT_COLUMNS, RowFile, table_of, write_tables
-from serving.engine.settings import EngineSettings
 from serving.engine.types import Request, Result
 
 TEXT = "What would happen to the tides if the moon were half as far away? " * 8
@@ -177,7 +176,7 @@ def time_engines(numbers: Sequence[int], folder: Path) -> dict[str, float]:
     figures = {}
     fewer, more = ROWS_PER_ENGINE
     for number in numbers:
-        pool = EngineActors(actors=number, rows_per_block=16, settings=EngineSettings(cores=1))
+        pool = EngineActors(actors=number, rows_per_block=16, settings=JobEngineSettings(cores=1))
         few, many = (
             answer_rows(number * each, folder / f"engines-{number}-{each}", pool, SteadyActor)["seconds"]
             for each in ROWS_PER_ENGINE
@@ -225,7 +224,7 @@ def main() -> None:
         int(text) for text in (given.rows or ("1000,5000" if given.quick else "1000,10000,100000")).split(",")
     ]
     num_trials = given.trials if given.trials is not None else (4 if given.quick else 16)
-    pool = EngineActors(actors=cluster.usable_cpus(), rows_per_block=16, settings=EngineSettings(cores=1))
+    pool = EngineActors(actors=cluster.usable_cpus(), rows_per_block=16, settings=JobEngineSettings(cores=1))
     start(max([pool.actors, *engines]))
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         figures = time_rows(counts, pool, Path(folder))

@@ -19,11 +19,10 @@ import psutil
 import pytest
 import yaml
 
-from ray_jobs.config import EngineActors
+from ray_jobs.config import EngineActors, JobEngineSettings
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages import cluster
 from ray_jobs.stages.engine_rows import compute_rows
-from serving.engine.settings import EngineSettings
 from tests.chaos.results import compare
 from tests.chaos.stub import echo_job
 
@@ -161,7 +160,9 @@ def test_stages_size_the_cluster_by_kind_and_a_lost_node_loses_no_row(
     assert alive() == []
     assert cluster.engine_cpus() == engine["max_workers"] * engine["resources"]["CPU"]
     assert cluster.trial_capacity("GPU") == kinds["gpu_trial"]["max_workers"]
-    pool = EngineActors(actors=2, rows_per_block=4, settings=EngineSettings(cores=engine["resources"]["CPU"]))
+    pool = EngineActors(
+        actors=2, rows_per_block=4, settings=JobEngineSettings(cores=engine["resources"]["CPU"])
+    )
     rows = [{"id": f"r{number}", "text": "text"} for number in range(200)]
     log = tmp_path / "log"
     seen: list[list[dict[str, float]]] = []

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.config import EngineActors
+from ray_jobs.config import EngineActors, JobEngineSettings
 from ray_jobs.errors import StageFailed
 from ray_jobs.stages.engine_rows import compute_rows
-from serving.engine.settings import EngineSettings
 from tests.chaos.stub import echo_job
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-POOL = EngineActors(actors=2, rows_per_block=8, settings=EngineSettings(cores=1))
+POOL = EngineActors(actors=2, rows_per_block=8, settings=JobEngineSettings(cores=1))
 
 
 def rows_of(count: int, **texts: str) -> list[dict[str, Any]]:
