@@ -118,7 +118,9 @@ def engine(model: str, feedback_tokens: int, slots: int, backend: Literal["llama
     from serving.engine import Engine, EngineSettings
 
     cores = os.cpu_count() or 1
-    settings = EngineSettings(backend=backend, slots=slots, context_tokens=CONTEXT_TOKENS, kv_type="f16")
+    settings = EngineSettings(
+        backend=backend, slots=slots, context_tokens=CONTEXT_TOKENS, kv_type="f16", deterministic="auto"
+    )
     asked = JudgeSettings(
         model=model,
         max_feedback_tokens=feedback_tokens,

@@ -19,6 +19,14 @@ SEND = """
 document.getElementById("input").value = "Name a colour.";
 document.getElementById("form").requestSubmit();
 """
+BESIDE_THE_TEXTS = """
+(() => {
+  const chat = document.getElementById("chat").cloneNode(true);
+  chat.querySelectorAll(".text").forEach(text => text.remove());
+  return chat.textContent.toLowerCase();
+})()
+"""
+"""What the page itself says; a model may well write of bases."""
 
 
 def test_chatting_and_voting(endpoint: Endpoint, tmp_path: Path) -> None:
@@ -49,10 +57,12 @@ def test_chatting_and_voting(endpoint: Endpoint, tmp_path: Path) -> None:
         page.run("document.getElementById('clear').click(); document.getElementById('model').value = 'blind'")
         page.run(SEND)
         page.wait("document.querySelectorAll('.turn button').length === 3", 60)
-        assert "base" not in page.run("document.getElementById('chat').innerText"), "blind until the vote"
+        assert "neither" in page.run(BESIDE_THE_TEXTS)
+        assert "base" not in page.run(BESIDE_THE_TEXTS), "blind until the vote"
         assert page.run("document.documentElement.scrollWidth <= 360"), "nor are two answers"
         page.run("document.querySelector('.turn button').click()")
         page.wait("document.getElementById('chat').innerText.includes('stored as a preference pair')")
+        assert "base" in page.run(BESIDE_THE_TEXTS), "and told by it"
     (row,) = map(json.loads, votes.read_text().splitlines())
     assert {row["chosen_model"], row["rejected_model"]} == {"champion", "base"}
     assert row["chosen"][0] == {"role": "user", "content": "Name a colour."}
