@@ -161,10 +161,10 @@ class LlamaBackend:
         """Whether this build's kernels do on this processor what `_with_company` counts on, by trying: tiles
         at once and in two parts, rows at once and one by one in a crowd."""
         half, end = _TILE_ROWS, 2 * _TILE_ROWS
-        tokens = [(7 * index + 3) % self._num_vocab for index in range(end + 4)]
+        tokens = [(7 * index + 3) % self._num_vocab for index in range(end + 6)]
         at_once = self._logits_of(Chunk(0, 0, tokens[:end], True, True))
         self.decode([Chunk(0, end, tokens[end:-1], False, False)], None)
-        alone = self._logits_of(Chunk(0, end + 3, tokens[-1:], True, False))
+        alone = self._logits_of(Chunk(0, end + 5, tokens[-1:], True, False))
         self.truncate(0, 0)
         self.decode([Chunk(0, 0, tokens[:half], False, True)], None)
         in_parts = self._logits_of(Chunk(0, half, tokens[half:end], True, True))

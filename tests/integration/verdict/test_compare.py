@@ -26,6 +26,7 @@ SETTINGS = (
     "generation.temperature=0.8",
     "generation.candidate_seed=1",
     "engine.settings.context_tokens=512",
+    "engine.settings.deterministic=true",
     "verdict.num_resamples=500",
 )
 Done = subprocess.CompletedProcess[str]
