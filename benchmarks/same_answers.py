@@ -1,9 +1,9 @@
 """How many greedy answers stay the same when others are computed beside them, and what that costs.
 
-Every prompt is answered alone, then all together, then all together in the order reversed: as they come, and
-in `deterministic` mode, in turns. llama.cpp rounds differently for other shapes of a batch, so that two
-tokens that are nearly as likely can change places; from there on the answers differ. Prints the shares of
-equal answers, and tokens per second of both ways.
+All prompts are answered together, then in an engine of its own all in the order reversed, then in another
+one after the other: freely batched, and in `deterministic` mode, in turns. llama.cpp rounds differently for
+other shapes of a batch, so that two tokens that are nearly as likely can change places; from there on the
+answers differ. Prints the shares of equal answers, and tokens per second of all at once and of one by one.
 """
 
 from __future__ import annotations
@@ -34,20 +34,30 @@ def main() -> None:
         for name, each in rates.items():
             settings = together.model_copy(update={"deterministic": name == "deterministic"})
             with Engine.open(model, settings, *own_cores(cores)) as engine:
-                began_s = time.perf_counter()
-                all_at_once = answers(engine, texts, chosen.max_tokens)
-                seconds = time.perf_counter() - began_s
-                each.append(sum(result.num_answer_tokens for result in all_at_once) / seconds)
-                if number == 0:
-                    alone = [answers(engine, [text], chosen.max_tokens)[0] for text in texts]
-                    reverse = answers(engine, texts[::-1], chosen.max_tokens)[::-1]
-                    figures |= compared(f"{name}_alone_vs_together", alone, all_at_once)
-                    figures |= compared(f"{name}_reversed_vs_together", reverse, all_at_once)
+                at_once, rate = timed(engine, [texts], chosen.max_tokens)
+            each.append(rate)
+            if number > 0:
+                continue
+            with Engine.open(model, settings, *own_cores(cores)) as engine:
+                reverse, _ = timed(engine, [texts[::-1]], chosen.max_tokens)
+            with Engine.open(model, settings, *own_cores(cores)) as engine:
+                alone, rate = timed(engine, [[text] for text in texts], chosen.max_tokens)
+            figures |= compared(f"{name}_alone_vs_together", alone, at_once)
+            figures |= compared(f"{name}_reversed_vs_together", reverse[::-1], at_once)
+            figures[f"tokens_per_s_{name}_alone"] = rate
     figures |= {f"tokens_per_s_{name}": statistics.median(each) for name, each in rates.items()}
     ratios = [exact / free for free, exact in zip(rates["batched"], rates["deterministic"], strict=True)]
     figures["deterministic_vs_batched"] = statistics.median(ratios)
     work = {"prompts": num_prompts, "max_tokens": chosen.max_tokens, "rounds": rounds}
     report(figures, work, chosen.json)
+
+
+def timed(engine: Engine, groups: Sequence[Sequence[str]], max_tokens: int) -> tuple[list[Result], float]:
+    """The answers to one group after the other, and how many tokens of them came a second."""
+    began_s = time.perf_counter()
+    found = [result for group in groups for result in answers(engine, group, max_tokens)]
+    seconds = time.perf_counter() - began_s
+    return found, sum(result.num_answer_tokens for result in found) / seconds
 
 
 def answers(engine: Engine, texts: Sequence[str], max_tokens: int) -> list[Result]:

@@ -175,8 +175,7 @@ class EngineJudge(BaseFlowJudgeModel):
     ) -> Completion:
         """Has the judge score after what it has written: `done`, which the prompt holds, then `written`.
 
-        `num_asked`: the prompt's tokens before what the judge has written.
-        `seconds` are those spent on that.
+        `seconds` are those spent on that. `num_asked`: the prompt's tokens before it.
         """
         asked = (*prompt, *self._continuing(written + SCORE_START))
         begun = done + written + SCORE_START

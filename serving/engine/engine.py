@@ -168,6 +168,8 @@ class Engine:
                 "context_length_exceeded",
                 f"the prompt has {len(prompt)} tokens, and the context of {limit} must hold the answer too",
             )
+        if not 0 <= request.num_written <= len(prompt):
+            raise RequestError("bad_request", f"num_written is {request.num_written} of {len(prompt)} tokens")
         if min(prompt) < 0 or max(prompt) >= self._runtime.num_vocab:
             raise RequestError("bad_token", f"a token id is not between 0 and {self._runtime.num_vocab - 1}")
 

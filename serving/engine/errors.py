@@ -31,7 +31,7 @@ class RequestError(EngineError):
 
     `code` is stable and meant for programs: `context_length_exceeded`, `empty_prompt`, `bad_grammar`,
     `bad_json_schema`, `bad_sampling`, `bad_token`, `bad_messages`, `invalid_text`, `unknown_adapter`,
-    `unsupported`, `queue_full`.
+    `bad_request`, `unsupported`, `queue_full`.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -72,3 +72,26 @@ def test_an_adapter_for_another_base_is_refused(model_path: Path, tmp_path: Path
         Engine.open(
             model_path, EngineSettings(pin=False, slots=1, context_tokens=256, adapters={"wide": path})
         )
+
+
+def test_deterministic_answers_of_adapters_depend_on_nothing_else(model_path: Path, tmp_path: Path) -> None:
+    adapters = {
+        name: write_adapter(tmp_path / f"{name}.gguf", seed=seed) for seed, name in enumerate(["x", "y"])
+    }
+    settings = EngineSettings(
+        pin=False, slots=4, context_tokens=384, batch_tokens=128, adapters=adapters, deterministic=True
+    )
+    with Engine.open(model_path, settings) as engine:
+        texts = ("Name a colour.", "Name a fruit.", "A river runs to the sea. " * 20)
+        prompts = [engine.chat.render([{"role": "user", "content": text}]) for text in texts]
+        sampling = Sampling(max_tokens=6, top_logprobs=1)
+        requests = [
+            Request(f"{name}-{number}", prompt, sampling, adapter=name)
+            for number, prompt in enumerate(prompts)
+            for name in (None, "x", "y")
+        ]
+        alone = [engine.generate([request])[0] for request in requests]
+        for together in (engine.generate(requests), engine.generate(requests[::-1])[::-1]):
+            assert [one.tokens for one in together] == [one.tokens for one in alone]
+            assert [one.logprobs for one in together] == [one.logprobs for one in alone]
+    assert len({one.logprobs[0].logprob for one in alone if one.logprobs}) == len(alone), "adapters matter"

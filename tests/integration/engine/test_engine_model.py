@@ -353,6 +353,8 @@ def test_half_characters_are_never_streamed(engine: Engine) -> None:
         (Request("a", (1,), Sampling(stop=("",))), "bad_sampling"),
         (Request("a", (1,), Sampling(logit_bias={10**9: 1.0})), "bad_sampling"),
         (Request("a", (1,), adapter="none"), "unknown_adapter"),
+        (Request("a", (1,), num_written=2), "bad_request"),
+        (Request("a", (1,), num_written=-1), "bad_request"),
     ],
 )
 def test_a_bad_request_is_refused_by_code_and_the_rest_live(
