@@ -17,13 +17,13 @@ import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.orpo_trainers import make_trainer
 from ray_jobs.orpo.settings import LoraSettings, TrainingSettings
 from ray_jobs.orpo.tokens import PairTokens, TokenizedPairs, tokenize_pairs
 from ray_jobs.records import Pair, messages_from
@@ -143,7 +143,8 @@ def run_worker(name: str, case: str, steps: int) -> None:
 
     pairs = pairs_of(case)
     pairs = [*pairs[:PAIRS_PER_STEP] * WARM_UP[name], *pairs[PAIRS_PER_STEP:]][: steps * PAIRS_PER_STEP]
-    trainer = make_trainer(name, pairs, steps)
+    torch.set_num_threads(os.cpu_count() or 1)
+    trainer = make_trainer(name, model_dir(), pairs, settings_of(steps), torch.device("cpu"))
 
     class Turns(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_args: Any, **_kwargs: Any) -> None:
@@ -197,47 +198,6 @@ def settings_of(steps: int, **changes: Any) -> TrainingSettings:
         "logging_steps": 10**6,
     }
     return TrainingSettings(**(fields | changes))
-
-
-def make_trainer(name: str, pairs: Sequence[PairTokens], steps: int) -> Any:
-    """TRL's trainer as it is, or ours without evaluation and checkpoints; both meet the pairs in order."""
-    import torch
-
-    from ray_jobs.orpo import packed_trainer
-    from ray_jobs.orpo.models import load_model, load_tokenizer
-    from ray_jobs.orpo.plan import StepPlan
-    from ray_jobs.orpo.trainer import Job, TrlRows
-    from ray_jobs.orpo.training import build_trainer, trainer_arguments
-
-    torch.set_num_threads(os.cpu_count() or 1)
-    folder, settings = tempfile.mkdtemp(prefix="orpo-step-"), settings_of(steps)
-    tokenizer = load_tokenizer(model_dir())
-    if name == "trl":
-        from torch.utils.data import SequentialSampler
-        from trl.experimental.orpo import ORPOTrainer
-
-        # weights in bf16 as well as autocast: TRL's faster way to run on this hardware
-        args = trainer_arguments(settings.model_copy(update={"step": "trl"}), folder, torch.device("cpu"))
-        args.per_device_train_batch_size, args.gradient_accumulation_steps = PAIRS_PER_STEP, 1
-        model = load_model(model_dir(), settings, torch.device("cpu"))
-        trainer = ORPOTrainer(
-            model=model, args=args, processing_class=tokenizer, train_dataset=TrlRows(pairs)
-        )
-        trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
-        return trainer
-    job = Job(settings, tokenizer, pairs, pairs[:1], lambda *_: None, None)
-    trainer, _ = build_trainer(job, model_dir(), folder)
-    trainer.evaluate = lambda *_args, **_kwargs: {}
-    trainer._save_checkpoint = lambda *_args, **_kwargs: None
-    batches = [range(start, start + PAIRS_PER_STEP) for start in range(0, len(pairs), PAIRS_PER_STEP)]
-    trainer.plans = [
-        StepPlan(
-            (tuple(batch),), len(batch), sum(len(pairs[i].prompt) + len(pairs[i].chosen) - 1 for i in batch)
-        )
-        for batch in batches
-    ]
-    assert isinstance(trainer, packed_trainer.PackedTrainer)
-    return trainer
 
 
 def model_dir() -> str:

@@ -1,20 +1,21 @@
 """Attention within packed pairs: an answer sees its prompt and itself, and nothing of other answers or pairs.
 
-Three ways to compute it: on GPUs FlexAttention, one kernel for the whole row that skips what is not
-seen; elsewhere, and where torch.compile does not work, PyTorch's own attention pair by pair; and in
-fused layers on CPU matrix products over blocks (attention_blocks.py).
+Three ways to compute it: on GPUs FlashAttention's kernels for the whole row (attention_varlen.py); in
+fused layers on CPU matrix products over blocks (attention_blocks.py); elsewhere PyTorch's own attention
+pair by pair.
 
 Legend: T tokens of a row, H query heads, K key heads, C channels of a head.
 """
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ray_jobs.orpo import attention_varlen
+from ray_jobs.orpo.attention_varlen import VarlenAttention
 from ray_jobs.orpo.packing import Span
 
 ATTENTION_NAME = "packed_pairs"
@@ -63,8 +64,10 @@ def attend(
     """
     if window is not None and all(longest_sequence(span) <= window for span in spans):
         window = None
-    if query_1HTC.device.type == "cuda" and _compiled_flex_attention() is not None:
-        return attend_row(query_1HTC, key_1KTC, value_1KTC, spans, scaling, window)
+    if attention_varlen.has_kernel(query_1HTC, query_1HTC.shape[-1]):
+        q_THC, k_TKC, v_TKC = (x[0].transpose(0, 1) for x in (query_1HTC, key_1KTC, value_1KTC))
+        attended_THC: Tensor = VarlenAttention.apply(q_THC, k_TKC, v_TKC, spans, scaling, window)
+        return attended_THC.transpose(0, 1)[None]
     return attend_pairs(query_1HTC, key_1KTC, value_1KTC, spans, scaling, window)
 
 
@@ -117,53 +120,3 @@ def _attend_rejected(
     value = torch.cat([value_1HTC[:, :, prompt], value_1HTC[:, :, rejected]], dim=2)
     sees = _seen(span.num_prompt, span.num_rejected, window, key.device)
     return scaled_dot_product_attention(query_1HTC[:, :, rejected], key, value, attn_mask=sees, scale=scaling)
-
-
-def attend_row(
-    query_1HTC: Tensor,
-    key_1KTC: Tensor,
-    value_1KTC: Tensor,
-    spans: tuple[Span, ...],
-    scaling: float | None,
-    window: int | None = None,
-) -> Tensor:
-    """One FlexAttention call for the row; uncompiled (on CPU) it is right but slow."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    attention = (_compiled_flex_attention() if query_1HTC.is_cuda else None) or flex_attention
-    mask = _block_mask(spans, window, query_1HTC.device)
-    out: Tensor = attention(query_1HTC, key_1KTC, value_1KTC, block_mask=mask, scale=scaling, enable_gqa=True)
-    return out
-
-
-@cache
-def _compiled_flex_attention() -> Any:
-    """FlexAttention compiled, or None where torch.compile has no working compiler."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    from ray_jobs.orpo.kernels import why_not_compiled
-
-    return None if why_not_compiled() else torch.compile(flex_attention, dynamic=True)
-
-
-@lru_cache(maxsize=4)  # the layers of a forward pass share one mask, or one with and one without a window
-def _block_mask(spans: tuple[Span, ...], window: int | None, device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    lengths = [length for span in spans for length in (span.num_prompt, span.num_chosen, span.num_rejected)]
-    part_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
-    position_T = torch.tensor([position for span in spans for position in _positions(span)], device=device)
-
-    def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        own, other = part_T[query], part_T[key]
-        is_own_prompt = other == own - own % 3
-        seen = (key <= query) & ((own == other) | is_own_prompt)
-        return seen if window is None else seen & (position_T[query] - position_T[key] < window)
-
-    return create_block_mask(sees, None, None, len(part_T), len(part_T), device=device)
-
-
-def _positions(span: Span) -> list[int]:
-    """Positions of a pair's tokens: the rejected answer takes those after the prompt again."""
-    chosen = range(span.num_prompt + span.num_chosen)
-    return [*chosen, *range(span.num_prompt, span.num_prompt + span.num_rejected)]

@@ -1,7 +1,7 @@
 """The passes over memory between matrix products, each as one small pure function.
 
-They run as they are, or fused by torch.compile (`use_compiled`) into one vectorised loop each, where a
-compiler works. Arithmetic is in fp32 whatever the tensors' type.
+They run as they are, or in one pass each (`use_compiled`): fused by torch.compile on CPU, where a compiler
+works, and written out in Triton for GPUs (kernels_triton.py). Arithmetic is in fp32 whatever the type.
 
 Legend: T tokens, D hidden channels, F feed-forward channels, G groups of query heads that share a key
 head, R query rows of a group (positions x heads in the group), S keys seen, C channels of a head, N
@@ -41,17 +41,19 @@ def rms_norm_backward(
     return (residual_TD.float() + rstd_T1 * (scaled_TD - unit_TD * along_T1)).to(x_TD.dtype)
 
 
-def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
-    return (torch.nn.functional.silu(gate_TF.float()) * up_TF.float()).to(gate_TF.dtype)
+def swiglu(gate_up_TF: Tensor) -> Tensor:
+    """silu(gate) * up, of gate and up side by side: [T, 2 F] to [T, F]."""
+    gate, up = gate_up_TF.float().chunk(2, dim=1)
+    return (torch.nn.functional.silu(gate) * up).to(gate_up_TF.dtype)
 
 
-def swiglu_backward(grad_TF: Tensor, gate_TF: Tensor, up_TF: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients in gate and up."""
-    gate, up, grad = gate_TF.float(), up_TF.float(), grad_TF.float()
+def swiglu_backward(grad_TF: Tensor, gate_up_TF: Tensor) -> Tensor:
+    """Gradients in gate and up, side by side."""
+    gate, up = gate_up_TF.float().chunk(2, dim=1)
+    grad = grad_TF.float()
     sigmoid = torch.sigmoid(gate)
     silu = gate * sigmoid
-    grad_gate = grad * up * sigmoid * (1 + gate - silu)
-    return grad_gate.to(gate_TF.dtype), (grad * silu).to(gate_TF.dtype)
+    return torch.cat((grad * up * sigmoid * (1 + gate - silu), grad * silu), dim=1).to(gate_up_TF.dtype)
 
 
 def rotate(x_THC: Tensor, cos_TC: Tensor, sin_TC: Tensor, groups: int) -> Tensor:
@@ -72,6 +74,40 @@ def rotate_back(grad_GTRC: Tensor, cos_TC: Tensor, sin_TC: Tensor, like: Tensor)
     sin = grad * sin_TC.float()[:, None]
     turned = torch.cat((sin[..., half:], -sin[..., :half]), dim=-1)
     return (grad * cos_TC.float()[:, None] + turned).to(like.dtype)
+
+
+def rotate_heads(qkv_TE: Tensor, cos_TC: Tensor, sin_TC: Tensor, num_turned: int) -> Tensor:
+    """Rotary position embedding of the first `num_turned` of the heads side by side in a row."""
+    x_THC = qkv_TE.unflatten(1, (-1, cos_TC.shape[1]))
+    turned_THC = rotate(x_THC[:, :num_turned], cos_TC, sin_TC, 1)[0]
+    return torch.cat((turned_THC, x_THC[:, num_turned:]), dim=1).flatten(1)
+
+
+def rotate_heads_back(
+    grad_q_THC: Tensor,
+    grad_k_SKC: Tensor,
+    grad_v_SKC: Tensor,
+    own_T: Tensor,
+    again_T: Tensor,
+    cos_TC: Tensor,
+    sin_TC: Tensor,
+) -> Tensor:
+    """Gradient of `rotate_heads`, from that in queries, keys and values.
+
+    Token t's key and value lie at own_T[t] and, where again_T[t] is not -1, there too.
+    """
+    twice_T = (again_T >= 0)[:, None, None]
+    grad_k_TKC, grad_v_TKC = (
+        grad_SKC[own_T].float() + torch.where(twice_T, grad_SKC[again_T.clamp(min=0)], 0.0).float()
+        for grad_SKC in (grad_k_SKC, grad_v_SKC)
+    )
+    like_q, like_k = grad_q_THC, grad_q_THC.new_empty(grad_k_TKC.shape)
+    parts = (
+        rotate_back(grad_q_THC[None], cos_TC, sin_TC, like_q),
+        rotate_back(grad_k_TKC[None], cos_TC, sin_TC, like_k),
+        grad_v_TKC.to(grad_q_THC.dtype),
+    )
+    return torch.cat(parts, dim=1).flatten(1)
 
 
 def grouped_with_delta(grad_THC: Tensor, out_THC: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -147,29 +183,45 @@ _KERNELS = (
     log_softmax_at,
     softmax_in_place,
 )
-_COMPILED: dict[Callable[..., Any], Callable[..., Any]] = {}
+_FAST: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
 def run(kernel: Callable[..., Any], *args: Any) -> Any:
-    """Call a kernel, compiled if `use_compiled` was asked for."""
-    return _COMPILED.get(kernel, kernel)(*args)
+    """Call a kernel, in its fast form if `use_compiled` was asked for."""
+    return _FAST.get(kernel, kernel)(*args)
 
 
-def use_compiled(wanted: bool) -> bool:
-    """Switch compiled kernels on or off for this process; returns whether they are on.
+def use_compiled(wanted: bool, device: str = "cpu") -> bool:
+    """Switch fast kernels on or off for this process; returns whether they are on.
 
-    Stays off, with a logged reason, where torch.compile has no working compiler.
+    Stays off, with a logged reason, where there is no working compiler for them.
     """
-    _COMPILED.clear()
+    _FAST.clear()
     if not wanted:
         return False
-    reason = why_not_compiled()
+    reason = why_no_triton() if device == "cuda" else why_not_compiled()
     if reason:
         logger.warning("kernels run uncompiled: %s", reason)
         return False
-    for kernel in _KERNELS:
-        _COMPILED[kernel] = torch.compile(kernel, dynamic=True)
+    if device == "cuda":
+        from ray_jobs.orpo.kernels_triton import FAST
+
+        _FAST.update({globals()[name]: fast for name, fast in FAST.items()})
+    else:
+        _FAST.update({kernel: torch.compile(kernel, dynamic=True) for kernel in _KERNELS})
     return True
+
+
+@cache
+def why_no_triton() -> str | None:
+    """Why kernels written in Triton do not run in this process, or None if they do."""
+    try:
+        from ray_jobs.orpo.kernels_triton import swiglu as fast
+
+        fast(torch.ones(3, 64, device="cuda"))
+    except Exception as error:  # Triton raises whatever the compiler or the loader does
+        return _first_line(error)
+    return None
 
 
 @cache
@@ -180,7 +232,11 @@ def why_not_compiled() -> str | None:
 
         # kernels this small compile faster in this process than in a pool of helper processes
         torch._inductor.config.compile_threads = 1
-        torch.compile(swiglu, dynamic=True)(torch.ones(3, 32), torch.ones(3, 32))
+        torch.compile(swiglu, dynamic=True)(torch.ones(3, 64))
     except Exception as error:  # inductor raises whatever the compiler or the loader does
-        return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        return _first_line(error)
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,9 +1,9 @@
-"""Linear layers with adapters as a few large matrix products, forward and backward.
+"""Linear layers on one input as one, with their adapters, as few large matrix products.
 
-An adapter adds (x @ down.T) @ up.T to x @ weight.T. Layers on the same input share the products with
-their downs. Adapters stay in fp32 as parameters and are rounded to the activations' type when used.
+An adapter adds (x @ down.T) @ up.T to x @ weight.T. Adapters stay in fp32 as parameters and are rounded to
+the activations' type when used.
 
-Legend: T tokens, D inputs of a layer, E outputs of it, R rank of an adapter (of all that share an input).
+Legend: T tokens, D inputs, E outputs of all the layers on them, R ranks of all their adapters.
 """
 
 from collections.abc import Sequence
@@ -11,96 +11,80 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 TENSORS = 4
 """Tensors that a Linear flattens to."""
+Block = tuple[slice, slice]
+"""One layer's outputs among all, and its adapter's ranks among all."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """One layer's tensors, in the type of its input; `up` carries the adapter's scale."""
+    """Layers on one input, in its type; one layer's rows follow the other's.
+
+    `up_ER` carries the adapters' scale and is zero but for the `blocks`.
+    """
 
     weight_ED: Tensor
     bias_E: Tensor | None
     down_RD: Tensor | None
     up_ER: Tensor | None
+    blocks: tuple[Block, ...] = ()
 
     def flatten(self) -> tuple[Tensor | None, ...]:
         return self.weight_ED, self.bias_E, self.down_RD, self.up_ER
 
     @classmethod
-    def unflatten(cls, tensors: Sequence[Tensor | None]) -> list[Self]:
-        starts = range(0, len(tensors), TENSORS)
-        return [cls(*tensors[start : start + TENSORS]) for start in starts]
+    def unflatten(cls, tensors: Sequence[Any], blocks: tuple[Block, ...]) -> Self:
+        weight_ED, bias_E, down_RD, up_ER = tensors
+        return cls(weight_ED, bias_E, down_RD, up_ER, blocks)
 
     @property
-    def rank(self) -> int:
-        return 0 if self.down_RD is None else len(self.down_RD)
+    def products(self) -> Sequence[Block]:
+        """Into which products with `up_ER` to split: on a GPU one, which reads and writes everything once."""
+        return ((slice(None), slice(None)),) if self.weight_ED.is_cuda else self.blocks
 
 
-def linear_of(module: nn.Module, dtype: torch.dtype) -> Linear:
-    """A linear layer's tensors, with its adapter if PEFT put one on it."""
-    layer: Any = module
-    base = getattr(layer, "base_layer", layer)
-    bias = None if base.bias is None else base.bias.to(dtype)
-    if base is layer:
-        return Linear(base.weight.to(dtype), bias, None, None)
-    (name,) = layer.active_adapters
-    up_ER = (layer.lora_B[name].weight * layer.scaling[name]).to(dtype)
-    return Linear(base.weight.to(dtype), bias, layer.lora_A[name].weight.to(dtype), up_ER)
-
-
-def forward(
-    x_TD: Tensor, linears: Sequence[Linear], residual_TE: Tensor | None = None
-) -> tuple[list[Tensor], Tensor | None]:
-    """Outputs of the layers on one input (plus a residual), and what the adapters' downs made of it."""
-    downs = [linear.down_RD for linear in linears if linear.down_RD is not None]
-    inner_TR = x_TD @ torch.cat(downs).t() if downs else None
-    outs = []
-    start = 0
-    for linear in linears:
-        weight_DE = linear.weight_ED.t()
-        out_TE = x_TD @ weight_DE if residual_TE is None else torch.addmm(residual_TE, x_TD, weight_DE)
-        if linear.bias_E is not None:
-            out_TE += linear.bias_E
-        if inner_TR is not None and linear.up_ER is not None:
-            out_TE.addmm_(inner_TR[:, start : start + linear.rank], linear.up_ER.t())
-        start += linear.rank
-        outs.append(out_TE)
-    return outs, inner_TR
+def forward(x_TD: Tensor, linear: Linear, residual_TE: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Outputs (plus a residual), and what the adapters' downs made of the input."""
+    weight_DE = linear.weight_ED.t()
+    out_TE = x_TD @ weight_DE if residual_TE is None else torch.addmm(residual_TE, x_TD, weight_DE)
+    if linear.bias_E is not None:
+        out_TE += linear.bias_E
+    if linear.down_RD is None or linear.up_ER is None:
+        return out_TE, None
+    inner_TR = x_TD @ linear.down_RD.t()
+    for rows, ranks in linear.products:
+        out_TE[:, rows].addmm_(inner_TR[:, ranks], linear.up_ER[rows, ranks].t())
+    return out_TE, inner_TR
 
 
 def backward(
-    x_TD: Tensor,
-    inner_TR: Tensor | None,
-    linears: Sequence[Linear],
-    grads: Sequence[Tensor],
-    needed: Sequence[bool],
+    x_TD: Tensor, inner_TR: Tensor | None, linear: Linear, grad_TE: Tensor, needed: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Gradient in the common input, and in the layers' flattened tensors where needed."""
-    grad_inner = [
-        grad @ linear.up_ER for linear, grad in zip(linears, grads, strict=True) if linear.up_ER is not None
+    """Gradient in the input, and in the flattened tensors where needed."""
+    grad_TD = grad_TE @ linear.weight_ED
+    of_tensors: list[Tensor | None] = [
+        grad_TE.t() @ x_TD if needed[0] else None,
+        grad_TE.sum(0) if needed[1] else None,
+        None,
+        None,
     ]
-    grad_inner_TR = torch.cat(grad_inner, dim=1) if grad_inner else None
-    grad_TD = grads[0] @ linears[0].weight_ED
-    for linear, grad_TE in zip(linears[1:], grads[1:], strict=True):
-        grad_TD.addmm_(grad_TE, linear.weight_ED)
-    grad_down_RD = None
-    if grad_inner_TR is not None:
-        downs = [linear.down_RD for linear in linears if linear.down_RD is not None]
-        grad_TD.addmm_(grad_inner_TR, torch.cat(downs))
-        grad_down_RD = grad_inner_TR.t() @ x_TD
-    of_tensors: list[Tensor | None] = []
-    start = 0
-    for index, (linear, grad_TE) in enumerate(zip(linears, grads, strict=True)):
-        rows = slice(start, start + linear.rank)
-        needs_weight, needs_bias = needed[TENSORS * index], needed[TENSORS * index + 1]
-        of_tensors += [
-            grad_TE.t() @ x_TD if needs_weight else None,
-            grad_TE.sum(0) if needs_bias else None,
-            None if grad_down_RD is None or not linear.rank else grad_down_RD[rows],
-            None if inner_TR is None or not linear.rank else grad_TE.t() @ inner_TR[:, rows],
-        ]
-        start += linear.rank
+    if inner_TR is None or linear.down_RD is None or linear.up_ER is None:
+        return grad_TD, of_tensors
+    products = linear.products
+    inners = [grad_TE[:, rows] @ linear.up_ER[rows, ranks] for rows, ranks in products]
+    grad_inner_TR = torch.cat(inners, dim=1) if len(inners) > 1 else inners[0]
+    grad_TD.addmm_(grad_inner_TR, linear.down_RD)
+    of_tensors[2] = grad_inner_TR.t() @ x_TD
+    of_ups = [grad_TE[:, rows].t() @ inner_TR[:, ranks] for rows, ranks in products]
+    of_tensors[3] = of_ups[0] if len(of_ups) == 1 else _in_blocks(of_ups, products, linear.up_ER)
     return grad_TD, of_tensors
+
+
+def _in_blocks(parts: Sequence[Tensor], blocks: Sequence[Block], like_ER: Tensor) -> Tensor:
+    whole_ER = torch.zeros_like(like_ER)
+    for part, (rows, ranks) in zip(parts, blocks, strict=True):
+        whole_ER[rows, ranks] = part
+    return whole_ER

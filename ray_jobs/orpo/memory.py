@@ -21,6 +21,8 @@ FUSED_FAMILIES = frozenset({"llama", "mistral", "qwen2"})
 """Architectures (`model_type`) whose decoder layer is RMS norm, rotary attention and SwiGLU."""
 UNFUSED = 3.0
 """What layers as transformers writes them keep for the backward pass, in times of what fused ones keep."""
+WITH_DORA = 5.0
+"""The same with DoRA, which keeps every layer's output with and without its adapter."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def _activations(shape: Shape, settings: TrainingSettings, width: int) -> float:
     if settings.lora is not None:
         kept += 7 * width * settings.lora.rank
     if not _is_fused(shape, settings):
-        kept = int(UNFUSED * kept)
+        has_dora = settings.lora is not None and settings.lora.dora
+        kept = int((WITH_DORA if has_dora else UNFUSED) * kept)
     if settings.gradient_checkpointing:  # a layer's input each, and all of the one that is computed again
         per_token = shape.layers * shape.hidden * width + kept
     else:

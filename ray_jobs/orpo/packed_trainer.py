@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,6 +37,28 @@ class PackedTrainer(TrlTrainer):
             job.train_pairs, job.settings, rank=args.process_index, num_workers=args.world_size
         )
 
+        self._packed: dict[int, list[PackedPairs]] = {}
+        # walking through a thousand modules costs milliseconds, in which a GPU idles: not at every step
+        self._trains = False
+        if not self.is_deepspeed_enabled:
+            model.zero_grad = self._zero_grad
+
+    def _zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self.trained_parameters:
+            if set_to_none:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.zero_()
+
+    @cached_property
+    def trained_parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if self.is_deepspeed_enabled:
+            return super()._clip_grad_norm(model)
+        return self.accelerator.clip_grad_norm_(self.trained_parameters, self.args.max_grad_norm)
+
     def get_train_dataloader(self) -> DataLoader[dict[str, StepPlan]]:
         steps = [{"plan": plan} for plan in self.plans]
         return DataLoader(steps, batch_size=1, shuffle=False, collate_fn=lambda batch: batch[0])
@@ -44,17 +67,25 @@ class PackedTrainer(TrlTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         del num_items_in_batch
-        model.train()
+        if not self._trains:
+            model.train()
+            self._trains = True
         plan: StepPlan = inputs["plan"]
         sums = torch.zeros(6, dtype=torch.float64, device=self.args.device)
         flops = 0.0
-        for number, row in enumerate(plan.rows, start=1):
-            packed = pack([self.job.train_pairs[index] for index in row], self.args.device)
+        rows = self._packed.pop(id(plan), None) or self._pack(plan)
+        for number, packed in enumerate(rows, start=1):
             sums += self._forward_backward(model, packed, plan, is_last=number == len(plan.rows))
             flops += self.flops.of_rows(packed.spans, len(packed.label_N))
+        following = self.state.global_step + 1
+        if following < len(self.plans):  # while the device computes
+            self._packed = {id(self.plans[following]): self._pack(self.plans[following])}
         values = self.summed_over_workers([*sums.tolist(), flops])
         self._record_step(values, plan)
         return torch.tensor(values[0], dtype=torch.float32, device=self.args.device)
+
+    def _pack(self, plan: StepPlan) -> list[PackedPairs]:
+        return [pack([self.job.train_pairs[index] for index in row], self.args.device) for row in plan.rows]
 
     def _forward_backward(
         self, model: nn.Module, packed: PackedPairs, plan: StepPlan, *, is_last: bool
@@ -89,6 +120,7 @@ class PackedTrainer(TrlTrainer):
         self.record(figures)
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        self._trains = False
         sharded = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
         scores = score_pairs(
             self.model_wrapped if sharded else self.model,

@@ -6,14 +6,18 @@ answers take the positions right after the prompt again, as if the chosen answer
 Legend: T tokens of a row, B pairs in it, N predicted tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ray_jobs.orpo.tokens import PairTokens
+
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -86,37 +90,37 @@ def pack(pairs: Sequence[PairTokens], device: torch.device | str = "cpu") -> Pac
     assert pairs, "a row holds at least one pair"
     spans: list[Span] = []
     ids: list[int] = []
-    positions: list[int] = []
     for pair in pairs:
-        span = Span(len(ids), len(pair.prompt), len(pair.chosen), len(pair.rejected))
-        spans.append(span)
+        spans.append(Span(len(ids), len(pair.prompt), len(pair.chosen), len(pair.rejected)))
         ids += [*pair.prompt, *pair.chosen, *pair.rejected]
-        positions += range(span.num_prompt + span.num_chosen)
-        positions += range(span.num_prompt, span.num_prompt + span.num_rejected)
-    predictors, labels, answers = _predictions(spans)
-
-    def tensor(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=device)
-
-    ids_T = tensor(ids)
-    return PackedPairs(
-        tuple(spans), ids_T, tensor(positions), tensor(predictors), ids_T[tensor(labels)], tensor(answers)
+    ids_T = np.array(ids)
+    positions_T, predictor_N, label_N, answer_N = (
+        np.concatenate(parts) for parts in zip(*_numbers_of(spans), strict=True)
     )
+    arrays = ids_T, positions_T, predictor_N, ids_T[label_N], answer_N
+    return PackedPairs(tuple(spans), *(to_device(array, device) for array in arrays))
 
 
-def _predictions(spans: Sequence[Span]) -> tuple[list[int], list[int], list[int]]:
-    """For each predicted token: the position that predicts it, its own position, and its answer."""
-    predictors: list[int] = []
-    labels: list[int] = []
-    answers: list[int] = []
+def _numbers_of(spans: Sequence[Span]) -> Iterator[tuple[Numbers, Numbers, Numbers, Numbers]]:
+    """For each pair its tokens' positions; and for each predicted token the place that predicts it, its own
+    place, and its answer."""
     for pair, span in enumerate(spans):
-        labels += range(span.start + 1, span.end)
-        predictors += range(span.start, span.rejected - 1)
+        places = np.arange(span.start, span.end)
+        positions = places - span.start
+        positions[span.rejected - span.start :] -= span.num_chosen
+        predictors = places[:-1].copy()
         # the last prompt token predicts the first token of both answers
-        predictors += [span.answers - 1, *range(span.rejected, span.end - 1)]
-        answers += [2 * len(spans) + pair] * (span.num_prompt - 1)
-        answers += [pair] * span.num_chosen + [len(spans) + pair] * span.num_rejected
-    return predictors, labels, answers
+        predictors[span.rejected - span.start - 1] = span.answers - 1
+        answers = (2 * len(spans) + pair, pair, len(spans) + pair)
+        counts = (span.num_prompt - 1, span.num_chosen, span.num_rejected)
+        yield positions, predictors, places[1:], np.repeat(answers, counts)
+
+
+def to_device(numbers: Numbers, device: torch.device | str) -> Tensor:
+    """Whole numbers as a tensor, copied to a GPU while it still computes."""
+    tensor = torch.from_numpy(numbers.astype(np.int64, copy=False))
+    is_cuda = torch.device(device).type == "cuda"
+    return tensor.pin_memory().to(device, non_blocking=True) if is_cuda else tensor.to(device)
 
 
 def split_by_budget(num_tokens: Sequence[int], budget: int) -> list[list[int]]:

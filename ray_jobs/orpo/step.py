@@ -42,11 +42,16 @@ def enable_packed_step(causal_lm: nn.Module) -> None:
 
 
 def _packed_forward(self: Any, packed: PackedPairs, **_kwargs: Any) -> PairLogps:
+    joined = getattr(self, "joined_linears", None)  # of fused layers
+    options = (
+        {} if joined is None else {"linears": joined.prepare(_dtype(self.get_input_embeddings().weight))}
+    )
     hidden_1TD = self.get_decoder()(
         input_ids=packed.input_ids_T[None],
         position_ids=packed.position_ids_T[None],
         use_cache=False,
         spans=packed.spans,
+        **options,
     ).last_hidden_state
     logps_N = self.get_output_embeddings()(hidden_1TD[0], packed)
     return summarize(logps_N, packed)
@@ -54,10 +59,15 @@ def _packed_forward(self: Any, packed: PackedPairs, **_kwargs: Any) -> PairLogps
 
 def _output_forward(self: nn.Linear, hidden_TD: Tensor, packed: PackedPairs) -> Tensor:
     # inside the output layer's own forward, where ZeRO-3 has gathered its weight
-    device = hidden_TD.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
-    with torch.autocast(device, enabled=False):
+    dtype = _dtype(self.weight)
+    with torch.autocast(hidden_TD.device.type, enabled=False):
         return token_logps(hidden_TD.to(dtype)[packed.predictor_N], self.weight, packed.label_N)
+
+
+def _dtype(weight: Tensor) -> torch.dtype:
+    """The type that matrix products run in: autocast's, else the weights' own."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def summarize(logps_N: Tensor, packed: PackedPairs) -> PairLogps:

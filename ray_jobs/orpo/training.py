@@ -145,14 +145,16 @@ def prepare_packed_step(model: Any, settings: TrainingSettings, tokens_per_pair:
     """Give a loaded model the packed step, as fast as the model, the settings and the machine allow."""
     from ray_jobs.orpo import kernels
     from ray_jobs.orpo.fused import fuse_layers, why_not_fused
-    from ray_jobs.orpo.models import attention_window, causal_lm_of
+    from ray_jobs.orpo.models import attention_window, causal_lm_of, training_device
     from ray_jobs.orpo.step import enable_packed_step
 
     causal_lm = causal_lm_of(model)
     enable_packed_step(causal_lm)
     num_tokens = settings.num_steps * settings.pairs_per_step * tokens_per_pair
     wanted = settings.compile == "on" or (settings.compile == "auto" and num_tokens >= MIN_TOKENS_TO_COMPILE)
-    logger.info("compiled kernels: %s", "on" if kernels.use_compiled(wanted) else "off")
+    logger.info(
+        "compiled kernels: %s", "on" if kernels.use_compiled(wanted, training_device().type) else "off"
+    )
     stage = (settings.deepspeed or {}).get("zero_optimization", {}).get("stage", 0)
     window = attention_window(causal_lm.config)
     if stage == 3:

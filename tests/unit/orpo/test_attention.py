@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ray_jobs.orpo import attention_blocks
-from ray_jobs.orpo.attention import attend_pairs, attend_row
+from ray_jobs.orpo.attention import attend_pairs
 from ray_jobs.orpo.attention_blocks import BlockAttention, blocks_of
 from ray_jobs.orpo.packing import pack
 from tests.unit.orpo.tiny import random_pairs
@@ -73,23 +73,13 @@ def test_output_and_gradients_equal_dense_attention(
         torch.testing.assert_close(x.grad.double(), y.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("key_heads", [1, 2, 6])
-def test_one_call_for_the_row_equals_dense_attention(key_heads: int) -> None:
-    torch.manual_seed(0)
-    inputs = [torch.randn(NUM_TOKENS, heads, 8) for heads in (6, key_heads, key_heads)]
-    with torch.no_grad():  # its backward pass exists on GPUs only
-        got = in_transformers_layout(attend_row)(*inputs)
-    torch.testing.assert_close(got, dense(*inputs), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("attend", [attend_pairs, attend_row])
 @pytest.mark.parametrize("window", [1, 5, 40, 1000])
-def test_a_window_hides_what_lies_further_back(attend: Attention, window: int) -> None:
+def test_a_window_hides_what_lies_further_back(window: int) -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(NUM_TOKENS, heads, 8) for heads in (6, 2, 2)]
     query, key, value = (x.transpose(0, 1)[None] for x in inputs)
     with torch.no_grad():
-        got = attend(query, key, value, SPANS, SCALE, window)[0].transpose(0, 1)
+        got = attend_pairs(query, key, value, SPANS, SCALE, window)[0].transpose(0, 1)
     torch.testing.assert_close(got, dense(*inputs, window), rtol=1e-4, atol=1e-5)
 
 
