@@ -49,7 +49,11 @@ class PackedTrainer(TrlTrainer):
         sums = torch.zeros(6, dtype=torch.float64, device=self.args.device)
         flops = 0.0
         for number, row in enumerate(plan.rows, start=1):
-            packed = pack([self.job.train_pairs[index] for index in row], self.args.device)
+            packed = pack(
+                [self.job.train_pairs[index] for index in row],
+                self.args.device,
+                learns_prompts=self.settings.learns_prompts,
+            )
             sums += self._forward_backward(model, packed, plan, is_last=number == len(plan.rows))
             flops += self.flops.of_rows(packed.spans, len(packed.label_N))
         values = self.summed_over_workers([*sums.tolist(), flops])
@@ -97,6 +101,7 @@ class PackedTrainer(TrlTrainer):
             device=self.args.device,
             rank=self.args.process_index,
             num_workers=self.args.world_size,
+            learns_prompts=self.settings.learns_prompts,
         )
         figures = scores.figures(self.settings.beta)
         self.log({f"eval_{name.removeprefix('heldout_')}": value for name, value in figures.items()})

@@ -54,6 +54,8 @@ class PackedPairs:
     predictor_N: Tensor
     label_N: Tensor
     answer_N: Tensor
+    learns_prompts: bool = True
+    """Whether the prompts' tokens are among those predicted."""
 
     @property
     def num_pairs(self) -> int:
@@ -71,7 +73,8 @@ class PackedPairs:
     @property
     def num_nll_tokens(self) -> int:
         """Predicted tokens of prompts and chosen answers; the first token of a prompt is not predicted."""
-        return sum(span.num_prompt + span.num_chosen - 1 for span in self.spans)
+        of_prompts = sum(span.num_prompt - 1 for span in self.spans) if self.learns_prompts else 0
+        return of_prompts + sum(span.num_chosen for span in self.spans)
 
     @cached_property
     def num_answer_tokens_2B(self) -> Tensor:
@@ -81,7 +84,9 @@ class PackedPairs:
         return torch.tensor(chosen + rejected, dtype=torch.float32, device=self.label_N.device)
 
 
-def pack(pairs: Sequence[PairTokens], device: torch.device | str = "cpu") -> PackedPairs:
+def pack(
+    pairs: Sequence[PairTokens], device: torch.device | str = "cpu", *, learns_prompts: bool = True
+) -> PackedPairs:
     """Lay pairs into one row, in the order given."""
     assert pairs, "a row holds at least one pair"
     spans: list[Span] = []
@@ -93,28 +98,35 @@ def pack(pairs: Sequence[PairTokens], device: torch.device | str = "cpu") -> Pac
         ids += [*pair.prompt, *pair.chosen, *pair.rejected]
         positions += range(span.num_prompt + span.num_chosen)
         positions += range(span.num_prompt, span.num_prompt + span.num_rejected)
-    predictors, labels, answers = _predictions(spans)
+    predictors, labels, answers = _predictions(spans, learns_prompts)
 
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
     ids_T = tensor(ids)
     return PackedPairs(
-        tuple(spans), ids_T, tensor(positions), tensor(predictors), ids_T[tensor(labels)], tensor(answers)
+        tuple(spans),
+        ids_T,
+        tensor(positions),
+        tensor(predictors),
+        ids_T[tensor(labels)],
+        tensor(answers),
+        learns_prompts,
     )
 
 
-def _predictions(spans: Sequence[Span]) -> tuple[list[int], list[int], list[int]]:
+def _predictions(spans: Sequence[Span], learns_prompts: bool) -> tuple[list[int], list[int], list[int]]:
     """For each predicted token: the position that predicts it, its own position, and its answer."""
     predictors: list[int] = []
     labels: list[int] = []
     answers: list[int] = []
     for pair, span in enumerate(spans):
-        labels += range(span.start + 1, span.end)
-        predictors += range(span.start, span.rejected - 1)
+        first = span.start if learns_prompts else span.answers - 1
+        labels += range(first + 1, span.end)
+        predictors += range(first, span.rejected - 1)
         # the last prompt token predicts the first token of both answers
         predictors += [span.answers - 1, *range(span.rejected, span.end - 1)]
-        answers += [2 * len(spans) + pair] * (span.num_prompt - 1)
+        answers += [2 * len(spans) + pair] * (span.answers - 1 - first)
         answers += [pair] * span.num_chosen + [len(spans) + pair] * span.num_rejected
     return predictors, labels, answers
 
