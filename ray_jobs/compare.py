@@ -117,6 +117,8 @@ def config_data(options: argparse.Namespace) -> dict[str, Any]:
     ):
         if named:
             data[section] = data[section] | {key: named if key == "model" else {"source": named}}
+    if options.judge:
+        data["judge"].pop("adapter", None)  # it is for the config's own judge
     for change in options.changes:
         put_change(data, change)
     if "prompts" not in data["data"]:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from ray_jobs.settings import Section
 
-BUNDLED = ("bundled:pairs", "bundled:prompts")
+BUNDLED = ("bundled:pairs", "bundled:prompts", "bundled:judge-pairs")
 FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -37,8 +37,8 @@ class Source(Section):
     """A data set."""
 
     source: Annotated[str, Field(min_length=1)]
-    """bundled:pairs, bundled:prompts, a hub id (owner/name), or a file, folder, glob or URI of
-    .jsonl, .json, .csv or .parquet."""
+    """bundled:pairs, bundled:prompts, bundled:judge-pairs, a hub id (owner/name), or a file, folder, glob or
+    URI of .jsonl, .json, .csv or .parquet."""
     revision: str | None = None
     """Commit, tag or branch of a hub data set; pin a commit to make a run repeatable."""
     split: Annotated[str, Field(min_length=1)] = "train"
@@ -56,7 +56,7 @@ class Source(Section):
     @classmethod
     def _bundled_names_exist(cls, source: str) -> str:
         if source.startswith("bundled:") and source not in BUNDLED:
-            raise ValueError(f"{source!r} is not bundled; there are {' and '.join(BUNDLED)}")
+            raise ValueError(f"{source!r} is not bundled; there are {', '.join(BUNDLED)}")
         return source
 
     @property

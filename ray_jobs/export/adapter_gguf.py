@@ -21,8 +21,8 @@ from ray_jobs.export.gguf_tensors import TensorLayout, layout_of
 _LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
 
 
-def write_adapter_gguf(hf_dir: Path, adapter_dir: Path, out: Path) -> None:
-    """Writes the LoRA adapter in `adapter_dir` of the base in `hf_dir` to `out`, in float32, whole.
+def write_adapter_gguf(hf_dir: Path, adapter_dir: Path, out: Path, *, half: bool = False) -> None:
+    """Writes the LoRA adapter in `adapter_dir` of the base in `hf_dir` to `out`, whole, in float32 or `half`.
 
     llama.cpp multiplies by alpha / rank with one alpha for all; other scalings are folded into the B
     matrices. Raises ModelError for DoRA, biases and whole layers, which only merging can express,
@@ -43,7 +43,7 @@ def write_adapter_gguf(hf_dir: Path, adapter_dir: Path, out: Path) -> None:
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", float(settings["lora_alpha"]))
         for name, values in _tensors(weights, settings, layout, adapter_dir).items():
-            writer.add_tensor(name, values)
+            writer.add_tensor(name, values.astype(np.float16) if half else values)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

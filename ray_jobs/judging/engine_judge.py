@@ -77,13 +77,19 @@ class EngineJudge(BaseFlowJudgeModel):
     """Judges with an open engine.
 
     `sha256` is the judge file's. `scores` matters to flow_judge's callers alone: its models are not told the
-    rubric.
+    rubric. `adapter`: the engine's name of the adapter to judge with.
     """
 
     tokenizes = True
 
     def __init__(
-        self, engine: Engine, settings: JudgeSettings, *, sha256: str, scores: Sequence[int] = _DIGITS
+        self,
+        engine: Engine,
+        settings: JudgeSettings,
+        *,
+        sha256: str,
+        scores: Sequence[int] = _DIGITS,
+        adapter: str | None = None,
     ) -> None:
         params = {"temperature": settings.temperature, "max_new_tokens": settings.max_verdict_tokens}
         super().__init__(settings.model, "llama_cpp", params)
@@ -91,6 +97,7 @@ class EngineJudge(BaseFlowJudgeModel):
         self._engine = engine
         self._settings = settings
         self._scores = tuple(scores)
+        self._adapter = adapter
         self._pieces: dict[int, str] = {}
         num_slots = engine.metrics().num_slots
         spare = _SPARE_SLOTS if settings.feedback else 0
@@ -219,8 +226,7 @@ class EngineJudge(BaseFlowJudgeModel):
     ) -> list[Result]:
         limit = self._settings.timeout_s
         requests = [
-            Request(call.id, prompt, sampling, deadline_s=limit, num_written=num_written)
-            for sampling in samplings
+            Request(call.id, prompt, sampling, limit, self._adapter, num_written) for sampling in samplings
         ]
         pending = [self._engine.submit(request) for request in requests]
         return [one.result() for one in pending]

@@ -23,6 +23,9 @@ def open_remote(settings: JudgeSettings) -> Backend:
 
 def open_local(engine: "Engine", settings: JudgeSettings, sha256: str) -> Backend:
     """The judge in an open engine; `sha256` is that of its file."""
+    from ray_jobs.judging.adapter import ADAPTER, judge_sha256
     from ray_jobs.judging.engine_judge import EngineJudge
 
-    return EngineJudge(engine, settings, sha256=sha256)
+    if settings.adapter is None:
+        return EngineJudge(engine, settings, sha256=sha256)
+    return EngineJudge(engine, settings, sha256=judge_sha256(sha256, settings.adapter), adapter=ADAPTER)

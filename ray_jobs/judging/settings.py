@@ -63,6 +63,9 @@ class JudgeSettings(Section):
     endpoint's name of it."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
+    adapter: str | None = None
+    """A LoRA adapter (GGUF) that the model judges with: `bundled:judge-adapter`, made for the bundled model,
+    or a file's path (backend: engine)."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("RESPONSE_CORRECTNESS_5POINT",)
     """flow-judge's preset names, or paths of YAML files with metrics of one's own."""
     inputs: dict[str, InputPart] = {}
@@ -110,6 +113,8 @@ class JudgeSettings(Section):
                 )
         if len(set(self.metrics)) < len(self.metrics):
             raise ValueError("metrics: the same metric stands twice")
+        if self.adapter is not None and self.backend != "engine":
+            raise ValueError(f"adapter: needs backend: engine; {self.backend} takes its model whole")
         if not self.feedback and self.backend != "engine":
             raise ValueError(
                 f"feedback: false needs backend: engine; {self.backend} cannot be made to score at once"

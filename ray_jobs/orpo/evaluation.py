@@ -47,6 +47,7 @@ def score_pairs(
     device: torch.device,
     rank: int = 0,
     num_workers: int = 1,
+    learns_prompts: bool = True,
 ) -> PairScores:
     """Score all pairs, shared out over the workers; every worker gets all scores.
 
@@ -57,14 +58,14 @@ def score_pairs(
     rows = _rows_of_worker(pairs, max_batch_tokens, rank, num_workers)
     scores = torch.zeros(len(pairs), 4, dtype=torch.float64)
     for row in rows:
-        packed = pack([pairs[index] for index in row], device)
+        packed = pack([pairs[index] for index in row], device, learns_prompts=learns_prompts)
         result = model(packed=packed)
         block = torch.stack([result.chosen_B, result.rejected_B, result.nll_sum_B], dim=1).double().cpu()
         scores.index_add_(0, torch.tensor(row), torch.cat([block, torch.ones(len(row), 1)], dim=1))
     model.train(was_training)
     scores = _summed_over_workers(scores, device, num_workers)
     scores = scores[:, :3] / scores[:, 3:]
-    nll_tokens = sum(len(pair.prompt) + len(pair.chosen) - 1 for pair in pairs)
+    nll_tokens = sum(pair.num_likelihood(learns_prompts) for pair in pairs)
     return PairScores(scores[:, 0], scores[:, 1], scores[:, 2], nll_tokens)
 
 

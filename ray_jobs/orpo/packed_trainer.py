@@ -85,7 +85,11 @@ class PackedTrainer(TrlTrainer):
         return torch.tensor(values[0], dtype=torch.float32, device=self.args.device)
 
     def _pack(self, plan: StepPlan) -> list[PackedPairs]:
-        return [pack([self.job.train_pairs[index] for index in row], self.args.device) for row in plan.rows]
+        pairs, learns_prompts = self.job.train_pairs, self.settings.learns_prompts
+        return [
+            pack([pairs[index] for index in row], self.args.device, learns_prompts=learns_prompts)
+            for row in plan.rows
+        ]
 
     def _forward_backward(
         self, model: nn.Module, packed: PackedPairs, plan: StepPlan, *, is_last: bool
@@ -129,6 +133,7 @@ class PackedTrainer(TrlTrainer):
             device=self.args.device,
             rank=self.args.process_index,
             num_workers=self.args.world_size,
+            learns_prompts=self.settings.learns_prompts,
         )
         figures = scores.figures(self.settings.beta)
         self.log({f"eval_{name.removeprefix('heldout_')}": value for name, value in figures.items()})

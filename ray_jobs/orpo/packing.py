@@ -58,6 +58,8 @@ class PackedPairs:
     predictor_N: Tensor
     label_N: Tensor
     answer_N: Tensor
+    learns_prompts: bool = True
+    """Whether the prompts' tokens are among those predicted."""
 
     @property
     def num_pairs(self) -> int:
@@ -75,7 +77,8 @@ class PackedPairs:
     @property
     def num_nll_tokens(self) -> int:
         """Predicted tokens of prompts and chosen answers; the first token of a prompt is not predicted."""
-        return sum(span.num_prompt + span.num_chosen - 1 for span in self.spans)
+        of_prompts = sum(span.num_prompt - 1 for span in self.spans) if self.learns_prompts else 0
+        return of_prompts + sum(span.num_chosen for span in self.spans)
 
     @cached_property
     def num_answer_tokens_2B(self) -> Tensor:
@@ -85,7 +88,9 @@ class PackedPairs:
         return torch.tensor(chosen + rejected, dtype=torch.float32, device=self.label_N.device)
 
 
-def pack(pairs: Sequence[PairTokens], device: torch.device | str = "cpu") -> PackedPairs:
+def pack(
+    pairs: Sequence[PairTokens], device: torch.device | str = "cpu", *, learns_prompts: bool = True
+) -> PackedPairs:
     """Lay pairs into one row, in the order given."""
     assert pairs, "a row holds at least one pair"
     spans: list[Span] = []
@@ -95,25 +100,30 @@ def pack(pairs: Sequence[PairTokens], device: torch.device | str = "cpu") -> Pac
         ids += [*pair.prompt, *pair.chosen, *pair.rejected]
     ids_T = np.array(ids)
     positions_T, predictor_N, label_N, answer_N = (
-        np.concatenate(parts) for parts in zip(*_numbers_of(spans), strict=True)
+        np.concatenate(parts) for parts in zip(*_numbers_of(spans, learns_prompts), strict=True)
     )
-    arrays = ids_T, positions_T, predictor_N, ids_T[label_N], answer_N
-    return PackedPairs(tuple(spans), *(to_device(array, device) for array in arrays))
+    input_ids_T, position_ids_T, predictors, labels, answers = (
+        to_device(array, device) for array in (ids_T, positions_T, predictor_N, ids_T[label_N], answer_N)
+    )
+    return PackedPairs(tuple(spans), input_ids_T, position_ids_T, predictors, labels, answers, learns_prompts)
 
 
-def _numbers_of(spans: Sequence[Span]) -> Iterator[tuple[Numbers, Numbers, Numbers, Numbers]]:
+def _numbers_of(
+    spans: Sequence[Span], learns_prompts: bool
+) -> Iterator[tuple[Numbers, Numbers, Numbers, Numbers]]:
     """For each pair its tokens' positions; and for each predicted token the place that predicts it, its own
     place, and its answer."""
     for pair, span in enumerate(spans):
         places = np.arange(span.start, span.end)
         positions = places - span.start
         positions[span.rejected - span.start :] -= span.num_chosen
-        predictors = places[:-1].copy()
+        first = 0 if learns_prompts else span.num_prompt - 1
+        predictors = places[first:-1].copy()
         # the last prompt token predicts the first token of both answers
-        predictors[span.rejected - span.start - 1] = span.answers - 1
+        predictors[span.rejected - span.start - first - 1] = span.answers - 1
         answers = (2 * len(spans) + pair, pair, len(spans) + pair)
-        counts = (span.num_prompt - 1, span.num_chosen, span.num_rejected)
-        yield positions, predictors, places[1:], np.repeat(answers, counts)
+        counts = (span.num_prompt - 1 - first, span.num_chosen, span.num_rejected)
+        yield positions, predictors, places[first + 1 :], np.repeat(answers, counts)
 
 
 def to_device(numbers: Numbers, device: torch.device | str) -> Tensor:

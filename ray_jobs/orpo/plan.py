@@ -55,16 +55,16 @@ def plan_steps(
     order = pair_order(len(pairs), settings)
     size = settings.pairs_per_step
     steps = [order[start : start + size] for start in range(0, len(order), size)]
-    return [_plan_step(pairs, step, settings.max_batch_tokens, rank, num_workers) for step in steps]
+    return [_plan_step(pairs, step, settings, rank, num_workers) for step in steps]
 
 
 def _plan_step(
-    pairs: Sequence[PairTokens], step: Sequence[int], budget: int, rank: int, num_workers: int
+    pairs: Sequence[PairTokens], step: Sequence[int], settings: TrainingSettings, rank: int, num_workers: int
 ) -> StepPlan:
     lengths = [pairs[index].num_shared for index in step]
-    groups = share_evenly(split_by_budget(lengths, budget), lengths, num_workers)
+    groups = share_evenly(split_by_budget(lengths, settings.max_batch_tokens), lengths, num_workers)
     rows = tuple(tuple(step[position] for position in group) for group in groups[rank])
-    nll_tokens = sum(len(pairs[index].prompt) + len(pairs[index].chosen) - 1 for index in step)
+    nll_tokens = sum(pairs[index].num_likelihood(settings.learns_prompts) for index in step)
     return StepPlan(rows, len(step), nll_tokens)
 
 

@@ -42,6 +42,9 @@ class TrainingSettings(Section):
     """Highest learning rate of AdamW."""
     beta: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the odds-ratio term (lambda in the ORPO paper)."""
+    likelihood: Literal["prompt_and_answer", "answer"] = "prompt_and_answer"
+    """Tokens whose likelihood is raised: prompt and chosen answer, as TRL does, or the chosen answer alone,
+    for prompts that are long and much the same (step: packed)."""
     lora: LoraSettings | None = LoraSettings()
     """Adapters; null trains every weight."""
     qlora: bool = False
@@ -89,6 +92,15 @@ class TrainingSettings(Section):
     def _fields_fit(self) -> Self:
         if self.qlora and self.lora is None:
             raise ValueError("qlora: needs a lora block; weights held in 4 bits cannot be trained")
+        if self.likelihood == "answer" and self.step == "trl":
+            raise ValueError(
+                "likelihood: answer needs step: packed; TRL's step counts the prompt's tokens too"
+            )
         if self.lora is not None and self.lora.dora and self.lora.dropout:
             raise ValueError("lora.dora: is only supported with lora.dropout 0")
         return self
+
+    @property
+    def learns_prompts(self) -> bool:
+        """Whether the likelihood term counts the prompt's tokens."""
+        return self.likelihood == "prompt_and_answer"

@@ -42,6 +42,10 @@ class PairTokens:
         """Tokens with the prompt counted once."""
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
 
+    def num_likelihood(self, learns_prompts: bool = True) -> int:
+        """Tokens of the likelihood term; the first token of a prompt is not predicted."""
+        return len(self.chosen) + (len(self.prompt) - 1 if learns_prompts else 0)
+
 
 @dataclass(frozen=True)
 class Skipped:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ray_jobs.errors import DataError
+from ray_jobs.errors import DataError, ModelError
 from ray_jobs.orpo.metrics import Metrics
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.records import Pair
@@ -102,6 +102,8 @@ def build_trainer(job: Any, model_dir: str, output_dir: str) -> tuple[Any, str]:
 
     settings: TrainingSettings = job.settings
     if settings.step == "packed" and (reason := why_not_packed(model_dir)):
+        if not settings.learns_prompts:
+            raise ModelError(f"training.likelihood: answer needs the packed step, which cannot be: {reason}")
         logger.warning("training.step: trl is used instead of packed: %s", reason)
         settings = settings.model_copy(update={"step": "trl"})
         job = replace(job, settings=settings)

@@ -100,7 +100,12 @@ def open_engine(settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
 
     own = spec["own_models"].get(settings.model)
     path = local_copy(own) if own else resolve_gguf(settings.model, settings.revision, default_cache_dir())
-    return Engine.open(path, EngineSettings.model_validate_json(spec["engine"]))
+    engine = EngineSettings.model_validate_json(spec["engine"])
+    if settings.adapter is not None:
+        from ray_jobs.judging.adapter import ADAPTER, adapter_path
+
+        engine = engine.model_copy(update={"adapters": {ADAPTER: str(adapter_path(settings.adapter))}})
+    return Engine.open(path, engine)
 
 
 def open_backend(engine: Any, settings: JudgeSettings) -> Any:

@@ -40,7 +40,10 @@ def check_judging(config: Config, prompts: Sequence[Prompt], pairs: Sequence[Pai
 
 def judge_file(config: Config, base: Path) -> Path:
     from ray_jobs.export.base import default_cache_dir, resolve_gguf
+    from ray_jobs.judging.adapter import adapter_path
 
+    if config.judge.adapter is not None:
+        adapter_path(config.judge.adapter)
     if config.judge.model == "run:base":
         return base
     return resolve_gguf(config.judge.model, config.judge.revision, default_cache_dir())

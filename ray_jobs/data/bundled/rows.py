@@ -12,15 +12,22 @@ from ray_jobs.records import Message
 
 PAIRS_PER_FAMILY = 120
 PROMPTS_PER_FAMILY = 40
+NUM_JUDGE_PAIRS = 120_000
 NUM_ROWS = {
     "bundled:pairs": PAIRS_PER_FAMILY * len(FAMILIES),
     "bundled:prompts": PROMPTS_PER_FAMILY * len(FAMILIES),
+    "bundled:judge-pairs": NUM_JUDGE_PAIRS,
 }
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
 def bundled_rows(name: str) -> Iterator[dict[str, Any]]:
-    """The rows of `bundled:pairs` or `bundled:prompts`, the families in turn; the same ones every time."""
+    """The rows of a bundled data set, the families in turn; the same ones every time."""
+    if name == "bundled:judge-pairs":
+        from ray_jobs.data.bundled.judge_pairs.rows import judge_pair_rows
+
+        yield from judge_pair_rows()
+        return
     tasks = {family: _tasks(family)[name == "bundled:prompts"] for family in FAMILIES}
     write = _prompt_row if name == "bundled:prompts" else _pair_row
     for together in zip(*tasks.values(), strict=True):

@@ -30,6 +30,7 @@ def test_defaults() -> None:
         ),
         ({"metrics": ["a.yaml", "a.yaml"]}, "the same metric stands twice"),
         ({"feedback": False, "backend": "vllm"}, "feedback: false needs backend: engine"),
+        ({"adapter": "a.gguf", "backend": "openai"}, "adapter: needs backend: engine"),
         ({"max_feedback_tokens": 8192}, "max_feedback_tokens: must be below context_tokens"),
         ({"temprature": 1}, "Extra inputs are not permitted"),
         ({"inputs": {"query": "answer"}}, "Input should be 'conversation'"),

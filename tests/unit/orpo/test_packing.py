@@ -39,3 +39,13 @@ def test_groups_hold_every_pair_once_and_keep_to_the_budget(budget: int) -> None
 
 def test_groups_are_full_where_lengths_allow_it() -> None:
     assert len(split_by_budget([6, 5, 5, 4, 3, 3, 2, 2], 10)) == 3
+
+
+def test_prompts_that_are_not_learnt_have_no_labels_and_the_same_positions() -> None:
+    packed, whole = pack(PAIRS, learns_prompts=False), pack(PAIRS)
+    answers = whole.answer_N < 2 * len(PAIRS)
+    for name in ("predictor_N", "label_N", "answer_N"):
+        assert getattr(packed, name).tolist() == getattr(whole, name)[answers].tolist()
+    assert packed.input_ids_T.tolist() == whole.input_ids_T.tolist()
+    assert packed.num_nll_tokens == 3 + 1 == sum(pair.num_likelihood(learns_prompts=False) for pair in PAIRS)
+    assert whole.num_nll_tokens == sum(pair.num_likelihood() for pair in PAIRS)

@@ -19,6 +19,7 @@ def test_defaults_are_valid_and_survive_json() -> None:
         {"step": "fast"},
         {"unknown": 1},
         {"qlora": True, "lora": None},
+        {"likelihood": "answer", "step": "trl"},
         {"lora": {"rank": 4, "dora": True, "dropout": 0.1}},
     ],
 )
