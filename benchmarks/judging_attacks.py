@@ -1,11 +1,12 @@
 """What answers that talk to the judge gain by it, and what cheaper ways of judging cost in agreement.
 
-    python -m benchmarks.judging_attacks [--judge FILE.gguf] [--pairs N] [--thorough] [--limit-s S]
+    python -m benchmarks.judging_attacks [--judge FILE] [--adapter FILE] [--pairs N] [--thorough]
 
 On pairs of the bundled tasks whose better answer is known, with the rubric first: how often the judge
 prefers it with reasons before the score and without, on how many pairs both ways prefer the same answer, and
 how much each attack lifts the score of the worse answer when the judge scores at once. `--thorough` asks in
-flow-judge's own order too, and tries what the parser can stop on a judge that gives reasons. Judgements are
+flow-judge's own order too, and tries what the parser can stop on a judge that gives reasons. A judge tuned
+by an adapter (`bundled:judge-adapter` is one) is asked without reasons alone, as it was tuned. Judgements are
 kept in a cache, so that a run that ends at its limit is taken up by the same command (exit code 3: there is
 more to do).
 """
@@ -23,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import cached, own_cores, parser, quantised, report
+from ray_jobs.judging.adapter import ADAPTER, adapter_path
 from ray_jobs.judging.attacks import ATTACKS, attack_items, attack_uplift
 from ray_jobs.judging.cache import JudgementCache
-from ray_jobs.judging.engine_judge import EngineJudge
 from ray_jobs.judging.inputs import JudgeItem
 from ray_jobs.judging.judge import Judge
+from ray_jobs.judging.models import open_local
 from ray_jobs.judging.settings import JudgeSettings, PromptOrder
 from ray_jobs.judging.trust import judge_trust, trust_items, trust_references
 from ray_jobs.records import Judgement, Pair, messages_from
@@ -64,6 +66,7 @@ class Bench:
     engine: Engine
     cache: JudgementCache
     ends_s: float
+    adapter: str | None = None
     seconds: dict[str, list[float]] = field(default_factory=dict)
     """Way -> seconds and number of the judgements that were made in this process."""
 
@@ -72,12 +75,13 @@ class Bench:
             {
                 **WAYS[way],
                 "model": "judge.gguf",
+                "adapter": self.adapter,
                 "max_feedback_tokens": FEEDBACK_TOKENS,
                 "long_feedback": "score",
                 "context_tokens": CONTEXT_TOKENS,
             }
         )
-        backend = EngineJudge(self.engine, settings, sha256=self.engine.model_sha256)
+        backend = open_local(self.engine, settings, self.engine.model_sha256)
         judge = Judge(backend, settings, METRIC, cache=self.cache)
         found: list[Judgement] = []
         for start in range(0, len(items), BLOCK):
@@ -117,7 +121,7 @@ def agreements(bench: Bench, pairs: Sequence[Pair], orders: Sequence[PromptOrder
     found: dict[str, Any] = {}
     prefers: dict[str, list[bool]] = {}
     for way, asked in WAYS.items():
-        if asked["prompt_order"] not in orders:
+        if asked["prompt_order"] not in orders or (bench.adapter and asked["feedback"]):
             continue
         judgements = bench.judge(way, items)
         trust = judge_trust(pairs, judgements, references=references)
@@ -125,7 +129,7 @@ def agreements(bench: Bench, pairs: Sequence[Pair], orders: Sequence[PromptOrder
         scores = [row.expected_score or 0.0 for row in judgements]
         prefers[way] = [better > worse for better, worse in zip(scores[::2], scores[1::2], strict=True)]
         found[way]["mean_scores"] = [sum(half) / len(pairs) for half in (scores[::2], scores[1::2])]
-    for order in orders:
+    for order in () if bench.adapter else orders:
         both = zip(prefers[order], prefers[f"{order}, no feedback"], strict=True)
         found[order]["same_as_without_feedback"] = sum(a == b for a, b in both) / len(pairs)
     return found
@@ -178,6 +182,7 @@ def print_tables(agreed: dict[str, Any], attacked: dict[str, Any]) -> None:
 def options() -> argparse.Namespace:
     given = parser("Attacks on the judge, and what cheaper ways of judging cost.")
     given.add_argument("--judge", type=Path, help="GGUF; default: the bundled model in Q4_0")
+    given.add_argument("--adapter", help="a LoRA adapter to judge with: bundled:judge-adapter, or a file")
     given.add_argument("--pairs", type=int, help="default: 100")
     given.add_argument("--thorough", action="store_true", help="both orders; attacks with reasons too")
     given.add_argument("--backend", choices=("llama_cpp", "openvino"), default="llama_cpp")
@@ -199,11 +204,12 @@ def main() -> int:
         context_tokens=CONTEXT_TOKENS,
         kv_type="f16",
         flash_attention=False,
+        adapters={ADAPTER: str(adapter_path(chosen.adapter))} if chosen.adapter else {},
     )
     ends_s = time.monotonic() + chosen.limit_s
     cache_path = chosen.cache or cached(f"attacks-{chosen.backend}.sqlite")
     with Engine.open(model, settings, *own_cores(cores)) as engine, JudgementCache(cache_path) as cache:
-        bench, sha256 = Bench(engine, cache, ends_s), engine.model_sha256
+        bench, sha256 = Bench(engine, cache, ends_s, chosen.adapter), engine.model_sha256
         pairs = known_pairs(number)
         try:
             agreed = agreements(bench, pairs, ORDERS if chosen.thorough else ORDERS[:1])
@@ -215,6 +221,7 @@ def main() -> int:
     work = {
         "judge": model.name,
         "judge_sha256": sha256,
+        "adapter": chosen.adapter,
         "metric": METRIC,
         "feedback_tokens": FEEDBACK_TOKENS,
         "backend": chosen.backend,

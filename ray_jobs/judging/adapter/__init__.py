@@ -8,6 +8,7 @@ from ray_jobs.records import text_sha256
 BUNDLED = "bundled:judge-adapter"
 FILE = Path(__file__).with_name("judge-adapter.gguf")
 """For bundled:smollm2-135m-instruct; made by configs/judge-adapter.yaml."""
+SHA256 = "12ff8f17114e7b9f40321639c31ff7b232c6671a42c08ab63a8c18ed3fd00d5b"
 ADAPTER = "judge"
 """The adapter's name in the engine."""
 

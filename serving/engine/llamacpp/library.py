@@ -12,6 +12,8 @@ import llama_cpp
 logger = logging.getLogger(__name__)
 
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING}  # its warnings are about its own tuning, not the user's
+_EXPECTED = "cannot use buft 'CPU_REPACK', fallback to CPU"
+"""Said of every matrix of an adapter: only quantised weights are repacked."""
 _recent_errors: deque[str] = deque(maxlen=8)
 
 
@@ -19,6 +21,8 @@ def _receive(level: int, text: bytes, _data: ctypes.c_void_p) -> None:
     if level not in _LEVELS:
         return
     message = text.decode("utf-8", "replace").strip()
+    if message.endswith(_EXPECTED):
+        level = 2
     if level == 3:
         _recent_errors.append(message)
     logger.log(_LEVELS[level], "llama.cpp: %s", message)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 SETTINGS = (
     "name=able",
     "search.num_trials=1",
-    "judge.feedback=false",
+    "judge.adapter=null",
     "verdict.when_untrusted=inconclusive",  # nobody but the judge can promote
 )
 

@@ -1,5 +1,6 @@
 """A judge that judges with an adapter on its model."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ def test_the_engine_is_opened_with_the_adapter(tmp_path: Path, monkeypatch: pyte
     judge.open_engine(JudgeSettings(model="m", adapter=str(file)), spec)
     judge.open_engine(JudgeSettings(model="m"), spec)
     assert [settings.adapters for settings in opened] == [{adapter.ADAPTER: str(file)}, {}]
+
+
+def test_the_bundled_adapter_is_the_one_that_was_measured() -> None:
+    content = adapter.adapter_path(adapter.BUNDLED).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == adapter.SHA256
+    assert len(content) <= 8 * 10**6
 
 
 def test_an_adapter_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
