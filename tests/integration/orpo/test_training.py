@@ -11,6 +11,7 @@ import torch
 
 from ray_jobs.errors import DataError, ModelError
 from ray_jobs.orpo.metrics import Metrics, TrainingDiverged
+from ray_jobs.orpo.packed_trainer import PackedTrainer
 from ray_jobs.orpo.settings import LoraSettings, TrainingSettings
 from ray_jobs.orpo.training import TrainOutcome, train
 from tests.unit.orpo.tiny import save_tiny_model, text_pairs
@@ -130,6 +131,23 @@ def test_trl_step_trains_the_same_adapter(model_dir: str, tmp_path: Path) -> Non
     assert theirs.padding_share is not None
     assert theirs.padding_share > 0
     assert torch.nn.functional.cosine_similarity(packed.adapter, trl.adapter, dim=0) > 0.9999
+
+
+def test_all_layers_are_in_training_mode_in_every_step(
+    model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # models are loaded in evaluation mode, and evaluations put them there: dropout and checkpointing need the other
+    modes: list[bool] = []
+    forward_backward = PackedTrainer._forward_backward
+
+    def noted(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        modes.append(all(module.training for module in model.modules()))
+        return forward_backward(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(PackedTrainer, "_forward_backward", noted)
+    Run(changed(eval_at_start=True, eval_every_steps=2), model_dir, tmp_path)
+    assert len(modes) >= 6
+    assert all(modes)
 
 
 def test_exploding_training_stops(model_dir: str, tmp_path: Path) -> None:
