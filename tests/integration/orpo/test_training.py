@@ -136,7 +136,7 @@ def test_trl_step_trains_the_same_adapter(model_dir: str, tmp_path: Path) -> Non
 def test_all_layers_are_in_training_mode_in_every_step(
     model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # models are loaded in evaluation mode, and evaluations put them there: dropout and checkpointing need the other
+    # loaded models and evaluations are in another mode, in which dropout and checkpointing do nothing
     modes: list[bool] = []
     forward_backward = PackedTrainer._forward_backward
 
