@@ -8,8 +8,6 @@ Legend: T tokens, D inputs of a linear layer, E outputs of it, F feed-forward ch
 """
 
 from collections.abc import Sequence
-from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
@@ -142,24 +140,26 @@ def fuse_layers(causal_lm: Any) -> None:
     """Replace the forward of every decoder layer; `why_not_fused` must have said None."""
     layers = causal_lm.get_decoder().layers
     causal_lm.joined_linears = JoinedLinears(layers)
-    for number, layer in enumerate(layers):
-        layer.forward = MethodType(partial(_layer_forward, number=number), layer)
+    # a class of its own: transformers checkpoints the forward of a layer's class, not that of an instance
+    kind = type(layers[0])
+    fused = type(f"Fused{kind.__name__}", (kind,), {"forward": _layer_forward})
+    for layer in layers:
+        layer.__class__ = fused
 
 
 def _layer_forward(
     self: Any,
     hidden_states: Tensor,
     *,
-    number: int,
     position_embeddings: tuple[Tensor, Tensor],
     spans: tuple[Span, ...],
     linears: Sequence[LayerLinears],
     **_kwargs: Any,
 ) -> Tensor:
-    qkv = linears[number][0]
+    of_layer = linears[self.self_attn.layer_idx]
     with torch.autocast(hidden_states.device.type, enabled=False):
-        x_TD = hidden_states[0].to(qkv.weight_ED.dtype)
-        out_TD = _layer(self, x_TD, position_embeddings, spans, linears[number])
+        x_TD = hidden_states[0].to(of_layer[0].weight_ED.dtype)
+        out_TD = _layer(self, x_TD, position_embeddings, spans, of_layer)
     return out_TD[None]
 
 

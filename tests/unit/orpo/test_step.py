@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ray_jobs.orpo import attention_blocks, kernels
+from ray_jobs.orpo import fused as fused_layers
 from ray_jobs.orpo.fused import fuse_layers, why_not_fused
 from ray_jobs.orpo.loss import orpo_loss
 from ray_jobs.orpo.models import PACKED_FAMILIES, attention_window, causal_lm_of, why_not_packed
@@ -85,6 +86,20 @@ def test_gradient_checkpointing_changes_nothing(fused: bool) -> None:
         return with_adapters(model)
 
     assert_equal_steps(make, fused=fused)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_checkpointed_layers_are_computed_again(checkpointing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    layer = fused_layers._layer
+    monkeypatch.setattr(fused_layers, "_layer", lambda *args: (calls.append(1), layer(*args))[1])
+    model = tiny_llama()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    model = packed_model(with_adapters(model), fused=True)
+    loss_of(model(packed=pack(PAIRS)), PAIRS).backward()
+    assert len(calls) == 2 * (2 if checkpointing else 1)
 
 
 def test_dora_runs_unfused() -> None:
