@@ -145,8 +145,9 @@ def test_all_layers_are_in_training_mode_in_every_step(
         return forward_backward(self, model, *args, **kwargs)
 
     monkeypatch.setattr(PackedTrainer, "_forward_backward", noted)
-    Run(changed(eval_at_start=True, eval_every_steps=2), model_dir, tmp_path)
-    assert len(modes) >= 6
+    Run(SETTINGS, model_dir, tmp_path / "without")
+    Run(changed(eval_at_start=True, eval_every_steps=2), model_dir, tmp_path / "with")
+    assert len(modes) >= 12
     assert all(modes)
 
 
