@@ -193,12 +193,9 @@ def _attention(qkv_TE: Tensor, module: Any, tables: tuple[Tensor, Tensor], spans
     if qkv_TE.device.type == "cpu":
         attended = BlockAttention.apply(q_THC, k_TKC, v_TKC, cos_TC, sin_TC, spans, scale)
     else:
-        q_HTC, k_KTC = (
-            kernels.run(kernels.rotate, x, cos_TC, sin_TC, 1)[0].transpose(0, 1) for x in (q_THC, k_TKC)
-        )
-        attended = attend(q_HTC[None], k_KTC[None], v_TKC.transpose(0, 1)[None], spans, scale)[0].transpose(
-            0, 1
-        )
+        q_THC, k_TKC = (kernels.run(kernels.rotate, x, cos_TC, sin_TC, 1)[0] for x in (q_THC, k_TKC))
+        q_1HTC, k_1KTC, v_1KTC = (x.transpose(0, 1)[None] for x in (q_THC, k_TKC, v_TKC))
+        attended = attend(q_1HTC, k_1KTC, v_1KTC, spans, scale)[0].transpose(0, 1)
     return attended.reshape(len(qkv_TE), -1)
 
 

@@ -36,8 +36,7 @@ class PackedTrainer(TrlTrainer):
         self.plans = plan_steps(
             job.train_pairs, job.settings, rank=args.process_index, num_workers=args.world_size
         )
-
-        self._packed: dict[int, list[PackedPairs]] = {}
+        self._ready: tuple[StepPlan, list[PackedPairs]] | None = None
         # walking through a thousand modules costs milliseconds, in which a GPU idles: not at every step
         self._trains = False
         if not self.is_deepspeed_enabled:
@@ -73,13 +72,13 @@ class PackedTrainer(TrlTrainer):
         plan: StepPlan = inputs["plan"]
         sums = torch.zeros(6, dtype=torch.float64, device=self.args.device)
         flops = 0.0
-        rows = self._packed.pop(id(plan), None) or self._pack(plan)
+        rows = self._ready[1] if self._ready and self._ready[0] is plan else self._pack(plan)
         for number, packed in enumerate(rows, start=1):
             sums += self._forward_backward(model, packed, plan, is_last=number == len(plan.rows))
             flops += self.flops.of_rows(packed.spans, len(packed.label_N))
         following = self.state.global_step + 1
         if following < len(self.plans):  # while the device computes
-            self._packed = {id(self.plans[following]): self._pack(self.plans[following])}
+            self._ready = self.plans[following], self._pack(self.plans[following])
         values = self.summed_over_workers([*sums.tolist(), flops])
         self._record_step(values, plan)
         return torch.tensor(values[0], dtype=torch.float32, device=self.args.device)

@@ -151,6 +151,19 @@ def test_all_layers_are_in_training_mode_in_every_step(
     assert all(modes)
 
 
+def test_every_step_is_packed_once(model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[Any] = []
+    pack_step = PackedTrainer._pack
+    monkeypatch.setattr(
+        PackedTrainer, "_pack", lambda self, plan: (packed.append(plan), pack_step(self, plan))[1]
+    )
+    Run(changed(checkpoint_every_steps=3), model_dir, tmp_path / "straight")
+    assert len(packed) == SETTINGS.num_steps
+    packed.clear()
+    Run(SETTINGS, model_dir, tmp_path / "resumed", str(tmp_path / "straight" / "checkpoint-3"))
+    assert len(packed) == 3
+
+
 def test_exploding_training_stops(model_dir: str, tmp_path: Path) -> None:
     settings = changed(lora=None, learning_rate=30.0, warmup_share=0.0)
     with pytest.raises(TrainingDiverged, match=r"step \d+: loss .* is over 4 times the first step's"):

@@ -27,7 +27,7 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape).bfloat16().to(DEVICE)
 
 
-def check(name: str, *args: object, tolerance: float = 0.01) -> None:
+def assert_same(name: str, *args: object, tolerance: float = 0.01) -> None:
     """Both forms on copies of the same arguments: results and arguments are the same afterwards."""
     from ray_jobs.orpo.kernels_triton import FAST
 
@@ -42,17 +42,17 @@ def check(name: str, *args: object, tolerance: float = 0.01) -> None:
 def test_norms(width: int) -> None:
     torch.manual_seed(0)
     x, weight, grad, residual = random(37, width), random(width), random(37, width), random(37, width)
-    check("rms_norm", x, weight, 1e-5)
+    assert_same("rms_norm", x, weight, 1e-5)
     _, rstd = kernels.rms_norm(x, weight, 1e-5)
-    check("rms_norm_again", x, weight, rstd)
-    check("rms_norm_backward", grad, x, weight, rstd, residual, tolerance=0.03)
+    assert_same("rms_norm_again", x, weight, rstd)
+    assert_same("rms_norm_backward", grad, x, weight, rstd, residual, tolerance=0.03)
 
 
 @pytest.mark.parametrize("width", [64, 1000, 1536])
 def test_activation(width: int) -> None:
     torch.manual_seed(0)
-    check("swiglu", random(19, 2 * width))
-    check("swiglu_backward", random(19, width), random(19, 2 * width), tolerance=0.03)
+    assert_same("swiglu", random(19, 2 * width))
+    assert_same("swiglu_backward", random(19, width), random(19, 2 * width), tolerance=0.03)
 
 
 @pytest.mark.parametrize(("heads", "key_heads", "width"), [(6, 2, 8), (9, 3, 64), (2, 1, 256), (4, 4, 96)])
@@ -63,14 +63,16 @@ def test_rotation(heads: int, key_heads: int, width: int) -> None:
     num_tokens, num_keys = len(where.own_T), len(where.token_S)
     angle = torch.randn(num_tokens, width // 2).repeat(1, 2)
     cos, sin = angle.cos().to(DEVICE), angle.sin().to(DEVICE)
-    check("rotate_heads", random(num_tokens, (heads + 2 * key_heads) * width), cos, sin, heads + key_heads)
+    assert_same(
+        "rotate_heads", random(num_tokens, (heads + 2 * key_heads) * width), cos, sin, heads + key_heads
+    )
     grads = random(num_tokens, heads, width), *(random(num_keys, key_heads, width) for _ in range(2))
-    check("rotate_heads_back", *grads, where.own_T, where.again_T, cos, sin, tolerance=0.03)
+    assert_same("rotate_heads_back", *grads, where.own_T, where.again_T, cos, sin, tolerance=0.03)
 
 
 @pytest.mark.parametrize("vocabulary", [300, 4096, 50_001])
 def test_log_probabilities(vocabulary: int) -> None:
     torch.manual_seed(0)
     logits, labels = 5 * random(11, vocabulary), torch.randint(0, vocabulary, (11,), device=DEVICE)
-    check("log_softmax_at", logits, labels)
-    check("softmax_in_place", logits, labels)
+    assert_same("log_softmax_at", logits, labels)
+    assert_same("softmax_in_place", logits, labels)
