@@ -9,19 +9,22 @@ import json
 import logging
 import pickle
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.runs import dump_json, file_sha256, write_whole
+from ray_jobs.stages.group_notes import files_in, leave, left, remove
 from serving.storage.mirror import discard, fetched, origin
-from serving.storage.remote import StorageError
+from serving.storage.remote import StorageError, is_uri
 
 log = logging.getLogger(__name__)
 
 NOTE = "evaluations-{rank}.json"
 STATES = "experiment_state-*.json"
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of a group's checkpoints."""
 
 
 def write_note(folder: Path, rank: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -64,65 +67,89 @@ def why_damaged(folder: Path) -> str | None:
     return None
 
 
-def repair_trial(trial: Path) -> None:
-    """Makes a trial's folder fit to go on from, where its list of checkpoints is damaged or behind.
+def repair_trial(trial: str) -> str | None:
+    """Makes a trial's folder (a path or a URI) fit to go on from, where its list of checkpoints is damaged
+    or behind. Returns the name of the checkpoint that it goes on from; None when it starts anew.
 
     Ray Train (2.60) writes the list in place: a kill in between, or a full disk, leaves a part of it, on
     which the trial would fail for ever. A new list is made of the newest whole checkpoint; without one the
     trial starts anew. And it lists a checkpoint up to two seconds after the workers have written it
     (RAY_TRAIN_HEALTH_CHECK_INTERVAL_S): a kill in between would have a finished trial train again.
     """
-    snapshot = trial / "checkpoint_manager_snapshot.json"
-    if not snapshot.exists():
-        return
-    if (listed := _listed(snapshot)) is not None:
-        if newer := whole_since(trial, listed):
-            log.info("%s: %s was not listed yet; going on from it", snapshot, newer.name)
-            write_whole(snapshot, dump_json(_list_of(newer)))
-        return
-    whole = [
-        folder for folder in sorted(trial.glob("checkpoint_*")) if folder.is_dir() and not why_damaged(folder)
-    ]
-    log.warning("%s: is damaged; going on from %s", snapshot, whole[-1].name if whole else "the start")
-    if whole:
-        write_whole(snapshot, dump_json(_list_of(whole[-1])))
+    snapshot = left(trial, SNAPSHOT)
+    if snapshot is None:
+        return None
+    files = files_in(trial)
+    if (listed := _listed(snapshot, files)) is not None:
+        if newer := whole_since(trial, listed, files=files):
+            log.info("%s: %s was not listed yet; going on from it", trial, newer)
+            leave(trial, SNAPSHOT, dump_json(_list_of(trial, newer)))
+        return newer or (listed[-1] if listed else None)
+    newest = next((name for name in _checkpoints(files) if _is_whole(trial, name, files)), None)
+    log.warning("%s/%s: is damaged; going on from %s", trial, SNAPSHOT, newest or "the start")
+    if newest:
+        leave(trial, SNAPSHOT, dump_json(_list_of(trial, newest)))
     else:
-        snapshot.unlink()
+        remove(trial, SNAPSHOT)
+    return newest
 
 
-def _listed(snapshot: Path) -> list[str] | None:
+def _listed(snapshot: bytes, files: set[str]) -> list[str] | None:
     """Names of the listed checkpoints, oldest first; None if the list is damaged, or lists what is gone."""
     try:
-        data = json.loads(snapshot.read_bytes())
-        names = [str(result["checkpoint_dir_name"]) for result in data["checkpoint_results"]]
+        names = [str(result["checkpoint_dir_name"]) for result in json.loads(snapshot)["checkpoint_results"]]
     except (ValueError, LookupError, TypeError):
         return None
-    return sorted(names) if all((snapshot.parent / name).is_dir() for name in names) else None
+    return sorted(names) if set(names) <= set(_checkpoints(files)) else None
 
 
-def whole_since(trial: Path, listed: Sequence[str], *, alone: bool = False) -> Path | None:
-    """The newest checkpoint after the listed ones to which each worker has come with its part.
+def whole_since(
+    trial: str, listed: Sequence[str], *, alone: bool = False, files: set[str] | None = None
+) -> str | None:
+    """The name of the newest checkpoint after the listed ones to which each worker has come with its part.
 
     `listed`: names, oldest first. Which workers write is told by a listed one; of the worker of a trial that
-    has no other (`alone`) it is known before. Names hold the time.
+    has no other (`alone`) it is known before. Names hold the time. `files`: what is in the trial's folder, by
+    default looked up.
     """
     if not listed and not alone:
         return None
-    writers = _writers(trial / listed[-1]) if listed else {NOTE.format(rank=0)}
-    last = listed[-1] if listed else ""
-    newer = [folder for folder in sorted(trial.glob("checkpoint_*"), reverse=True) if folder.name > last]
-    fit = (folder for folder in newer if folder.is_dir() and _writers(folder) == writers)
-    return next((folder for folder in fit if why_damaged(folder) is None), None)
+    files = files_in(trial) if files is None else files
+    writers = _writers(listed[-1], files) if listed else {NOTE.format(rank=0)}
+    newer = (name for name in _checkpoints(files) if not listed or name > listed[-1])
+    fit = (name for name in newer if _writers(name, files) == writers)
+    return next((name for name in fit if _is_whole(trial, name, files)), None)
 
 
-def _writers(checkpoint: Path) -> set[str]:
-    return {note.name for note in checkpoint.glob(NOTE.format(rank="*"))}
+def _checkpoints(files: Iterable[str]) -> list[str]:
+    """Names of a trial's checkpoints, newest first."""
+    tops = {name.partition("/")[0] for name in files if "/" in name}
+    return sorted((top for top in tops if top.startswith("checkpoint_")), reverse=True)
 
 
-def _list_of(checkpoint: Path) -> dict[str, Any]:
+def _writers(checkpoint: str, files: Iterable[str]) -> set[str]:
+    """The notes of a checkpoint, one of each worker that has written its part."""
+    return {
+        name.removeprefix(f"{checkpoint}/")
+        for name in files
+        if fnmatch(name, f"{checkpoint}/{NOTE.format(rank='*')}")
+    }
+
+
+def _is_whole(trial: str, checkpoint: str, files: set[str]) -> bool:
+    """Of an object store only the names are looked at: an object appears whole or not at all."""
+    if not is_uri(trial):
+        return why_damaged(Path(trial, checkpoint)) is None
+    notes = [json.loads(left(f"{trial}/{checkpoint}", note) or b"{}") for note in _writers(checkpoint, files)]
+    return bool(notes) and all(
+        f"{checkpoint}/{name}" in files for note in notes for name in note.get("files", [""])
+    )
+
+
+def _list_of(trial: str, checkpoint: str) -> dict[str, Any]:
     """Ray Train's list with one checkpoint (`_CheckpointManagerState`, ray 2.60)."""
-    rows = read_note(checkpoint)
-    result = {"version": 0, "checkpoint_dir_name": checkpoint.name, "metrics": rows[-1]}
+    note = json.loads(left(f"{trial}/{checkpoint}", NOTE.format(rank=0)) or b"")
+    result = {"version": 0, "checkpoint_dir_name": checkpoint, "metrics": note["evaluations"][-1]}
     empty: tuple[str, ...] = (
         "pending_training_results",
         "pending_validation_specs",

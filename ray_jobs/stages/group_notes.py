@@ -1,4 +1,4 @@
-"""Small notes in the folder of a trial's group, which is a path or a URI."""
+"""The folder of a trial's group, which is a path or a URI: small notes, and what else is in it."""
 
 from pathlib import Path
 
@@ -21,3 +21,19 @@ def left(group: str, name: str) -> bytes | None:
         return (Remote(group) / name).read() if is_uri(group) else Path(group, name).read_bytes()
     except FileNotFoundError:
         return None
+
+
+def remove(group: str, name: str) -> None:
+    """A note; nothing where there is none."""
+    if is_uri(group):
+        (Remote(group) / name).remove()
+    else:
+        Path(group, name).unlink(missing_ok=True)
+
+
+def files_in(folder: str) -> set[str]:
+    """All files in it and below, by their paths in it; none where there is no such folder."""
+    if is_uri(folder):
+        return set(Remote(folder).listing())
+    root = Path(folder)
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}

@@ -26,7 +26,7 @@ def train_worker(job: dict[str, Any]) -> None:
 
     base (ModelSettings), training (TrainingSettings, with the trial's own values), train and heldout
     (Parquet files, by path or URI), threads (of this worker), storage (folder of all groups, by path or URI),
-    start_from (another trial's checkpoint there whose weights are taken over, or None).
+    start_from (another trial's checkpoint from which this one starts, as Ray names its path, or None).
     """
     resumed(job, run_training)
 
@@ -70,21 +70,18 @@ def last_checkpoint(job: dict[str, Any]) -> Any:
     import ray.train
 
     listed = ray.train.get_checkpoint()
-    if not is_uri(job["storage"]):
-        names = [Path(listed.path).name] if listed else []
-        alone = ray.train.get_context().get_world_size() == 1
-        if newer := whole_since(Path(group_folder(job)), names, alone=alone):
-            return ray.train.Checkpoint.from_directory(newer)
-    return listed or taken_over(job)
+    names = [Path(listed.path).name] if listed else []
+    alone = ray.train.get_context().get_world_size() == 1
+    if newer := whole_since(group_folder(job), names, alone=alone):
+        return checkpoint_at(f"{ray_storage(group_folder(job))['storage_path']}/{newer}", job)
+    return listed or (checkpoint_at(job["start_from"], job) if job.get("start_from") else None)
 
 
-def taken_over(job: dict[str, Any]) -> Any:
-    """The other trial's checkpoint that this one starts from, if it does."""
+def checkpoint_at(path: str, job: dict[str, Any]) -> Any:
+    """The checkpoint at a path of the file system on which Ray keeps the groups."""
     import ray.train
 
-    if not job.get("start_from"):
-        return None
-    return ray.train.Checkpoint(job["start_from"], ray_storage(job["storage"])["storage_filesystem"])
+    return ray.train.Checkpoint(path, ray_storage(job["storage"])["storage_filesystem"])
 
 
 def run_training(

@@ -26,7 +26,6 @@ from ray_jobs.stages.train_worker import train_worker
 from ray_jobs.stages.trial_table import describe, drawn_order, trial_from, write_trials
 from ray_jobs.stages.tune_search import driver_share, param_space, tune_config
 from serving.storage.mirror import fetched_folder, shared
-from serving.storage.remote import is_uri
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +87,7 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
 
     experiment = folder / "experiment"
     prepare_search(experiment)
-    here = not is_uri(job["storage"])
-    job = {**job, "forgotten": forgotten_trials(folder / "trials", experiment) if here else {}}
+    job = {**job, "forgotten": forgotten_trials(job["storage"], shared(experiment))}
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, job=job, worker=train_worker),
         {"node:__internal_head__": driver_share(config)},

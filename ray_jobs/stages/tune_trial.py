@@ -23,9 +23,8 @@ from ray_jobs.search.trials import with_overrides
 from ray_jobs.stages.attempts import attempt
 from ray_jobs.stages.checkpoints import repair_trial
 from ray_jobs.stages.diverged import raise_if_diverged
-from ray_jobs.stages.forgotten import take_up
+from ray_jobs.stages.forgotten import taken_up
 from ray_jobs.stages.ray_storage import ray_storage
-from serving.storage.remote import is_uri
 
 Worker = Callable[[dict[str, Any]], None]
 POINTER = "pointer.json"
@@ -58,10 +57,11 @@ def run_trial(overrides: dict[str, Any], *, job: dict[str, Any], worker: Worker)
     folder = f"{job['storage']}/{group}"
     settings = with_overrides(TrainingSettings.model_validate_json(job["training"]), overrides)
     job = {**job, "training": settings.model_dump_json(), "start_from": taken_over and taken_over.checkpoint}
-    if not is_uri(folder):  # in an object store lists of checkpoints are whole, and folders cannot be renamed
-        if not job["population"]:
-            take_up(Path(folder), job["training"], job["forgotten"])
-        repair_trial(Path(folder))
+    if not job["population"]:
+        alone = job["workers"]["per_trial"] == 1
+        left = taken_up(folder, job["training"], job["forgotten"], alone=alone)
+        job["start_from"] = left and ray_storage(left)["storage_path"]
+    repair_trial(folder)
     raise_if_diverged(folder)
     with passing_on(group, job, taken_over) as callback, attempt(folder, job["search"]):
         trainer(job, worker, group, callback).fit()

@@ -87,11 +87,14 @@ def test_a_run_in_a_store_survives_its_drivers_and_ends_whole(node: dict[str, st
     assert f"report     {RUN.uri}/report/report.html" in done.stdout
 
     # Nothing finished was done again, and every row is there once.
-    trials = [Counter(log.read_text().splitlines()) for log in steps.iterdir()]
+    logs = [log.read_text() for log in steps.iterdir()]
+    trials = [Counter(log.splitlines()) for log in logs]
     assert len(trials) == NUM_TRIALS
     assert all(trial[f"step {step}"] == 1 for trial in trials for step in range(1, 6))
-    assert all(trial["finished"] == 1 for trial in trials)
+    assert not [log for log in logs if "finished\nstep" in log], "a finished trial was trained again"
     assert sum(trial.total() > NUM_STEPS + 1 for trial in trials) <= 1
+    table = pq.read_table(local_copy((RUN / "tune/trials.parquet").uri)).to_pylist()
+    assert [trial["status"] for trial in table] == ["done"] * NUM_TRIALS
     assert len(kept) >= 3
     answers = {model: ids(f"answers/{model}/part-00000.parquet") for model in ("base", "candidate")}
     assert len(set(answers["base"])) == NUM_PROMPTS

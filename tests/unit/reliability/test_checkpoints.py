@@ -59,15 +59,16 @@ def test_the_curve_has_each_step_once_whatever_was_reported_again(checkpoint: Pa
 
 def test_a_list_of_checkpoints_that_a_kill_cut_short_is_made_anew(tmp_path: Path, checkpoint: Path) -> None:
     snapshot = tmp_path / "checkpoint_manager_snapshot.json"
-    repair_trial(tmp_path)
+    repair_trial(str(tmp_path))
     assert not snapshot.exists()
     whole = json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_10", "metrics": {}}]})
     snapshot.write_text(whole)
-    repair_trial(tmp_path)
+    repair_trial(str(tmp_path))
+    assert repair_trial(str(tmp_path)) == "checkpoint_10"
     assert snapshot.read_text() == whole
     for broken in (whole[:20], "", whole.replace("checkpoint_10", "checkpoint_2")):
         snapshot.write_text(broken)
-        repair_trial(tmp_path)
+        repair_trial(str(tmp_path))
         (result,) = json.loads(snapshot.read_bytes())["checkpoint_results"]
         assert (result["checkpoint_dir_name"], result["metrics"]) == ("checkpoint_10", ROWS[-1])
 
@@ -76,7 +77,7 @@ def test_without_a_whole_checkpoint_the_trial_starts_anew(tmp_path: Path, checkp
     snapshot = tmp_path / "checkpoint_manager_snapshot.json"
     snapshot.write_text("{")
     (checkpoint / "adapter.safetensors").write_bytes(b"cut")
-    repair_trial(tmp_path)
+    repair_trial(str(tmp_path))
     assert not snapshot.exists()
 
 
@@ -95,7 +96,7 @@ def test_a_whole_checkpoint_that_was_not_listed_yet_is_gone_on_from(tmp_path: Pa
             (newer / name).write_bytes(data)
         for rank in notes:
             write_note(newer, rank, [*ROWS, {"step": 15}])
-        repair_trial(tmp_path)
+        repair_trial(str(tmp_path))
         found = json.loads(snapshot.read_text())["checkpoint_results"]
         assert [one["checkpoint_dir_name"] for one in found] == [expected]
         shutil.rmtree(newer)
@@ -104,27 +105,27 @@ def test_a_whole_checkpoint_that_was_not_listed_yet_is_gone_on_from(tmp_path: Pa
     (newer / "adapter.safetensors").write_bytes(b"more")
     write_note(newer, 0, ROWS)
     (newer / "adapter.safetensors").write_bytes(b"mo")
-    repair_trial(tmp_path)
+    repair_trial(str(tmp_path))
     assert snapshot.read_text() == listed, "a damaged one is left alone"
     write_note(checkpoint, 1, ROWS)
     write_note(newer, 0, ROWS)
-    repair_trial(tmp_path)
+    repair_trial(str(tmp_path))
     assert snapshot.read_text() == listed, "one worker of two has written its part"
 
 
 def test_of_a_worker_alone_a_checkpoint_counts_before_any_is_listed(tmp_path: Path, checkpoint: Path) -> None:
-    assert whole_since(tmp_path, []) is None
-    assert whole_since(tmp_path, [], alone=True) == checkpoint
-    assert whole_since(tmp_path, [checkpoint.name], alone=True) is None
+    assert whole_since(str(tmp_path), []) is None
+    assert whole_since(str(tmp_path), [], alone=True) == checkpoint.name
+    assert whole_since(str(tmp_path), [checkpoint.name], alone=True) is None
     (checkpoint / "adapter.safetensors").write_bytes(b"wei")
-    assert whole_since(tmp_path, [], alone=True) is None
+    assert whole_since(str(tmp_path), [], alone=True) is None
 
 
 def test_ray_reads_the_list_that_is_made_anew(tmp_path: Path, checkpoint: Path) -> None:
     manager = pytest.importorskip("ray.train.v2._internal.execution.checkpoint.checkpoint_manager")
     snapshot = tmp_path / "checkpoint_manager_snapshot.json"
     snapshot.write_text("{")
-    repair_trial(tmp_path)
+    repair_trial(str(tmp_path))
     state = manager._CheckpointManagerState.parse_obj(json.loads(snapshot.read_bytes()))
     assert state.latest_checkpoint_result.checkpoint_dir_name == "checkpoint_10"
 
