@@ -128,6 +128,7 @@ def run_owned(
     """Brings the named stages of `every` to their end, in order, under the lock of the run folder."""
     from ray_jobs.locks import owned
     from ray_jobs.stages.base import check_unchanged, forget, run_stages
+    from ray_jobs.stages.begun import forget_ahead
     from ray_jobs.tracking.publish import publish
 
     folder = open_run(config.storage, config.name)
@@ -137,6 +138,8 @@ def run_owned(
         )
         check_unchanged(every[:first], config, folder)
         forget(every[first:], folder)
+        if forced:
+            forget_ahead(folder)
         write_config(config, folder)
         try:
             run_stages(every, names, config, folder)

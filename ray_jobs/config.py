@@ -79,6 +79,9 @@ class EngineActors(Section):
     """Engines per stage; 0: as many as the cluster's CPUs hold."""
     rows_per_block: Annotated[int, Field(ge=1)] = 16
     """Rows that are written, and lost by a crash, together."""
+    ahead: bool = True
+    """Whether engines answer with the base, and judge that, while trials train on GPUs; on cores that no
+    trial needs."""
     settings: JobEngineSettings = JobEngineSettings()
     """Each actor's engine."""
 

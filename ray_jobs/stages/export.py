@@ -1,13 +1,23 @@
 """The base and the best adapter as GGUF files of one recipe."""
 
 import logging
+import os
+import shutil
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray_jobs.config import Config
 from ray_jobs.export.recipe import recipe_name, with_recipe
-from ray_jobs.runs import RunFolder
-from ray_jobs.stages.base import Stage
-from ray_jobs.stages.tune import ADAPTER_FILES, candidate_folder
+from ray_jobs.runs import RunFolder, file_sha256
+from ray_jobs.stages.adapters import ADAPTER_FILES, candidate_folder
+from ray_jobs.stages.base import Stage, config_inputs
+from ray_jobs.stages.begun import INPUTS, ahead_of
+from serving.storage.mirror import discard
+
+if TYPE_CHECKING:
+    from ray_jobs.export.base import BaseModel
 
 log = logging.getLogger(__name__)
 
@@ -15,29 +25,81 @@ log = logging.getLogger(__name__)
 def run(config: Config, folder: RunFolder) -> list[str]:
     from ray_jobs.export.adapter_gguf import write_adapter_gguf
     from ray_jobs.export.base import default_cache_dir, resolve_base
+
+    base = resolve_base(config.model, default_cache_dir())
+    if not taken_up(config, folder):
+        write_model(config, folder, base, "base", None)
+    outputs = outputs_of("base")
+    for model, relative in candidates(folder).items():
+        adapter = folder.path(relative)
+        outputs += write_model(config, folder, base, model, adapter)
+        if config.export.adapter:
+            outputs.append(f"models/{model}/adapter.gguf")
+            write_adapter_gguf(base.hf_dir, adapter, folder.path(outputs[-1]))
+            folder.publish(outputs[-1:])
+    return outputs
+
+
+def write_model(
+    config: Config, folder: RunFolder, base: "BaseModel", model: str, adapter: Path | None
+) -> list[str]:
+    """A model's files, published."""
     from ray_jobs.export.export import export_model
     from ray_jobs.export.modelfile import write_modelfile
 
-    base = resolve_base(config.model, default_cache_dir())
     engine = config.engine.settings
-    settings = with_recipe(config.export, engine.calibration, engine.backend)
-    outputs = []
-    adapters = [(model, folder.path(adapter)) for model, adapter in candidates(folder).items()]
-    for model, adapter in (("base", None), *adapters):
-        export_model(
-            base,
-            adapter,
-            folder.path("models", model),
-            settings,
-            on_step=partial(log.info, "export   %s: %s", model),
-        )
-        write_modelfile(base.hf_dir, folder.path("models", model), config.engine.settings.context_tokens)
-        outputs += [f"models/{model}/{name}" for name in ("model.gguf", "manifest.json", "Modelfile")]
-        if adapter is not None and config.export.adapter:
-            outputs.append(f"models/{model}/adapter.gguf")
-            write_adapter_gguf(base.hf_dir, adapter, folder.path(outputs[-1]))
-        folder.publish(outputs)
-    return outputs
+    export_model(
+        base,
+        adapter,
+        folder.path("models", model),
+        with_recipe(config.export, engine.calibration, engine.backend),
+        on_step=partial(log.info, "export   %s: %s", model),
+    )
+    write_modelfile(base.hf_dir, folder.path("models", model), engine.context_tokens)
+    folder.publish(outputs_of(model))
+    return outputs_of(model)
+
+
+def outputs_of(model: str) -> list[str]:
+    return [f"models/{model}/{name}" for name in ("model.gguf", "manifest.json", "Modelfile")]
+
+
+def base_ahead(config: Config, folder: RunFolder) -> None:
+    """The base's files before the trials are done, unless they are there."""
+    from ray_jobs.export.base import default_cache_dir, resolve_base
+
+    inner, inputs = ahead_of(folder), inputs_of_base(config, folder)
+    if not made_from(inner, inputs):
+        write_model(config, inner, resolve_base(config.model, default_cache_dir()), "base", None)
+        inner.write_json(INPUTS, inputs)
+
+
+def taken_up(config: Config, folder: RunFolder) -> bool:
+    """Puts the base's files into their place, if they were made ahead and from the stage's inputs."""
+    inner = ahead_of(folder)
+    if not made_from(inner, inputs_of_base(config, folder)):
+        return False
+    shutil.rmtree(folder.path("models/base"), ignore_errors=True)
+    folder.path("models").mkdir(exist_ok=True)
+    os.replace(inner.path("models/base"), folder.path("models/base"))
+    folder.publish(outputs_of("base"))
+    discard(inner.path("models"))
+    log.info("export   base: made while the trials trained")
+    return True
+
+
+def made_from(inner: RunFolder, inputs: Mapping[str, str]) -> bool:
+    """Whether the base's files are there and were made from these inputs."""
+    needed = (INPUTS, *outputs_of("base"))
+    if not all(inner.path(name).is_file() for name in needed) or inner.read_json(INPUTS) != inputs:
+        return False
+    recorded = inner.read_json("models/base/manifest.json")["sha256"]
+    return bool(file_sha256(inner.path("models/base/model.gguf")) == recorded)
+
+
+def inputs_of_base(config: Config, folder: RunFolder) -> dict[str, str]:
+    files = {name: file_sha256(folder.path(name)) for name in STAGE.needs}
+    return config_inputs(STAGE, config) | files
 
 
 def candidates(folder: RunFolder) -> dict[str, str]:

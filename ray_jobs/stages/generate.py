@@ -16,10 +16,12 @@ from ray_jobs.records import (
     prompt_sha256,
     row_seed,
 )
-from ray_jobs.runs import RunFolder
+from ray_jobs.runs import RunFolder, file_sha256
 from ray_jobs.stages import cluster, spent
-from ray_jobs.stages.base import Stage
+from ray_jobs.stages.base import Stage, config_inputs
+from ray_jobs.stages.begun import ahead_of, begin_rows, begun_rows
 from ray_jobs.stages.engine_rows import RowJob, compute_file
+from ray_jobs.stages.spent import Spent
 from ray_jobs.tables import PROMPT_COLUMNS, read_rows
 from serving.storage.mirror import discard
 from serving.storage.node_cache import local_copy
@@ -117,13 +119,42 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         if folder.path(output).exists():
             continue
         log.info("generate answers of the %s model", model)
-        job = answer_job(actor_spec(config, folder, model))
-        unfinished = folder.path("answers", model, "unfinished")
-        prompts = folder.path("data/prompts.parquet")
-        spent.keep(folder, model, compute_file(job, prompts, folder.path(output), unfinished, config.engine))
+        spec = actor_spec(config, folder, model)
+        begun = (
+            begun_rows(folder, "answers", answer_inputs(config, folder, spec)) if model == "base" else None
+        )
+        if begun:
+            spent.keep(folder, model, spent.read(ahead_of(folder), model))
+        unfinished = begun or folder.path("answers", model, "unfinished")
+        spent.keep(folder, model, answer(config, folder, spec, unfinished, folder.path(output)))
         folder.publish([output])
         discard(unfinished)
     return outputs
+
+
+def answer(
+    config: Config, folder: RunFolder, spec: dict[str, Any], unfinished: Path, output: Path
+) -> Spent | None:
+    """The answers of one model to the run's prompts; see `compute_file`."""
+    prompts = folder.path("data/prompts.parquet")
+    return compute_file(answer_job(spec), prompts, output, unfinished, config.engine)
+
+
+def base_ahead(config: Config, folder: RunFolder) -> None:
+    """The base's answers before the trials are done; its model is in the folder of work ahead."""
+    inner = ahead_of(folder)
+    spec = actor_spec(config, inner, "base")
+    unfinished = begin_rows(folder, "answers", answer_inputs(config, folder, spec))
+    spent.keep(
+        inner, "base", answer(config, folder, spec, unfinished, inner.path(ANSWERS.format(model="base")))
+    )
+
+
+def answer_inputs(config: Config, folder: RunFolder, spec: Mapping[str, Any]) -> dict[str, str]:
+    """Everything that a model's answers follow from."""
+    prompts = {"data/prompts.parquet": file_sha256(folder.path("data/prompts.parquet"))}
+    settled = {name: str(spec[name]) for name in ("model_sha256", "backend", "seed")}
+    return config_inputs(STAGE, config) | prompts | settled
 
 
 def models_of(folder: RunFolder) -> tuple[str, ...]:

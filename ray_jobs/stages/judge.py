@@ -13,9 +13,10 @@ from ray_jobs.judging.inputs import JudgeItem
 from ray_jobs.judging.metrics import outline_of
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.records import Judgement, Message, Pair, Prompt, as_row, pair_from_row, row_seed, text_sha256
-from ray_jobs.runs import RunFolder
+from ray_jobs.runs import RunFolder, file_sha256
 from ray_jobs.stages import cluster, generate
-from ray_jobs.stages.base import Stage, flatten
+from ray_jobs.stages.base import Stage, config_inputs, flatten
+from ray_jobs.stages.begun import ahead_of, begin_rows, begun_rows, forget_ahead
 from ray_jobs.stages.engine_rows import RowJob, compute_rows
 from ray_jobs.tables import MESSAGES, read_rows, write_rows
 from serving.storage.mirror import discard
@@ -33,6 +34,8 @@ ITEM_COLUMNS = {
     "answer": "string",
 }
 RESULT_COLUMNS = {"subject": "string", **Judgement.COLUMNS}
+AHEAD_SUBJECTS = ("base", "trust", "repeat")
+"""Whose answers do not depend on the trials, and may be judged before these are done."""
 
 
 class JudgeActor:
@@ -144,17 +147,21 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     """Judges known pairs and all answers; with several looks, only until one of them decides."""
     prompts = look_order(generate.read_prompts(folder), config.seed)
     check(config, prompts)
-    pairs = [pair_from_row(row) for row in read_rows(folder.path("data/trust.parquet"))]
-    pairs = pairs[: config.judge.trust.num_pairs]
-    references = trust_references(config, pairs)
+    pairs, references = known_pairs(config, folder)
     known = trust_rows(config, pairs, references)
     cluster.connect()
     unfinished = folder.path("judgements/unfinished")
-    job = judge_job(config, folder, [outline_of(metric).key for metric in config.judge.metrics])
+    begun = begun_rows(folder, "judgements", ahead_inputs(config, folder))
+    job = judge_job(config, folder)
     sizes = look_sizes(config.verdict.sequential.looks, len(prompts))
     results: list[dict[str, Any]] = []
     for look, (start, size) in enumerate(pairwise((0, *sizes))):
-        rows = answer_rows(folder, prompts[start:size]) + (known if look == 0 else [])
+        rows = answer_rows(folder, prompts[start:size], generate.models_of(folder))
+        rows += known if look == 0 else []
+        if begun and look == 0:
+            ahead = [row for row in rows if row["subject"] in AHEAD_SUBJECTS]
+            results += compute_rows(job, ahead, begun / "rows", judge_pool(config))
+            rows = [row for row in rows if row["subject"] not in AHEAD_SUBJECTS]
         results += compute_rows(job, rows, unfinished / f"look-{look}", judge_pool(config))
         write_judgements(folder, results)
         folder.write_json("judgements/trust.json", trust(config, folder, pairs, references))
@@ -165,7 +172,32 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     outputs = [*judgement_files(folder), "judgements/trust.json", "judgements/look.json"]
     folder.publish(outputs)
     discard(unfinished)
+    forget_ahead(folder)
     return outputs
+
+
+def base_ahead(config: Config, folder: RunFolder) -> None:
+    """Judges what the first look takes of the base's answers, which were made ahead, and known pairs."""
+    inner = ahead_of(folder)
+    prompts = look_order(generate.read_prompts(folder), config.seed)
+    check(config, prompts)
+    size = look_sizes(config.verdict.sequential.looks, len(prompts))[0]
+    rows = answer_rows(inner, prompts[:size], ("base",)) + trust_rows(config, *known_pairs(config, folder))
+    begun = begin_rows(folder, "judgements", ahead_inputs(config, inner))
+    compute_rows(judge_job(config, inner), rows, begun / "rows", judge_pool(config))
+
+
+def ahead_inputs(config: Config, models: RunFolder) -> dict[str, str]:
+    """What the scores of given rows follow from; the judge may be the run's own base."""
+    own = models.path("models/base/manifest.json")
+    return config_inputs(STAGE, config) | ({"run:base": file_sha256(own)} if own.is_file() else {})
+
+
+def known_pairs(config: Config, folder: RunFolder) -> tuple[list[Pair], dict[str, str] | None]:
+    """The pairs whose better answer is known, with their references, where a metric wants one."""
+    pairs = [pair_from_row(row) for row in read_rows(folder.path("data/trust.parquet"))]
+    pairs = pairs[: config.judge.trust.num_pairs]
+    return pairs, trust_references(config, pairs)
 
 
 def check(config: Config, prompts: Sequence[Prompt]) -> None:
@@ -211,8 +243,9 @@ def write_judgements(folder: RunFolder, results: Sequence[Mapping[str, Any]]) ->
         write_rows(folder.path(output), rows, Judgement.COLUMNS)
 
 
-def judge_job(config: Config, folder: RunFolder, metrics: Sequence[str]) -> RowJob:
+def judge_job(config: Config, folder: RunFolder) -> RowJob:
     pool = judge_pool(config)
+    metrics = [outline_of(metric).key for metric in config.judge.metrics]
     return RowJob(
         stage="judge",
         what="judgements",
@@ -244,11 +277,10 @@ def judge_pool(config: Config) -> EngineActors:
     return config.engine.model_copy(update={"settings": settings.model_copy(update=changes)})
 
 
-def answer_rows(folder: RunFolder, prompts: Iterable[Prompt]) -> list[dict[str, Any]]:
-    """All models' answers as rows to judge; those to one prompt stand together, to share its prefix."""
+def answer_rows(folder: RunFolder, prompts: Iterable[Prompt], models: Sequence[str]) -> list[dict[str, Any]]:
+    """The models' answers as rows to judge; those to one prompt stand together, to share its prefix."""
     answers = {
-        model: {answer.id: answer for answer in generate.answers_of(folder, model)}
-        for model in generate.models_of(folder)
+        model: {answer.id: answer for answer in generate.answers_of(folder, model)} for model in models
     }
     return [
         {"subject": model, **as_row(prompt), "answer": by_id[prompt.id].answer}

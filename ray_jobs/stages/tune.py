@@ -17,6 +17,8 @@ from ray_jobs.errors import StageFailed
 from ray_jobs.runs import RunFolder, write_whole
 from ray_jobs.search.trials import Trial, ranked_trials, with_overrides
 from ray_jobs.stages import cluster
+from ray_jobs.stages.adapters import ADAPTER_FILES, candidate_folder
+from ray_jobs.stages.ahead import base_ahead
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.checkpoints import prepare_search, why_damaged
 from ray_jobs.stages.forgotten import forgotten_trials
@@ -31,14 +33,14 @@ log = logging.getLogger(__name__)
 
 ROOM = 2**20
 """Bytes: with less of it a disk is full."""
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
     config = with_gpu_share(config)
     job = trial_job(config, folder)
-    results = fit(config, job, folder.path("tune"))
+    with base_ahead(config, folder):
+        results = fit(config, job, folder.path("tune"))
     in_order = sorted(results, key=lambda result: drawn_order(result.path))
     here = partial(path_of_ray, folder=folder.root)
     trials = [trial_from(number, result, here) for number, result in enumerate(in_order)]
@@ -54,11 +56,6 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     for trial, relative in zip(ranked, kept, strict=True):
         keep_best(trial, folder.path(relative))
     return ["tune/trials.parquet", *(f"{relative}/{name}" for relative in kept for name in ADAPTER_FILES)]
-
-
-def candidate_folder(number: int) -> str:
-    """Where the adapter of the number-th best trial is kept."""
-    return "tune/best" if number == 1 else f"tune/best-{number}"
 
 
 def trial_job(config: Config, folder: RunFolder) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from ray_jobs.command import STAGES, run_owned
 from ray_jobs.config import Config, load_config
 from ray_jobs.records import Answer, Judgement
 from ray_jobs.runs import RunFolder
-from ray_jobs.stages import cluster, engine_rows, export, generate, judge, prepare, registry, tune
+from ray_jobs.stages import ahead, cluster, engine_rows, export, generate, judge, prepare, registry, tune
 from ray_jobs.stages.block_actor import BlockActor
 from ray_jobs.stages.checkpoints import write_note
 from ray_jobs.tables import read_rows, schema
@@ -37,6 +38,7 @@ class Stubs:
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
         self.left = 10**6
+        self.ends_with: type[BaseException] = KeyboardInterrupt
 
     def fit(self, config: Config, job: dict[str, Any], folder: Path) -> list[Any]:
         self.done["fit"] += 1
@@ -68,6 +70,21 @@ class Stubs:
             outputs += [f"models/{model}/model.gguf", f"models/{model}/manifest.json"]
         return outputs
 
+    def interrupted_fit(self, *_: Any) -> None:
+        for thread in threading.enumerate():
+            if thread.name == "ahead":
+                thread.join()
+        raise KeyboardInterrupt
+
+    def write_model(
+        self, config: Config, folder: RunFolder, base: Any, model: str, adapter: Path | None
+    ) -> list[str]:
+        self.done[f"model {model}"] += 1
+        path = folder.write(f"models/{model}/model.gguf", b"GGUF" + model.encode())
+        folder.write(f"models/{model}/Modelfile", b"FROM model.gguf")
+        folder.write_json(f"models/{model}/manifest.json", manifest(path))
+        return export.outputs_of(model)
+
     def map_ranges(
         self, job: Any, source: Path, folder: Path, tasks: Any, actors: int, cores: int
     ) -> Iterator[Any]:
@@ -75,7 +92,7 @@ class Stubs:
         actor = BlockActor(job, shared(source), shared(folder), None)
         for task in tasks:
             if self.left == 0:
-                raise KeyboardInterrupt
+                raise self.ends_with
             self.left -= 1
             self.done[f"{job.stage} {Path(folder).parent.name}"] += 1
             yield from actor(pa.Table.from_pylist([{"ranges": [list(block) for block in task]}])).to_pylist()
@@ -134,8 +151,8 @@ def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stubs:
     return stubs
 
 
-def config_of(store: str) -> Config:
-    changes = [f"storage={store}", f"registry={store}-registry", f"data.num_prompts={NUM_PROMPTS}"]
+def config_of(store: str, *more: str) -> Config:
+    changes = [*more, f"storage={store}", f"registry={store}-registry", f"data.num_prompts={NUM_PROMPTS}"]
     changes += ["engine.rows_per_block=4", "engine.actors=1", "verdict.num_resamples=200"]
     return load_config(ROOT / "configs/smoke.yaml", changes)
 
@@ -180,3 +197,39 @@ def test_a_run_goes_from_node_to_node_and_nothing_is_done_twice(
     assert champion is not None
     assert champion.report == f"{run.uri}/report/report.json"
     assert sha256_of(model_here(champion.model, champion.sha256)) == champion.sha256
+
+
+def test_what_one_node_did_ahead_of_the_trials_is_taken_up_on_another(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubs: Stubs
+) -> None:
+    monkeypatch.setattr(export, "STAGE", dataclasses.replace(export.STAGE, run=export.run))
+    monkeypatch.setattr(export, "write_model", stubs.write_model)
+    monkeypatch.setattr(ahead, "room", lambda *_: 1)
+    monkeypatch.setattr(tune, "fit", stubs.interrupted_fit)
+    config = config_of(store, "export.adapter=false")
+    run = Remote(f"{store}/smoke")
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "a"))
+    stubs.left, stubs.ends_with = NUM_PROMPTS // 4 + 3, OSError
+    with pytest.raises(KeyboardInterrupt):
+        run_owned(config, registry.stages(), STAGES, ())
+    known = NUM_PROMPTS + 2 * 8 + 2
+    assert stubs.done == {"model base": 1, "generate unfinished": NUM_PROMPTS // 4, "judge rows": 3}
+
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "b"))
+    monkeypatch.setattr(tune, "fit", stubs.fit)
+    monkeypatch.setattr(ahead, "room", lambda *_: 0)
+    stubs.left = 10**6
+    run_owned(config, registry.stages(), STAGES, ())
+    assert stubs.done == {
+        "fit": 1,
+        "model base": 1,
+        "model candidate": 1,
+        "generate unfinished": NUM_PROMPTS // 4,
+        "generate candidate": NUM_PROMPTS // 4,
+        "judge rows": -(-known // 4),
+        "judge look-0": NUM_PROMPTS // 4,
+    }
+    assert not [name for name in run.listing() if name.startswith(("ahead/", "owners/"))]
+    for model in generate.MODELS:
+        judged = read_rows(local_copy((run / f"judgements/{model}/part-00000.parquet").uri))
+        assert len({row["id"] for row in judged}) == len(judged) == NUM_PROMPTS

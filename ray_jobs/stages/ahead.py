@@ -1,0 +1,80 @@
+"""What does not depend on the trials, done while they train: the base's answers and their scores.
+
+Trials train on GPUs and engines run on CPUs, which would wait for each other. So a thread of the driver has
+engines answer as the base and judge these answers and the known pairs, on the cores that no trial needs. It
+keeps finished rows only: the stages whose work it is take them up, do what is missing, and fail where it
+failed.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray_jobs.config import Config
+from ray_jobs.logs import duration
+from ray_jobs.runs import RunFolder
+from ray_jobs.stages import cluster, export, generate, judge
+from ray_jobs.stages.tune_search import most_at_once
+
+log = logging.getLogger(__name__)
+
+DRIVER_CPUS = 1
+"""Left on a machine on which the trials run too: for the driver, and what drives the trials."""
+
+
+@contextmanager
+def base_ahead(config: Config, folder: RunFolder) -> Iterator[None]:
+    """Has the base's rows made as long as the block lasts, and waits for their end; not after an error.
+
+    `config`: with the GPUs of a worker as a number.
+    """
+    engines = room(config) if config.engine.ahead else 0
+    if engines == 0:
+        yield
+        return
+    log.info("ahead    %d engine(s) answer as the base while the trials train", engines)
+    config = config.model_copy(update={"engine": config.engine.model_copy(update={"actors": engines})})
+    thread = threading.Thread(target=work_on, args=(config, folder), name="ahead", daemon=True)
+    thread.start()
+    yield
+    if thread.is_alive():
+        log.info("ahead    the trials are done; the base's rows are not yet")
+    thread.join()
+
+
+def room(config: Config) -> int:
+    """Engines for which there are cores that no trial needs.
+
+    Known of nodes that are kept for engines, and of one machine on which everything runs. Elsewhere engines
+    might settle on the cores beside a GPU and keep its trial waiting.
+    """
+    workers = config.workers
+    assert not isinstance(workers.gpus_per_worker, str)
+    if workers.gpus_per_worker == 0:
+        return 0
+    kinds = cluster.nodes_there()
+    if cluster.engine_resources(1):
+        cores = float(cluster.engine_cpus())
+    elif len(kinds) == 1 and not cluster.nodes_to_come():
+        of_trials = most_at_once(config) * workers.per_trial * workers.cpus_per_worker
+        cores = kinds[0].cpus - of_trials - DRIVER_CPUS
+    else:
+        return 0
+    there = max(0, int(cores // config.engine.settings.cores))
+    return min(there, config.engine.actors or there)
+
+
+def work_on(config: Config, folder: RunFolder) -> None:
+    started = time.monotonic()
+    try:
+        export.base_ahead(config, folder)
+        generate.base_ahead(config, folder)
+        judge.base_ahead(config, folder)
+    except Exception as error:
+        # Nothing is lost: the stage will meet the same, where it is told and counts.
+        log.warning("ahead    stopped, its stage will do it: %s", " ".join(str(error).split())[:500])
+        log.debug("ahead", exc_info=error)
+    else:
+        log.info("ahead    done in %s", duration(time.monotonic() - started))
