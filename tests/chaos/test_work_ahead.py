@@ -12,7 +12,7 @@ from ray_jobs.command import STAGES, run_owned
 from ray_jobs.config import Config, load_config
 from ray_jobs.runs import RunFolder, write_whole
 from ray_jobs.stages import cluster, export, generate, judge, prepare, registry, train_worker, tune
-from tests.chaos.results import compare
+from tests.chaos.results import results, unequal
 from tests.chaos.stub_pipeline import (
     StubAnswerActor,
     StubJudgeActor,
@@ -44,10 +44,6 @@ def patient_worker(job: dict[str, Any]) -> None:
     train_worker.resumed(job, patient_training)
 
 
-def plain_worker(job: dict[str, Any]) -> None:
-    train_worker.resumed(job, stub_training)
-
-
 def stub_model(config: Config, folder: RunFolder, base: Any, model: str, adapter: Path | None) -> list[str]:
     weights = b"base" if adapter is None else (adapter / "adapter_model.safetensors").read_bytes()
     path = folder.path("models", model, "model.gguf")
@@ -65,7 +61,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.promote.first_words", lambda _: b"{}")
     monkeypatch.setattr("ray_jobs.stages.tune_trial.run_trial", stub_run_trial)
     monkeypatch.setattr(prepare, "check_judging", lambda *_: None)
-    monkeypatch.setattr(tune, "train_worker", plain_worker)
+    monkeypatch.setattr(tune, "train_worker", patient_worker)
     monkeypatch.setattr(export, "write_model", stub_model)
     monkeypatch.setattr(generate, "AnswerActor", StubAnswerActor)
     monkeypatch.setattr(judge, "JudgeActor", StubJudgeActor)
@@ -87,28 +83,24 @@ def config_of(storage: Path, *changes: str) -> Config:
     return load_config(ROOT / "tests/chaos/stub.yaml", [*fixed, *CHANGES, *changes])
 
 
-def run_whole(config: Config) -> RunFolder:
-    return run_owned(config, registry.stages(), STAGES, ())
-
-
 @pytest.mark.usefixtures("machine_with_a_gpu", "stubs")
 def test_the_bases_rows_are_made_while_the_trials_train_and_change_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        expected = run_whole(config_of(tmp_path / "one-by-one", "engine.ahead=false"))
-    assert "ahead" not in caplog.text
-
-    monkeypatch.setattr(tune, "train_worker", patient_worker)
-    caplog.clear()
-    with caplog.at_level(logging.INFO):
-        found = run_whole(config_of(tmp_path / "ahead"))
+        run = run_owned(config_of(tmp_path), registry.stages(), STAGES, ())
     assert "ahead    2 engine(s) answer as the base while the trials train" in caplog.text
     assert "export   base: made while the trials trained" in caplog.text
     assert f"generate takes up {NUM_PROMPTS} of {NUM_PROMPTS} rows" in caplog.text
     known = NUM_PROMPTS + 2 * NUM_TRUST + 2 * NUM_REPEATS
     assert f"judge    takes up {known} of {known} rows" in caplog.text
-    assert compare(expected.root, found.root) == []
-    assert not found.path("ahead").exists()
-    spent = found.read_json("answers/base/spent.json")
+    assert not run.path("ahead").exists()
+    spent = run.read_json("answers/base/spent.json")
     assert (spent["engines"], spent["cores"]) == (2, 1), "what it took is told by who did it"
+
+    ahead = results(run.root)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        run_owned(config_of(tmp_path, "engine.ahead=false"), registry.stages(), STAGES, {"export"})
+    assert "takes up" not in caplog.text
+    assert list(unequal(ahead, results(run.root))) == []
