@@ -6,6 +6,7 @@ keeps finished rows only: the stages whose work it is take them up, do what is m
 failed.
 """
 
+import ctypes
 import logging
 import threading
 import time
@@ -20,6 +21,7 @@ from ray_jobs.stages.tune_search import most_at_once
 
 log = logging.getLogger(__name__)
 
+STOP_S = 10.0
 DRIVER_CPUS = 1
 """Left on a machine on which the trials run too: for the driver, and what drives the trials."""
 
@@ -36,12 +38,28 @@ def base_ahead(config: Config, folder: RunFolder) -> Iterator[None]:
         return
     log.info("ahead    %d engine(s) answer as the base while the trials train", engines)
     config = config.model_copy(update={"engine": config.engine.model_copy(update={"actors": engines})})
-    thread = threading.Thread(target=work_on, args=(config, folder), name="ahead", daemon=True)
+    left = threading.Event()
+    thread = threading.Thread(target=work_on, args=(config, folder, left), name="ahead", daemon=True)
     thread.start()
-    yield
+    try:
+        yield
+    except BaseException:
+        left.set()
+        stop(thread)
+        raise
     if thread.is_alive():
         log.info("ahead    the trials are done; the base's rows are not yet")
     thread.join()
+
+
+def stop(thread: threading.Thread) -> None:
+    """Has the thread end as Ctrl-C would end the main one, and waits for that, but not for long.
+
+    A process that shuts Ray down (2.60) under a thread that still waits for it may crash on its way out.
+    """
+    if thread.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+    thread.join(STOP_S)
 
 
 def room(config: Config) -> int:
@@ -66,15 +84,19 @@ def room(config: Config) -> int:
     return min(there, config.engine.actors or there)
 
 
-def work_on(config: Config, folder: RunFolder) -> None:
+def work_on(config: Config, folder: RunFolder, left: threading.Event) -> None:
+    """All that can be done; `left`: nobody waits for it any more, and Ray ends under it."""
     started = time.monotonic()
     try:
         export.base_ahead(config, folder)
         generate.base_ahead(config, folder)
         judge.base_ahead(config, folder)
+    except SystemExit:
+        log.debug("ahead    stopped")
     except Exception as error:
         # Nothing is lost: the stage will meet the same, where it is told and counts.
-        log.warning("ahead    stopped, its stage will do it: %s", " ".join(str(error).split())[:500])
+        level = logging.DEBUG if left.is_set() else logging.WARNING
+        log.log(level, "ahead    stopped, its stage will do it: %s", " ".join(str(error).split())[:500])
         log.debug("ahead", exc_info=error)
     else:
         log.info("ahead    done in %s", duration(time.monotonic() - started))

@@ -30,6 +30,8 @@ def connect() -> None:
     """
     # Read when Ray is imported. A trial takes five small processes, which is what this warning is about.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
+    # Also read then. A thread that still asks for something while the driver ends starts no cluster for it.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray
 
     if ray.is_initialized():

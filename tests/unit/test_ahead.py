@@ -1,6 +1,8 @@
 """When work is done ahead of the trials, and what becomes of it, without a cluster."""
 
 import logging
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,27 @@ def test_there_is_room_where_no_trial_can_be_kept_waiting(
     wanted = {"engine.actors": 0, "engine.settings.cores": 2, **changes}
     config = config_of(tmp_path, *(f"{name}={value}" for name, value in wanted.items()))
     assert ahead.room(config) == expected
+
+
+def test_ctrl_c_ends_the_work_ahead_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = threading.Event()
+
+    def answer_for_ever(*_: Any) -> None:
+        begun.set()
+        while True:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(export, "base_ahead", answer_for_ever)
+    monkeypatch.setattr(ahead, "room", lambda *_: 1)
+
+    def interrupted() -> None:
+        with ahead.base_ahead(config_of(tmp_path), RunFolder(tmp_path)):
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+
+    with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    assert "stopped, its stage" not in caplog.text
