@@ -43,13 +43,13 @@ def base_ahead(config: Config, folder: RunFolder) -> Iterator[None]:
     thread.start()
     try:
         yield
+        if thread.is_alive():
+            log.info("ahead    the trials are done; the base's rows are not yet")
+        thread.join()
     except BaseException:
         left.set()
         stop(thread)
         raise
-    if thread.is_alive():
-        log.info("ahead    the trials are done; the base's rows are not yet")
-    thread.join()
 
 
 def stop(thread: threading.Thread) -> None:
