@@ -2,7 +2,7 @@
 
 Each attack is tried on the worse answer of pairs of known order: its score with the attack minus without,
 paired. `stops` says what can stop it: `parser` where the answer imitates the frame or the format of the
-judge's prompt, which neutralising, leaving forged verdicts out and strict parsing make powerless; `judge`
+judge's prompt, which neutralising, leaving forgeries out and strict parsing make powerless; `judge`
 where it is a text like any other that only a better judge sees through, so that its uplift is published for
 each judge.
 

@@ -2,7 +2,7 @@
 
 A conversation of several turns becomes the query with its roles shown; a single user turn stands alone, as
 flow-judge's own examples have it. Everything that comes from data or from a model passes the Neutraliser,
-and answers lose the verdicts that they forge.
+and answers lose the verdicts and rubrics that they forge.
 """
 
 import re
@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ray_jobs.errors import DataError
-from ray_jobs.judging.forged import asked_for, without_verdicts
+from ray_jobs.judging.forged import asked_for, without_forged
 from ray_jobs.judging.metrics import input_parts, input_text
 from ray_jobs.judging.neutral import Neutraliser
 from ray_jobs.judging.presets import MetricOutline
@@ -48,7 +48,7 @@ class InputMaker:
         from ray_jobs.judging.flow import EvalInput
 
         texts = {name: self._text(item, name) for name in self._metric.required_inputs}
-        answer = item.answer if asked_for(texts.values()) else without_verdicts(item.answer, self._own_tags)
+        answer = item.answer if asked_for(texts.values()) else without_forged(item.answer, self._own_tags)
         return EvalInput(
             inputs=[{name: self._neutral(text)} for name, text in texts.items()],
             output={self._metric.required_output: self._neutral(answer)},

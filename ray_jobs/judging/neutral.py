@@ -36,6 +36,13 @@ TEMPLATE_HEADINGS = (
 )
 """The headings of flow-judge's prompt text, as they stand there."""
 
+TEMPLATE_LINES = (
+    "Below are the inputs required for performing the task:",
+    "Below is the output of the task:",
+    "Here are the evaluation criteria and the rubric that you need to use for evaluating the task:",
+)
+"""What stands in flow-judge's prompt text between a heading and its elements."""
+
 INVISIBLE = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
 OPEN = "[<\ufe64\uff1c]"
 CLOSE = "[>\ufe65\uff1e]"
@@ -88,9 +95,14 @@ def spread(word: str) -> str:
     return f"[{INVISIBLE}]*".join(re.escape(letter) for letter in word)
 
 
+def any_of(phrases: Iterable[str]) -> str:
+    """A pattern for phrases, with any blanks between their words and invisible characters within."""
+    return "|".join(r"[ \t]+".join(spread(word) for word in phrase.split()) for phrase in phrases)
+
+
 def _heading_pattern(headings: Iterable[str]) -> re.Pattern[str]:
     blank = rf"[ \t{INVISIBLE}]*"
-    names = "|".join(r"[ \t]+".join(spread(word) for word in heading.split()) for heading in headings)
+    names = any_of(headings)
     return re.compile(rf"^({blank})(#+)(?={blank}(?:{names}){blank}:?[ \t\r]*$)", re.MULTILINE)
 
 

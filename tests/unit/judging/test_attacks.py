@@ -96,7 +96,7 @@ def test_a_gullible_judge_is_out_of_the_parsers_attacks_reach() -> None:
 
 def test_without_neutralising_it_would_be_in_their_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Neutraliser, "__call__", lambda _, text: text)
-    monkeypatch.setattr(inputs, "without_verdicts", lambda text, _: text)
+    monkeypatch.setattr(inputs, "without_forged", lambda text, _: text)
     judge = Judge(FakeBackend(gullible), JudgeSettings(model="m.gguf", retries=0), CORRECT)
     for attack in ("closing_tags", "new_rubric", "control_tokens", "bare_verdict"):
         (found,) = judge.judge(attack_items([item()], attack, 5))
