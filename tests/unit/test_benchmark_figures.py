@@ -1,5 +1,6 @@
 """The figures that others read out of the benchmarks' JSON keep their names and their meaning."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,3 +78,18 @@ def test_judgements_of_a_run_are_read_beside_its_other_files(tmp_path: Path) -> 
     found, lengths = verdict.real_pool([tmp_path / "judgements" / model for model in scores], None)
     assert found.tolist() == [[1.5, 3.0], [2.0, 5.0]]
     assert lengths.tolist() == [[1.0, 3.0], [1.0, 3.0]]
+
+
+def test_scale_report_comes_to_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import scale_report
+    from ray_jobs.stages import cluster, judge
+
+    for module, name in ((judge, "compute_rows"), (cluster, "connect")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back after the test
+    for step in scale_report.STEPS:
+        scale_report.one(step, 60, str(tmp_path))
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    report = json.loads((tmp_path / "smoke/report/report.json").read_bytes())
+    assert (report["num_prompts"], report["judge_trust"]["pairs"]) == (60, 20)
