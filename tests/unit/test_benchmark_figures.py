@@ -92,4 +92,4 @@ def test_scale_report_comes_to_a_verdict(
         scale_report.one(step, 60, str(tmp_path))
     assert len(capsys.readouterr().out.splitlines()) == 3
     report = json.loads((tmp_path / "smoke/report/report.json").read_bytes())
-    assert (report["num_prompts"], report["judge_trust"]["pairs"]) == (60, 20)
+    assert (report["num_prompts"], report["judge_trust"]["pairs"]) == (60, 8)
