@@ -1,12 +1,16 @@
-"""The typed rows that stages hand to each other."""
+"""The typed rows that stages hand to each other.
+
+A driver may hold hundreds of thousands: they have slots, and texts that many have in common are one string.
+"""
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation; `role` is system, user or assistant."""
 
@@ -14,7 +18,7 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A preference pair: two answers to one prompt, the first preferred."""
 
@@ -25,7 +29,7 @@ class Pair:
     rejected: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """An evaluation prompt: all turns before the answer; `reference` is the data set's own answer, if any."""
 
@@ -39,7 +43,7 @@ class Prompt:
         return prompt_sha256(self.messages)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     """A row that is not used, with the reason (`empty_chosen`, `identical`, `too_long`, …)."""
 
@@ -48,7 +52,7 @@ class Quarantined:
     source: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a model answered; `answer` is null exactly when `error` says why."""
 
@@ -83,10 +87,10 @@ class Answer:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        return cls(**{field.name: row[field.name] for field in fields(cls) if field.name in row})
+        return cls(**_values(row, [field.name for field in fields(cls) if field.name in row]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """A judge's word on one answer by one metric; `score` is null exactly when `failure` says why.
 
@@ -118,7 +122,21 @@ class Judgement:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        return cls(**{field.name: row[field.name] for field in fields(cls)})
+        return cls(**_values(row, [field.name for field in fields(cls)]))
+
+
+COMMON = frozenset(
+    {"source", "model_sha256", "finish_reason", "backend", "metric", "failure", "judge_sha256"}
+)
+"""Columns in which many rows have the same text."""
+
+
+def _values(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: _one(row[name]) if name in COMMON else row[name] for name in names}
+
+
+def _one(text: str | None) -> str | None:
+    return None if text is None else sys.intern(text)
 
 
 def as_row(record: Answer | Judgement | Pair | Prompt) -> dict[str, Any]:
@@ -127,15 +145,17 @@ def as_row(record: Answer | Judgement | Pair | Prompt) -> dict[str, Any]:
 
 
 def messages_from(rows: Iterable[Mapping[str, str]]) -> tuple[Message, ...]:
-    return tuple(Message(role=row["role"], content=row["content"]) for row in rows)
+    return tuple(Message(role=sys.intern(row["role"]), content=row["content"]) for row in rows)
 
 
 def pair_from_row(row: Mapping[str, Any]) -> Pair:
-    return Pair(row["id"], row["source"], messages_from(row["prompt"]), row["chosen"], row["rejected"])
+    return Pair(
+        row["id"], sys.intern(row["source"]), messages_from(row["prompt"]), row["chosen"], row["rejected"]
+    )
 
 
 def prompt_from_row(row: Mapping[str, Any]) -> Prompt:
-    return Prompt(row["id"], row["source"], messages_from(row["messages"]), row["reference"])
+    return Prompt(row["id"], sys.intern(row["source"]), messages_from(row["messages"]), row["reference"])
 
 
 def text_sha256(text: str) -> str:

@@ -93,6 +93,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The same one after another, with few in memory at once."""
+    file = RowFile(path)
+    for start in range(0, len(file), ROWS_PER_GROUP):
+        yield from file.rows(start, start + ROWS_PER_GROUP)
+
+
 class RowFile:
     """A Parquet file of which ranges of rows are read, by several threads, without holding all of it."""
 

@@ -22,7 +22,7 @@ from ray_jobs.stages.base import Stage, config_inputs
 from ray_jobs.stages.begun import ahead_of, begin_rows, begun_rows
 from ray_jobs.stages.engine_rows import RowJob, compute_file
 from ray_jobs.stages.spent import Spent
-from ray_jobs.tables import PROMPT_COLUMNS, read_rows
+from ray_jobs.tables import PROMPT_COLUMNS, iter_rows
 from serving.storage.mirror import discard
 from serving.storage.node_cache import local_copy
 
@@ -227,12 +227,12 @@ def seed_of(config: Config, model: str) -> int:
 
 
 def read_prompts(folder: RunFolder) -> list[Prompt]:
-    return [prompt_from_row(row) for row in read_rows(folder.path("data/prompts.parquet"))]
+    return [prompt_from_row(row) for row in iter_rows(folder.path("data/prompts.parquet"))]
 
 
 def answers_of(folder: RunFolder, model: str) -> list[Answer]:
     path: Path = folder.path(ANSWERS.format(model=model))
-    return [Answer.from_row(row) for row in read_rows(path)]
+    return [Answer.from_row(row) for row in iter_rows(path)]
 
 
 STAGE = Stage(

@@ -18,7 +18,7 @@ from ray_jobs.stages import cluster, generate
 from ray_jobs.stages.base import Stage, config_inputs, flatten
 from ray_jobs.stages.begun import ahead_of, begin_rows, begun_rows, forget_ahead
 from ray_jobs.stages.engine_rows import RowJob, compute_rows
-from ray_jobs.tables import MESSAGES, read_rows, write_rows
+from ray_jobs.tables import MESSAGES, iter_rows, read_rows, write_rows
 from serving.storage.mirror import discard
 from serving.storage.node_cache import local_copy
 
@@ -333,7 +333,7 @@ def trust(
 
 
 def judgements_of(folder: RunFolder, subject: str) -> list[Judgement]:
-    return [Judgement.from_row(row) for row in read_rows(folder.path(JUDGEMENTS.format(subject=subject)))]
+    return [Judgement.from_row(row) for row in iter_rows(folder.path(JUDGEMENTS.format(subject=subject)))]
 
 
 def looks_depend_on(config: Config) -> dict[str, str]:
