@@ -94,11 +94,12 @@ def group_name(trial_id: str, pointer: Pointer | None, overrides: dict[str, Any]
 
 def trainer(job: dict[str, Any], worker: Worker, group: str, callback: UserCallback) -> Any:
     import ray.train
-    from ray.train.torch import TorchTrainer
+
+    from ray_jobs.stages.torch_group import GroupTrainer
 
     workers = job["workers"]
     gpus = workers["gpus_per_worker"]
-    return TorchTrainer(
+    return GroupTrainer(
         worker,
         train_loop_config=job,
         scaling_config=ray.train.ScalingConfig(

@@ -70,7 +70,7 @@ def stub_run_trial(overrides: dict[str, Any], **given: Any) -> None:
     """With a group of workers that does without torch, which every process of a trial would import."""
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    sys.modules["ray.train.torch"] = SimpleNamespace(TorchTrainer=DataParallelTrainer)
+    sys.modules["ray_jobs.stages.torch_group"] = SimpleNamespace(GroupTrainer=DataParallelTrainer)
     from ray_jobs.stages.tune_trial import run_trial  # the real one: stubs are put into the driver alone
 
     run_trial(overrides, **given)
