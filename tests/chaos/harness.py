@@ -134,7 +134,8 @@ class Chaos:
         if victim.kind == "driver":
             driver.wait()
             self._watch_strays(family)
-            self._down = (time.monotonic(), self._down[1])  # the command is given again now
+            # The command is given again now; what its processes still wrote before they died is no recovery.
+            self._down = (time.monotonic(), progress(root))
 
     def _watch_strays(self, family: list[psutil.Process]) -> None:
         """Whatever outlives its driver by two minutes is counted and ended; Ray's agents take one."""
