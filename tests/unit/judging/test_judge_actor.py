@@ -9,7 +9,7 @@ import pytest
 from ray_jobs.judging.backend import Call, Completion
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.records import as_row
-from ray_jobs.stages import judge
+from ray_jobs.stages import judge_actor
 from ray_jobs.tables import schema
 
 from .fakes import FakeBackend, prompt, scored
@@ -31,8 +31,8 @@ def strict(call: Call) -> Completion:
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     fake = FakeBackend(strict)
-    monkeypatch.setattr(judge, "open_engine", lambda *_: None)
-    monkeypatch.setattr(judge, "open_backend", lambda *_: fake)
+    monkeypatch.setattr(judge_actor, "open_engine", lambda *_: None)
+    monkeypatch.setattr(judge_actor, "open_backend", lambda *_: fake)
     return fake
 
 
@@ -50,8 +50,8 @@ def test_every_answer_is_judged_by_every_metric(backend: FakeBackend, tmp_path: 
     path = tmp_path / "own.yaml"
     path.write_text(OWN)
     settings = JudgeSettings(model="m.gguf", metrics=(PRESET, str(path)), cache=False)
-    actor = judge.JudgeActor({"judge": settings.model_dump_json(), "seed": 0})
-    table = pa.Table.from_pylist(rows_to_judge(), schema=schema(judge.ITEM_COLUMNS))
+    actor = judge_actor.JudgeActor({"judge": settings.model_dump_json(), "seed": 0})
+    table = pa.Table.from_pylist(rows_to_judge(), schema=schema(judge_actor.ITEM_COLUMNS))
     found = [
         (row["subject"], row["id"], row["metric"], row["score"], row["failure"])
         for row in actor(table).to_pylist()

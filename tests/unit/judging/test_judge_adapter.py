@@ -11,7 +11,7 @@ from ray_jobs.judging import adapter
 from ray_jobs.judging.judge import Judge
 from ray_jobs.judging.models import open_local
 from ray_jobs.judging.settings import JudgeSettings
-from ray_jobs.stages import judge
+from ray_jobs.stages import judge_actor
 
 from .fakes import item
 from .test_engine_judge import METRIC, FakeEngine
@@ -37,8 +37,8 @@ def test_the_engine_is_opened_with_the_adapter(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("serving.engine.Engine.open", lambda path, settings: opened.append(settings))
     monkeypatch.setattr("ray_jobs.export.base.resolve_gguf", lambda *_: tmp_path / "m.gguf")
     spec = {"own_models": {}, "engine": "{}"}
-    judge.open_engine(JudgeSettings(model="m", adapter=str(file)), spec)
-    judge.open_engine(JudgeSettings(model="m"), spec)
+    judge_actor.open_engine(JudgeSettings(model="m", adapter=str(file)), spec)
+    judge_actor.open_engine(JudgeSettings(model="m"), spec)
     assert [settings.adapters for settings in opened] == [{adapter.ADAPTER: str(file)}, {}]
 
 
