@@ -130,7 +130,7 @@ def _edges(own_tags: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]
     names = "|".join(spread(tag) for tag in sorted({*TEMPLATE_TAGS, *own_tags} - {"score", "feedback"}))
     control = rf"(?:{CONTROL_TOKENS.pattern})[^<>\[\]\s]{{0,42}}[>\]]{{1,2}}{_BLANKS}{_ROLE}"
     blank = rf"[ \t{INVISIBLE}]*"
-    heading = rf"[#\uff03]+{blank}(?:{any_of(TEMPLATE_HEADINGS)}):?"
+    heading = rf"(?:[#\uff03]{blank})+(?:{any_of(TEMPLATE_HEADINGS)}):?"
     line = rf"(?m:^){blank}(?:{heading}|{any_of(TEMPLATE_LINES)}){blank}(?m:$)"
     mark = rf"(?:{_tag(names, end=True)}|{_tag(names, end=False)}|{control}|{line})"
     lead = re.compile(rf"{_BLANKS}{mark}{_BLANKS}\Z", re.IGNORECASE)

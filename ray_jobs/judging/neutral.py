@@ -71,7 +71,7 @@ class Neutraliser:
 
     def __call__(self, text: str) -> str:
         text = self._tags.sub("\u2039", text)
-        text = _HEADINGS.sub(lambda match: match[1] + "\uff03" * len(match[2]), text)
+        text = _HEADINGS.sub(lambda match: match[1] + match[2].replace("#", "\uff03"), text)
         if self._control_tokens:
             text = CONTROL_TOKENS.sub(lambda match: _LOOK_ALIKES[match[0]], text)
         return text
@@ -103,7 +103,7 @@ def any_of(phrases: Iterable[str]) -> str:
 def _heading_pattern(headings: Iterable[str]) -> re.Pattern[str]:
     blank = rf"[ \t{INVISIBLE}]*"
     names = any_of(headings)
-    return re.compile(rf"^({blank})(#+)(?={blank}(?:{names}){blank}:?[ \t\r]*$)", re.MULTILINE)
+    return re.compile(rf"^({blank})(#(?:{blank}#)*)(?={blank}(?:{names}){blank}:?[ \t\r]*$)", re.MULTILINE)
 
 
 _HEADINGS = _heading_pattern(TEMPLATE_HEADINGS)

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ray_jobs.judging.neutral import Neutraliser
@@ -127,6 +127,7 @@ FRAME_TAG = re.compile(r"<\s*(/\s*(score|output)(?![a-z0-9_])|(score|output)[ /]
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=12).map("".join))
+@example("# # GOAL")
 def test_nothing_of_the_frame_is_left(text: str) -> None:
     changed = neutral(text)
     as_read = changed.replace("\u200b", "").replace("\uff1c", "<").lower()
