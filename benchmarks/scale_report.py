@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
@@ -23,6 +24,7 @@ from ray_jobs.config import Config, load_config
 from ray_jobs.records import Answer, Judgement, Message, Pair, Prompt, as_row, text_sha256
 from ray_jobs.runs import RunFolder, open_run
 from ray_jobs.stages import cluster, generate, judge, verdict
+from ray_jobs.stages.judge_actor import RESULT_COLUMNS
 from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, table_of, write_tables
 
 CONFIG = harness.REPOSITORY / "configs/smoke.yaml"
@@ -78,10 +80,12 @@ def judgement(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def judge_without_engines(config: Config, folder: RunFolder) -> None:
-    def judged(_: object, rows: Sequence[Mapping[str, Any]], *__: object) -> list[dict[str, Any]]:
-        return [judgement(row) for row in rows]
+    def judged(_: object, rows: Iterable[Any], unfinished: Path, *__: object) -> Path:
+        found = (table_of([judgement(row) for row in table.to_pylist()], RESULT_COLUMNS) for table in rows)
+        write_tables(unfinished / "output.parquet", found, RESULT_COLUMNS)
+        return unfinished / "output.parquet"
 
-    judge.compute_rows = judged
+    judge.compute_tables = judged
     cluster.connect = lambda: None
     judge.run(config, folder)
 

@@ -111,18 +111,18 @@ def ranked(name: str, configs: dict[str, Config], failed: dict[str, str]) -> tup
 def entries_of(base: str, config: Config) -> list[Any]:
     """A run's base and candidate, with their scores by the run's first metric."""
     from ray_jobs.ranking.ranking import Entry, scores_of
-    from ray_jobs.stages.generate import answers_of
-    from ray_jobs.stages.judge import judgements_of
+    from ray_jobs.stages.generate import iter_answers
+    from ray_jobs.stages.judge import iter_judgements
 
     folder = open_run(config.storage, config.name)
-    answers = {model: answers_of(folder, model) for model in MODELS}
+    tokens = {model: [row.num_answer_tokens for row in iter_answers(folder, model)] for model in MODELS}
     metric = metric_key(config)
     return [
         Entry(
             base,
             model,
-            scores_of(judgements_of(folder, model), metric),
-            sum(answer.num_answer_tokens for answer in answers[model]) / max(1, len(answers[model])),
+            scores_of(iter_judgements(folder, model), metric),
+            sum(tokens[model]) / max(1, len(tokens[model])),
             cost_of(folder, model),
         )
         for model in MODELS

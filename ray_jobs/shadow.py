@@ -47,11 +47,11 @@ def write_inputs(rows: Sequence[dict[str, Any]], folder: RunFolder, run: Path) -
 
 def compared(folder: RunFolder) -> list[str]:
     """A line for each metric: mean scores, and on how many prompts which model was better."""
-    from ray_jobs.stages.judge import judgements_of
+    from ray_jobs.stages.judge import iter_judgements
 
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for model in NAMES:
-        for each in judgements_of(folder, model):
+        for each in iter_judgements(folder, model):
             if each.score is not None:
                 scores.setdefault(each.metric, {}).setdefault(each.id, {})[model] = each.score
     return [_line(metric, list(by_id.values())) for metric, by_id in sorted(scores.items())]

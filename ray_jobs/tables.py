@@ -100,6 +100,22 @@ def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from file.rows(start, start + ROWS_PER_GROUP)
 
 
+def iter_tables(path: Path) -> Iterator[Any]:
+    """A file's rows as Arrow tables, one row group in memory at once."""
+    file = RowFile(path)
+    for number in range(file.num_groups):
+        yield file.group(number)
+
+
+def same_rows(path: Path, other: Path) -> bool:
+    """Whether two files that were written here hold the same rows; false where one cannot be read."""
+    try:
+        pairs = zip(iter_tables(path), iter_tables(other), strict=True)
+        return all(table.equals(wanted) for table, wanted in pairs)
+    except (RunConflict, ValueError):
+        return False
+
+
 class RowFile:
     """A Parquet file of which ranges of rows are read, by several threads, without holding all of it."""
 
@@ -116,6 +132,7 @@ class RowFile:
         metadata = self._file.metadata
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         self._starts = list(accumulate(sizes, initial=0))
+        self.num_groups = len(sizes)
         self._lock = threading.Lock()
         self._groups: OrderedDict[int, Any] = OrderedDict()
 
@@ -128,12 +145,13 @@ class RowFile:
         number = bisect_right(self._starts, start) - 1
         while number < len(self._starts) - 1 and self._starts[number] < stop:
             begin = self._starts[number]
-            group = self._group(number)
+            group = self.group(number)
             found += group.slice(max(0, start - begin), stop - max(begin, start)).to_pylist()
             number += 1
         return found
 
-    def _group(self, number: int) -> Any:
+    def group(self, number: int) -> Any:
+        """A row group as an Arrow table; the last few stay in memory. Raises RunConflict as `rows` does."""
         import pyarrow as pa
 
         with self._lock:

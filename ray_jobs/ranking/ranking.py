@@ -1,7 +1,7 @@
 """Which of several models is best, on the prompts that all of them have a score for."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ class Place:
         return asdict(self)
 
 
-def scores_of(judgements: Sequence[Judgement], metric: str) -> dict[str, float]:
+def scores_of(judgements: Iterable[Judgement], metric: str) -> dict[str, float]:
     """Prompt ID -> expected score, or the sampled one where there is none; unscored rows are left out."""
     found = {}
     for row in judgements:

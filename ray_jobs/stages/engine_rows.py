@@ -9,7 +9,7 @@ engines have all CPUs; ray 2.60.)
 import gc
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from ray_jobs.stages.block_actor import BlockActor, Ledger
 from ray_jobs.stages.blocks import Range, RowJob, blocks_at, cut
 from ray_jobs.stages.causes import first_cause
 from ray_jobs.stages.spent import Spent
-from ray_jobs.tables import RowFile, read_rows, read_table, table_of, write_rows, write_tables
+from ray_jobs.tables import RowFile, same_rows, write_tables
 from serving.storage.mirror import discard, publish, shared
 
-__all__ = ["RowJob", "compute_file", "compute_rows"]
+__all__ = ["RowJob", "compute_file", "compute_tables"]
 
 log = logging.getLogger(__name__)
 
@@ -37,29 +37,24 @@ DAMAGE_ROUNDS = 3
 """Times that damaged blocks are computed anew."""
 
 
-def compute_rows(
-    job: RowJob, rows: Sequence[Mapping[str, Any]], unfinished: Path, pool: EngineActors
-) -> list[dict[str, Any]]:
-    """One result for every key of every row, in the order of the rows, for rows that fit into memory.
+def compute_tables(job: RowJob, tables: Iterable[Any], unfinished: Path, pool: EngineActors) -> Path:
+    """The file of one result for every key of every row of the tables, in their order.
 
-    Results are kept in `unfinished` as they come, and what is there already is not computed again. The
-    caller publishes the results and removes the folder. Raises StageFailed when results are missing.
+    The file is in `unfinished`, where results are kept as they come, and what is there already of the same
+    rows is not computed again. The caller publishes the results and removes the folder. Memory does not grow
+    with the number of rows. Raises StageFailed when results are missing.
     """
     source, output = unfinished / "input.parquet", unfinished / "output.parquet"
-    if not holds(source, rows, job.columns_in):
+    wanted = unfinished.with_name(f"{unfinished.name}.input.parquet")
+    write_tables(wanted, tables, job.columns_in)
+    if not (source.exists() and same_rows(source, wanted)):
         discard(unfinished)
-        write_rows(source, rows, job.columns_in)
+        unfinished.mkdir(parents=True, exist_ok=True)
+        wanted.replace(source)
         publish(source)
+    wanted.unlink(missing_ok=True)
     compute_file(job, source, output, unfinished / "blocks", pool)
-    return read_rows(output)
-
-
-def holds(source: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> bool:
-    """Whether the file is there and has these very rows."""
-    try:
-        return source.exists() and bool(read_table(source).equals(table_of(rows, columns)))
-    except RunConflict:
-        return False
+    return output
 
 
 def compute_file(

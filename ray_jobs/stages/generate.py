@@ -1,12 +1,14 @@
 """Answers of the base and of the candidate to the same prompts."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.config import Config
+from ray_jobs.errors import RunConflict
 from ray_jobs.records import (
     Answer,
     Prompt,
@@ -226,13 +228,30 @@ def seed_of(config: Config, model: str) -> int:
     return config.seed if model == "base" or other is None else other
 
 
-def read_prompts(folder: RunFolder) -> list[Prompt]:
-    return [prompt_from_row(row) for row in iter_rows(folder.path("data/prompts.parquet"))]
+def iter_prompts(folder: RunFolder) -> Iterator[Prompt]:
+    return map(prompt_from_row, iter_rows(folder.path("data/prompts.parquet")))
 
 
-def answers_of(folder: RunFolder, model: str) -> list[Answer]:
-    path: Path = folder.path(ANSWERS.format(model=model))
-    return [Answer.from_row(row) for row in iter_rows(path)]
+def iter_answers(folder: RunFolder, model: str) -> Iterator[Answer]:
+    return map(Answer.from_row, iter_rows(folder.path(ANSWERS.format(model=model))))
+
+
+def in_step(
+    folder: RunFolder, models: Sequence[str], answers_in: RunFolder | None = None
+) -> Iterator[tuple[Prompt, tuple[Answer, ...]]]:
+    """Each prompt with the models' answers to it, few in memory at once.
+
+    `answers_in`: the folder with the answers, where it is another. Raises RunConflict where a file of answers
+    is not that of the prompts.
+    """
+    files = [iter_answers(answers_in or folder, model) for model in models]
+    rows: Iterator[tuple[Any, ...]] = zip_longest(iter_prompts(folder), *files)
+    for prompt, *answers in rows:
+        for model, answer in zip(models, answers, strict=True):
+            if prompt is None or answer is None or answer.id != prompt.id:
+                found = f"after prompt {prompt.id!r}" if prompt is not None else "at the end"
+                raise RunConflict(f"{ANSWERS.format(model=model)}: not the answers to the prompts: {found}")
+        yield prompt, tuple(answers)
 
 
 STAGE = Stage(

@@ -2,9 +2,10 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import chain, islice, pairwise
+from pathlib import Path
 from typing import Any
 
 from ray_jobs.config import Config, EngineActors
@@ -15,39 +16,38 @@ from ray_jobs.runs import RunFolder, file_sha256
 from ray_jobs.stages import cluster, generate
 from ray_jobs.stages.base import Stage, config_inputs, flatten
 from ray_jobs.stages.begun import ahead_of, begin_rows, begun_rows, forget_ahead
-from ray_jobs.stages.engine_rows import RowJob, compute_rows
+from ray_jobs.stages.engine_rows import RowJob, compute_tables
 from ray_jobs.stages.judge_actor import ITEM_COLUMNS, RESULT_COLUMNS, JudgeActor, quarantined
-from ray_jobs.tables import iter_rows, read_rows, write_rows
+from ray_jobs.tables import ROWS_PER_GROUP, iter_rows, iter_tables, read_rows, table_of, write_tables
 from serving.storage.mirror import discard
 
 log = logging.getLogger(__name__)
 
 JUDGEMENTS = "judgements/{subject}/part-00000.parquet"
-AHEAD_SUBJECTS = ("base", "trust", "repeat")
-"""Whose answers do not depend on the trials, and may be judged before these are done."""
 
 
 def run(config: Config, folder: RunFolder) -> list[str]:
     """Judges known pairs and all answers; with several looks, only until one of them decides."""
-    prompts = look_order(generate.read_prompts(folder), config.seed)
-    check(config, prompts)
+    check(config, lambda: generate.iter_prompts(folder))
+    order = look_order((prompt.id for prompt in generate.iter_prompts(folder)), config.seed)
     pairs, references = known_pairs(config, folder)
     known = trust_rows(config, pairs, references)
     cluster.connect()
     unfinished = folder.path("judgements/unfinished")
     begun = begun_rows(folder, "judgements", ahead_inputs(config, folder))
-    job = judge_job(config, folder)
-    sizes = look_sizes(config.verdict.sequential.looks, len(prompts))
-    results: list[dict[str, Any]] = []
+    job, pool = judge_job(config, folder), judge_pool(config)
+    sizes = look_sizes(config.verdict.sequential.looks, len(order))
+    judged: list[Path] = []
     for look, (start, size) in enumerate(pairwise((0, *sizes))):
-        rows = answer_rows(folder, prompts[start:size], generate.models_of(folder))
-        rows += known if look == 0 else []
+        models, ids = generate.models_of(folder), set(order[start:size])
         if begun and look == 0:
-            ahead = [row for row in rows if row["subject"] in AHEAD_SUBJECTS]
-            results += compute_rows(job, ahead, begun / "rows", judge_pool(config))
-            rows = [row for row in rows if row["subject"] not in AHEAD_SUBJECTS]
-        results += compute_rows(job, rows, unfinished / f"look-{look}", judge_pool(config))
-        write_judgements(folder, results)
+            ahead = row_tables(folder, ids, models[:1], known)
+            judged.append(compute_tables(job, ahead, begun / "rows", pool))
+            models, known = models[1:], []
+        rows = row_tables(folder, ids, models, known)
+        judged.append(compute_tables(job, rows, unfinished / f"look-{look}", pool))
+        known = []
+        write_judgements(folder, judged)
         folder.write_json("judgements/trust.json", trust(config, folder, pairs, references))
         folder.write_json("judgements/look.json", {"look": look, "of": len(sizes), "num_prompts": size})
         if look + 1 < len(sizes) and decided(config, folder):
@@ -63,12 +63,13 @@ def run(config: Config, folder: RunFolder) -> list[str]:
 def base_ahead(config: Config, folder: RunFolder) -> None:
     """Judges what the first look takes of the base's answers, which were made ahead, and known pairs."""
     inner = ahead_of(folder)
-    prompts = look_order(generate.read_prompts(folder), config.seed)
-    check(config, prompts)
-    size = look_sizes(config.verdict.sequential.looks, len(prompts))[0]
-    rows = answer_rows(inner, prompts[:size], ("base",)) + trust_rows(config, *known_pairs(config, folder))
+    check(config, lambda: generate.iter_prompts(folder))
+    order = look_order((prompt.id for prompt in generate.iter_prompts(folder)), config.seed)
+    ids = set(order[: look_sizes(config.verdict.sequential.looks, len(order))[0]])
+    known = trust_rows(config, *known_pairs(config, folder))
     begun = begin_rows(folder, "judgements", ahead_inputs(config, inner))
-    compute_rows(judge_job(config, inner), rows, begun / "rows", judge_pool(config))
+    rows = row_tables(folder, ids, ("base",), known, answers_in=inner)
+    compute_tables(judge_job(config, inner), rows, begun / "rows", judge_pool(config))
 
 
 def ahead_inputs(config: Config, models: RunFolder) -> dict[str, str]:
@@ -84,7 +85,7 @@ def known_pairs(config: Config, folder: RunFolder) -> tuple[list[Pair], dict[str
     return pairs, trust_references(config, pairs)
 
 
-def check(config: Config, prompts: Sequence[Prompt]) -> None:
+def check(config: Config, prompts: Callable[[], Iterable[Prompt]]) -> None:
     """Raises ConfigError for metrics of one name, DataError for a row that lacks what a metric needs."""
     from ray_jobs.judging.metrics import check_inputs
 
@@ -93,12 +94,12 @@ def check(config: Config, prompts: Sequence[Prompt]) -> None:
     for path, metric in zip(config.judge.metrics, metrics, strict=True):
         if keys.count(metric.key) > 1:
             raise ConfigError(f"judge.metrics: {path}: another metric has the name {metric.key!r} too")
-        check_inputs(metric, prompts, config.judge.inputs)
+        check_inputs(metric, prompts(), config.judge.inputs)
 
 
-def look_order(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
-    """By chance, so that an early look sees a fair part of the prompts."""
-    return sorted(prompts, key=lambda prompt: (row_seed(seed, prompt.id), prompt.id))
+def look_order(ids: Iterable[str], seed: int) -> list[str]:
+    """The prompts' IDs by chance, so that an early look sees a fair part of them."""
+    return sorted(ids, key=lambda row_id: (row_seed(seed, row_id), row_id))
 
 
 def look_sizes(shares: Iterable[float], num_prompts: int) -> list[int]:
@@ -121,10 +122,18 @@ def judgement_files(folder: RunFolder) -> tuple[str, ...]:
     return tuple(JUDGEMENTS.format(subject=subject) for subject in subjects(folder))
 
 
-def write_judgements(folder: RunFolder, results: Sequence[Mapping[str, Any]]) -> None:
+def write_judgements(folder: RunFolder, judged: Sequence[Path]) -> None:
+    """Each subject's judgements, of all files of results, into a file of its own."""
     for subject, output in zip(subjects(folder), judgement_files(folder), strict=True):
-        rows = [row for row in results if row["subject"] == subject]
-        write_rows(folder.path(output), rows, Judgement.COLUMNS)
+        write_tables(folder.path(output), judgements_in(judged, subject), Judgement.COLUMNS)
+
+
+def judgements_in(judged: Sequence[Path], subject: str) -> Iterator[Any]:
+    import pyarrow.compute as pc
+
+    for path in judged:
+        for table in iter_tables(path):
+            yield table.filter(pc.field("subject") == subject).select(list(Judgement.COLUMNS))
 
 
 def judge_job(config: Config, folder: RunFolder) -> RowJob:
@@ -161,16 +170,28 @@ def judge_pool(config: Config) -> EngineActors:
     return config.engine.model_copy(update={"settings": settings.model_copy(update=changes)})
 
 
-def answer_rows(folder: RunFolder, prompts: Iterable[Prompt], models: Sequence[str]) -> list[dict[str, Any]]:
-    """The models' answers as rows to judge; those to one prompt stand together, to share its prefix."""
-    answers = {
-        model: {answer.id: answer for answer in generate.answers_of(folder, model)} for model in models
-    }
-    return [
-        {"subject": model, **as_row(prompt), "answer": by_id[prompt.id].answer}
-        for prompt in prompts
-        for model, by_id in answers.items()
-    ]
+def row_tables(
+    folder: RunFolder,
+    ids: Container[str],
+    models: Sequence[str],
+    known: Sequence[Mapping[str, Any]],
+    answers_in: RunFolder | None = None,
+) -> Iterator[Any]:
+    """Rows to judge: the models' answers to these prompts, then the known ones.
+
+    Answers to one prompt stand together, to share its prefix.
+    """
+    rows = chain(
+        (
+            {"subject": model, **as_row(prompt), "answer": answer.answer}
+            for prompt, answers in generate.in_step(folder, models, answers_in)
+            if prompt.id in ids
+            for model, answer in zip(models, answers, strict=True)
+        ),
+        known,
+    )
+    while some := list(islice(rows, ROWS_PER_GROUP)):
+        yield table_of(some, ITEM_COLUMNS)
 
 
 def trust_references(config: Config, pairs: Sequence[Pair]) -> dict[str, str] | None:
@@ -206,7 +227,7 @@ def trust(
     """How far the judge is to be trusted by each metric, as JSON; the first metric's stands on top."""
     from ray_jobs.judging.trust import judge_trust
 
-    judged = {subject: judgements_of(folder, subject) for subject in ("trust", "repeat")}
+    judged = {subject: list(iter_judgements(folder, subject)) for subject in ("trust", "repeat")}
     by_metric = {}
     for metric in config.judge.metrics:
         key = outline_of(metric).key
@@ -216,8 +237,8 @@ def trust(
     return {**next(iter(by_metric.values())), "by_metric": by_metric}
 
 
-def judgements_of(folder: RunFolder, subject: str) -> list[Judgement]:
-    return [Judgement.from_row(row) for row in iter_rows(folder.path(JUDGEMENTS.format(subject=subject)))]
+def iter_judgements(folder: RunFolder, subject: str) -> Iterator[Judgement]:
+    return map(Judgement.from_row, iter_rows(folder.path(JUDGEMENTS.format(subject=subject))))
 
 
 def looks_depend_on(config: Config) -> dict[str, str]:

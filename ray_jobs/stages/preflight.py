@@ -21,7 +21,7 @@ def check_judging(config: Config, prompts: Sequence[Prompt], pairs: Sequence[Pai
     """
     from ray_jobs.judging.trust import trust_items
 
-    check(config, prompts)
+    check(config, lambda: prompts)
     items = trust_items(pairs, trust_references(config, pairs))
     num_tested = len(items) // 2
     if num_tested < len(pairs):

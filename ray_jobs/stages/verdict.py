@@ -1,13 +1,13 @@
 """The paired statistics, the decision, and the report that shows them."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ray_jobs.config import Config
 from ray_jobs.judging.metrics import outline_of
-from ray_jobs.records import Answer, Prompt
 from ray_jobs.runs import RunFolder
 from ray_jobs.search.trials import Trial, ranked_trials
 from ray_jobs.stages import generate, judge
@@ -15,6 +15,7 @@ from ray_jobs.stages.base import Stage
 from ray_jobs.stages.trial_table import read_trials
 
 if TYPE_CHECKING:
+    from ray_jobs.verdict.facts import AnswerFacts, PromptFacts, Score, Texts
     from ray_jobs.verdict.verdict import VerdictInputs
 
 log = logging.getLogger(__name__)
@@ -51,14 +52,9 @@ def all_inputs(config: Config, folder: RunFolder) -> "dict[str, VerdictInputs]":
     from ray_jobs.verdict.verdict import VerdictInputs
 
     look = folder.read_json("judgements/look.json")
-    prompts = judge.look_order(generate.read_prompts(folder), config.seed)[: look["num_prompts"]]
-    seen = {prompt.id for prompt in prompts}
+    order = judge.look_order((prompt.id for prompt in generate.iter_prompts(folder)), config.seed)
     models = generate.models_of(folder)
-    answers = {
-        model: [row for row in generate.answers_of(folder, model) if row.id in seen] for model in models
-    }
-    judgements = {model: judge.judgements_of(folder, model) for model in models}
-    checks = {model: program_checks(prompts, rows) for model, rows in answers.items()}
+    rows = read_facts(folder, models, set(order[: look["num_prompts"]]))
     trials = trials_of(folder)
     ranked = [trial.trial_id for trial in ranked_trials(trials, config.search.objective)]
     metrics = [outline_of(metric) for metric in config.judge.metrics]
@@ -67,15 +63,16 @@ def all_inputs(config: Config, folder: RunFolder) -> "dict[str, VerdictInputs]":
         both = {"base": "base", "candidate": name}
         return VerdictInputs(
             run=config.name,
-            prompts=prompts,
-            answers={role: answers[model] for role, model in both.items()},
-            judgements={role: judgements[model] for role, model in both.items()},
+            prompts=rows.prompts,
+            answers={role: rows.answers[model] for role, model in both.items()},
+            judgements={role: rows.scores[model] for role, model in both.items()},
             models={role: folder.read_json(f"models/{model}/manifest.json") for role, model in both.items()},
             trust=folder.read_json("judgements/trust.json"),
             trials=[asdict(trial) for trial in trials],
             data_report=folder.read_json("data/report.json"),
             timings_s={stage: state.seconds for stage, state in folder.states().items() if stage in BEFORE},
-            checks={role: checks[model] for role, model in both.items()},
+            checks={role: rows.checks[model] for role, model in both.items()},
+            texts=partial(fetch_texts, folder, both),
             best_trial=best,
             objective=config.search.objective,
             look=look["look"],
@@ -92,18 +89,62 @@ def trials_of(folder: RunFolder) -> list[Trial]:
     return read_trials(path) if path.exists() else []
 
 
-def program_checks(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Mapping[str, bool]:
-    """Prompt ID -> whether a program finds the answer right; absent where no program can tell.
+@dataclass(frozen=True)
+class RunFacts:
+    """What the verdict keeps of a run's rows; mappings are by model."""
 
-    No answer counts as a wrong one.
-    """
+    prompts: "list[PromptFacts]"
+    answers: "dict[str, list[AnswerFacts]]"
+    scores: "dict[str, list[Score]]"
+    checks: dict[str, dict[str, bool]]
+    """Prompt ID -> whether a program finds the answer right; absent where no program can tell. No answer
+    counts as a wrong one."""
+
+
+def read_facts(folder: RunFolder, models: Sequence[str], ids: Container[str]) -> RunFacts:
+    """Reads every file once, of which few rows are in memory at a time."""
     from ray_jobs.data.checks import check_answer
+    from ray_jobs.verdict.facts import AnswerFacts, PromptFacts, Score
 
-    by_id = {prompt.id: prompt for prompt in prompts}
-    results = {
-        answer.id: check_answer(answer.source, by_id[answer.id], answer.answer or "") for answer in answers
+    facts = RunFacts([], {model: [] for model in models}, {}, {model: {} for model in models})
+    for prompt, answers in generate.in_step(folder, models):
+        if prompt.id not in ids:
+            continue
+        facts.prompts.append(PromptFacts.of(prompt))
+        for model, answer in zip(models, answers, strict=True):
+            row = AnswerFacts.of(answer)
+            facts.answers[model].append(row)
+            right = check_answer(answer.source, prompt, answer.answer or "")
+            if right is not None:
+                facts.checks[model][row.id] = right
+    for model in models:
+        facts.scores[model] = [Score.of(row) for row in judge.iter_judgements(folder, model)]
+    return facts
+
+
+def fetch_texts(
+    folder: RunFolder, models: Mapping[str, str], ids: Collection[str], metric: str
+) -> "dict[str, Texts]":
+    """The texts of some prompts, for the report. `models`: role -> model."""
+    from ray_jobs.verdict.facts import Texts
+
+    feedback = {
+        role: {
+            row.id: row.feedback
+            for row in judge.iter_judgements(folder, model)
+            if row.metric == metric and row.id in ids
+        }
+        for role, model in models.items()
     }
-    return {row_id: right for row_id, right in results.items() if right is not None}
+    return {
+        prompt.id: Texts(
+            prompt,
+            {role: answer.answer for role, answer in zip(models, answers, strict=True)},
+            {role: feedback[role].get(prompt.id) for role in models},
+        )
+        for prompt, answers in generate.in_step(folder, tuple(models.values()))
+        if prompt.id in ids
+    }
 
 
 def files_of_models(folder: RunFolder) -> tuple[str, ...]:

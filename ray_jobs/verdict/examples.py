@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ray_jobs.records import Answer, Judgement
+from ray_jobs.verdict.facts import Texts
 from ray_jobs.verdict.inputs import MODELS, ScoredRows, VerdictInputs
 
 MAX_CHARACTERS = 20_000
@@ -18,22 +18,13 @@ def side_by_side(inputs: VerdictInputs, rows: ScoredRows, number: int) -> list[d
     gains = sorted(rising[num_losses:], key=lambda index: (-differences[index], rows.prompts[index].id))[
         : number - num_losses
     ]
-    answers = {model: {row.id: row for row in inputs.answers[model]} for model in MODELS}
-    judgements = {
-        model: {row.id: row for row in inputs.judgements[model] if row.metric == rows.metric}
-        for model in MODELS
-    }
-    return [_example(inputs, rows, index, answers, judgements) for index in [*gains, *losses]]
+    chosen = [*gains, *losses]
+    texts = inputs.texts({rows.prompts[index].id for index in chosen}, rows.metric)
+    return [_example(inputs, rows, index, texts[rows.prompts[index].id]) for index in chosen]
 
 
-def _example(
-    inputs: VerdictInputs,
-    rows: ScoredRows,
-    index: int,
-    answers: dict[str, dict[str, Answer]],
-    judgements: dict[str, dict[str, Judgement]],
-) -> dict[str, Any]:
-    prompt = rows.prompts[index]
+def _example(inputs: VerdictInputs, rows: ScoredRows, index: int, texts: Texts) -> dict[str, Any]:
+    prompt = texts.prompt
     scores = (rows.base_scores[index], rows.candidate_scores[index])
     return {
         "id": prompt.id,
@@ -43,18 +34,14 @@ def _example(
         "difference": float(rows.candidate_scores[index] - rows.base_scores[index]),
         **{
             model: {
-                "answer": _cut(answers[model][prompt.id].answer or ""),
+                "answer": _cut(texts.answers[model] or ""),
                 "score": float(score),
-                "feedback": _feedback(judgements[model][prompt.id]),
+                "feedback": None if (said := texts.feedback[model]) is None else _cut(said),
                 "check": inputs.checks.get(model, {}).get(prompt.id),
             }
             for model, score in zip(MODELS, scores, strict=True)
         },
     }
-
-
-def _feedback(judgement: Judgement) -> str | None:
-    return None if judgement.feedback is None else _cut(judgement.feedback)
 
 
 def _cut(text: str) -> str:

@@ -1,6 +1,5 @@
 """What a verdict is made from, checked and lined up row by row."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,25 +8,27 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from ray_jobs.errors import DataError, StageFailed
-from ray_jobs.records import Answer, Judgement, Prompt
+from ray_jobs.verdict.facts import AnswerFacts, FetchTexts, PromptFacts, Score
 from ray_jobs.verdict.statistics import Floats, Labels
 
 BASE, CANDIDATE = "base", "candidate"
 MODELS = (BASE, CANDIDATE)
 
-Row = TypeVar("Row", Answer, Judgement)
+Row = TypeVar("Row", AnswerFacts, Score)
 
 
 @dataclass(frozen=True)
 class VerdictInputs:
-    """The rows of all earlier stages. Mappings by model have the keys `base` and `candidate`."""
+    """What all earlier stages found. Mappings by model have the keys `base` and `candidate`."""
 
     run: str
-    prompts: Sequence[Prompt]
-    answers: Mapping[str, Sequence[Answer]]
-    judgements: Mapping[str, Sequence[Judgement]]
+    prompts: Sequence[PromptFacts]
+    answers: Mapping[str, Sequence[AnswerFacts]]
+    judgements: Mapping[str, Sequence[Score]]
     models: Mapping[str, Mapping[str, Any]]
     """Manifests; `sha256` is used."""
+    texts: FetchTexts
+    """For the answers that the report shows."""
     trust: Mapping[str, Any] | None = None
     """The judge on known pairs: pairs, agreement, ci95, trusted, and what else is worth reporting; the same
     for each metric in `by_metric`."""
@@ -66,7 +67,7 @@ class ScoredRows:
     """
 
     metric: str
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[PromptFacts, ...]
     base_scores: Floats
     candidate_scores: Floats
     base_lengths: Floats
@@ -159,22 +160,16 @@ def scored_rows(inputs: VerdictInputs, metric: str) -> ScoredRows:
     )
 
 
-def cluster_labels(prompts: Sequence[Prompt], by: Literal["none", "source", "prompt"]) -> Labels | None:
+def cluster_labels(prompts: Sequence[PromptFacts], by: Literal["none", "source", "prompt"]) -> Labels | None:
     """Which cluster each row is of, as whole numbers that do not depend on the order of the rows."""
     if by == "none":
         return None
-    keys = [prompt.source if by == "source" else _opening(prompt) for prompt in prompts]
+    keys: list[Any] = [prompt.source if by == "source" else prompt.opening for prompt in prompts]
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
     return np.array([numbers[key] for key in keys], dtype=np.int64)
 
 
-def _opening(prompt: Prompt) -> str:
-    """The first user turn, which rows of one conversation share."""
-    first = next((message.content for message in prompt.messages if message.role == "user"), prompt.id)
-    return hashlib.sha256(first.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _by_id(rows: Iterable[Row], what: str, prompts: Mapping[str, Prompt]) -> dict[str, Row]:
+def _by_id(rows: Iterable[Row], what: str, prompts: Mapping[str, PromptFacts]) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for row in rows:
         if row.id not in prompts:
@@ -185,12 +180,12 @@ def _by_id(rows: Iterable[Row], what: str, prompts: Mapping[str, Prompt]) -> dic
     return found
 
 
-def _failure(answer: Answer | None, judgement: Judgement | None) -> str | None:
+def _failure(answer: AnswerFacts | None, judgement: Score | None) -> str | None:
     """Why a row has no score, or None when it has one."""
     if answer is None:
         return "no answer row"
-    if answer.answer is None:
-        return f"answer: {(answer.error or 'no text').splitlines()[0][:80]}"
+    if answer.characters is None:
+        return f"answer: {answer.error}"
     if judgement is None:
         return "not judged"
     return None if judgement.score is not None else judgement.failure or "no_score"
@@ -210,7 +205,7 @@ def _nothing_to_compare(metric: str, counts: Mapping[str, Mapping[str, int]], nu
     return f"no prompt is scored for both models by {metric}, so there is no verdict: " + "; ".join(parts)
 
 
-def _scores(rows: Sequence[Sequence[Judgement]]) -> tuple[Floats, Floats, int]:
+def _scores(rows: Sequence[Sequence[Score]]) -> tuple[Floats, Floats, int]:
     """Base and candidate scores; a row uses expected scores where both of its judgements have one."""
     pairs, num_expected = [], 0
     for base, candidate in rows:
@@ -226,8 +221,8 @@ def _scores(rows: Sequence[Sequence[Judgement]]) -> tuple[Floats, Floats, int]:
     return scores[:, 0], scores[:, 1], num_expected
 
 
-def _lengths(answers: Mapping[str, Answer], keys: Sequence[str]) -> Floats:
-    return np.array([len(answers[key].answer or "") for key in keys], dtype=np.float64)
+def _lengths(answers: Mapping[str, AnswerFacts], keys: Sequence[str]) -> Floats:
+    return np.array([answers[key].characters or 0 for key in keys], dtype=np.float64)
 
 
 def _range(base_B: Floats, candidate_B: Floats) -> tuple[float, float]:

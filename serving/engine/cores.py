@@ -5,6 +5,7 @@ A lease is a kernel-held lock on one file per core, so it ends with its process,
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -149,11 +150,13 @@ def _try_lock(path: Path) -> int | None:
 _open_leases: set[CoreLease] = set()
 
 
-def _drop_in_child() -> None:
-    """A forked child shares its parent's locks and would hold the cores after the parent's death."""
+def _release_all() -> None:
     for lease in list(_open_leases):
         lease.release()
 
 
+# A process may hang on its way out: a Ray worker's can (ray 2.60, CoreWorkerProcess::HandleAtExit).
+atexit.register(_release_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_drop_in_child)
+    # A forked child shares its parent's locks and would hold the cores after the parent's death.
+    os.register_at_fork(after_in_child=_release_all)

@@ -3,11 +3,14 @@
 import os
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_jobs.config import EngineActors
 from ray_jobs.stages.blocks import RowJob
-from ray_jobs.tables import table_of
+from ray_jobs.stages.engine_rows import compute_tables
+from ray_jobs.tables import read_rows, table_of
 
 COLUMNS_IN = {"id": "string", "text": "string"}
 COLUMNS_OUT = {"id": "string", "answer": "string", "error": "string"}
@@ -53,3 +56,10 @@ def echo_job(log: Path, **spec: Any) -> RowJob:
         key=("id",),
         keys_of=lambda row: [(row["id"],)],
     )
+
+
+def compute_rows(
+    job: RowJob, rows: Sequence[Mapping[str, Any]], unfinished: Path, pool: EngineActors
+) -> list[dict[str, Any]]:
+    """`compute_tables` for rows in memory."""
+    return read_rows(compute_tables(job, [table_of(rows, job.columns_in)], unfinished, pool))

@@ -22,9 +22,8 @@ import yaml
 from ray_jobs.config import EngineActors, JobEngineSettings
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages import cluster
-from ray_jobs.stages.engine_rows import compute_rows
 from tests.chaos.results import compare
-from tests.chaos.stub import echo_job
+from tests.chaos.stub import compute_rows, echo_job
 
 ROOT = Path(__file__).parents[2]
 HEAD = "ray.head.default"

@@ -86,7 +86,7 @@ def test_scale_report_comes_to_a_verdict(
     from benchmarks import scale_report
     from ray_jobs.stages import cluster, judge
 
-    for module, name in ((judge, "compute_rows"), (cluster, "connect")):
+    for module, name in ((judge, "compute_tables"), (cluster, "connect")):
         monkeypatch.setattr(module, name, getattr(module, name))  # put back after the test
     for step in scale_report.STEPS:
         scale_report.one(step, 60, str(tmp_path))

@@ -2,18 +2,18 @@
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_jobs.config import Config, load_config
-from ray_jobs.errors import ConfigError
+from ray_jobs.errors import ConfigError, RunConflict
 from ray_jobs.records import Answer, Judgement, Message, Pair, Prompt, as_row, text_sha256
 from ray_jobs.runs import RunFolder, open_run
-from ray_jobs.stages import cluster, export, generate, judge, promote, verdict
-from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, write_rows
+from ray_jobs.stages import cluster, export, generate, judge, judge_actor, promote, verdict
+from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, read_rows, write_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 METRIC = "RESPONSE_CORRECTNESS_5POINT"
@@ -39,7 +39,7 @@ def run_with(config: Config, *models: str) -> RunFolder:
         folder.write(f"models/{model}/model.gguf", model.encode())
         folder.write_json(f"models/{model}/manifest.json", {"sha256": model})
         rows = [
-            as_row(Answer(row.id, "s", row.sha256, model, f"answer {row.id}", 1, 0, 3, "stop", 0.1))
+            as_row(Answer(row.id, "s", row.sha256, model, f"{model:>12} to {row.id}", 1, 0, 3, "stop", 0.1))
             for row in prompts
         ]
         write_rows(folder.path(generate.ANSWERS.format(model=model)), rows, Answer.COLUMNS)
@@ -53,11 +53,12 @@ class FakeJudge:
         self.means = {name.replace("_", "-"): mean for name, mean in means.items()}
         self.asked: list[int] = []
 
-    def __call__(
-        self, job: Any, rows: Sequence[Mapping[str, Any]], unfinished: Path, pool: Any
-    ) -> list[dict[str, Any]]:
+    def __call__(self, job: Any, tables: Iterable[Any], unfinished: Path, pool: Any) -> Path:
+        rows = [row for table in tables for row in table.to_pylist()]
         self.asked.append(sum(row["subject"] in self.means for row in rows))
-        return [{"subject": row["subject"], **as_row(self._judgement(row))} for row in rows]
+        judged = [{"subject": row["subject"], **as_row(self._judgement(row))} for row in rows]
+        write_rows(unfinished / "output.parquet", judged, judge_actor.RESULT_COLUMNS)
+        return unfinished / "output.parquet"
 
     def _judgement(self, row: Mapping[str, Any]) -> Judgement:
         if row["subject"] in self.means:
@@ -66,7 +67,9 @@ class FakeJudge:
             score = 4.0 if row["answer"] == "right" else 2.0
         whole = min(5, max(1, round(score)))
         sha256 = text_sha256(row["answer"])
-        return Judgement(row["id"], METRIC, whole, score, "because", None, sha256, "judge", 0.1)
+        return Judgement(
+            row["id"], METRIC, whole, score, f"{row['subject']} {row['id']}", None, sha256, "judge", 0.1
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +79,7 @@ def without_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def judged(config: Config, fake: FakeJudge, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, Any]:
     folder = run_with(config, *fake.means)
-    monkeypatch.setattr(judge, "compute_rows", fake)
+    monkeypatch.setattr(judge, "compute_tables", fake)
     assert all(folder.path(name).is_file() for name in judge.run(config, folder))
     verdict.run(config, folder)
     return folder, json.loads(folder.path("report/report.json").read_bytes())
@@ -89,6 +92,32 @@ def test_a_rerun_makes_the_same_report_byte_by_byte(tmp_path: Path, monkeypatch:
     ]
     for name in ("report.json", "report.md", "report.html", "difference.png"):
         assert made[0].path("report", name).read_bytes() == made[1].path("report", name).read_bytes()
+
+
+def test_texts_stand_beside_their_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report fetches them from the files, by prompt and model."""
+    folder, report = judged(config_with(tmp_path), FakeJudge(base=3.0, candidate=3.6), monkeypatch)
+    scores = {
+        model: {row.id: row.expected_score for row in judge.iter_judgements(folder, model)}
+        for model in generate.MODELS
+    }
+    assert len(report["examples"]) == 20
+    for row in report["examples"]:
+        assert row["messages"] == [{"role": "user", "content": f"question {int(row['id'][1:])}"}]
+        for model in generate.MODELS:
+            assert row[model]["answer"] == f"{model:>12} to {row['id']}"
+            assert row[model]["score"] == scores[model][row["id"]]
+            assert row[model]["feedback"] == f"{model} {row['id']}"
+
+
+def test_answers_to_other_prompts_are_refused(tmp_path: Path) -> None:
+    folder = run_with(config_with(tmp_path), "base")
+    path = folder.path(generate.ANSWERS.format(model="base"))
+    rows = read_rows(path)
+    for changed in (rows[:-1], [rows[1], rows[0], *rows[2:]], [*rows, rows[0]]):
+        write_rows(path, changed, Answer.COLUMNS)
+        with pytest.raises(RunConflict, match=r"answers/base/part-00000\.parquet: not the answers to"):
+            list(generate.in_step(folder, ("base",)))
 
 
 def test_one_look_judges_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,10 +159,10 @@ def test_looks_make_the_judge_stage_depend_on_the_rule(tmp_path: Path) -> None:
 
 
 def test_an_early_look_sees_prompts_by_chance() -> None:
-    prompts = [Prompt(f"p{n}", "first" if n < 50 else "second", ()) for n in range(100)]
-    ordered = judge.look_order(prompts, 0)
-    assert 10 < sum(row.source == "first" for row in ordered[:50]) < 40
-    assert ordered == judge.look_order(prompts[::-1], 0)
+    ids = [f"p{n}" for n in range(100)]
+    ordered = judge.look_order(ids, 0)
+    assert 10 < sum(row_id in ids[:50] for row_id in ordered[:50]) < 40
+    assert ordered == judge.look_order(ids[::-1], 0)
     assert judge.look_sizes((0.3, 1.0), 88) == [26, 88]
 
 
@@ -173,4 +202,4 @@ def test_two_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     config = config_with(tmp_path, f"judge.metrics=[{tmp_path}/a.yaml, {tmp_path}/b.yaml]")
     with pytest.raises(ConfigError, match=r"judge\.metrics: .*a\.yaml: another metric has the name 'Same'"):
-        judge.check(config, [])
+        judge.check(config, list)

@@ -11,10 +11,9 @@ from ray_jobs.config import Config, EngineActors, JobEngineSettings, load_config
 from ray_jobs.errors import StageFailed
 from ray_jobs.runs import RunFolder, write_whole
 from ray_jobs.stages.base import Stage, run_stage
-from ray_jobs.stages.engine_rows import compute_rows
 from tests.chaos.disk import make_room, small_disk
 from tests.chaos.local_ray import start_ray
-from tests.chaos.stub import echo_job
+from tests.chaos.stub import compute_rows, echo_job
 
 CONFIG = Path(__file__).parents[3] / "configs/smoke.yaml"
 POOL = EngineActors(actors=2, rows_per_block=4, settings=JobEngineSettings(cores=1))

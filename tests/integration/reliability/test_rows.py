@@ -10,8 +10,7 @@ import pytest
 
 from ray_jobs.config import EngineActors, JobEngineSettings
 from ray_jobs.errors import StageFailed
-from ray_jobs.stages.engine_rows import compute_rows
-from tests.chaos.stub import echo_job
+from tests.chaos.stub import compute_rows, echo_job
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -11,6 +11,7 @@ from ray_jobs.records import Answer, Judgement, Message, Prompt
 from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.verdict.verdict import VerdictInputs, make_report
 from ray_jobs.verdict.write import write_report
+from tests.unit.verdict.verdict_rows import given
 
 HOSTILE = "</pre><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 TRUST: dict[str, Any] = {
@@ -66,12 +67,11 @@ def judged_run(num_prompts: int = 40) -> VerdictInputs:
         for i in range(3)
     ]
     checks = {model: {row.id: model == "candidate" for row in prompts} for model in answers}
-    return VerdictInputs(
+    return given(
+        prompts,
+        answers,
+        judgements,
         run="run",
-        prompts=prompts,
-        answers=answers,
-        judgements=judgements,
-        models={model: {"sha256": model} for model in answers},
         trust=TRUST,
         trials=trials,
         timings_s={"tune": 200.0, "judge": 80.5},
@@ -82,19 +82,19 @@ def judged_run(num_prompts: int = 40) -> VerdictInputs:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    given = judged_run()
-    report = make_report(given, VerdictSettings(num_resamples=500, num_examples=40), seed=0)
-    names = write_report(lambda name, data: (folder / name).write_bytes(data), report, given)
+    inputs = judged_run()
+    report = make_report(inputs, VerdictSettings(num_resamples=500, num_examples=40), seed=0)
+    names = write_report(lambda name, data: (folder / name).write_bytes(data), report, inputs)
     assert sorted(names) == sorted(path.name for path in folder.iterdir())
     assert names[-1] == "report.json"
     return folder
 
 
 def test_the_report_is_written_the_same_twice(folder: Path) -> None:
-    given = judged_run()
-    report = make_report(given, VerdictSettings(num_resamples=500, num_examples=40), seed=0)
+    inputs = judged_run()
+    report = make_report(inputs, VerdictSettings(num_resamples=500, num_examples=40), seed=0)
     again: dict[str, bytes] = {}
-    write_report(again.__setitem__, report, given)
+    write_report(again.__setitem__, report, inputs)
     assert again == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +22,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 _HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from serving.engine.cores import CoreLease
 lease = CoreLease.acquire(1, folder=Path(sys.argv[1]))
 print(lease.cpus[0], flush=True)
-time.sleep(60)
+sys.stdin.readline()
 """
 
 
@@ -62,22 +64,38 @@ def test_more_cores_than_the_process_may_use(tmp_path: Path) -> None:
         CoreLease.acquire(5, folder=tmp_path)
 
 
-def test_a_killed_process_frees_its_cores(tmp_path: Path) -> None:
-    taken = len(usable_cores() or [])
-    holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(tmp_path)],
+@contextlib.contextmanager
+def holding(program: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has leased a core."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[3],
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline().strip()
-    with pytest.raises(CoresUnavailable):
-        CoreLease.acquire(taken, wait_s=0, folder=tmp_path)
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    holder.stdout.close()
-    CoreLease.acquire(taken, wait_s=5, folder=tmp_path).release()
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip()
+        with pytest.raises(CoresUnavailable):
+            CoreLease.acquire(len(usable_cores() or []), wait_s=0, folder=folder)
+        yield holder
+        holder.kill()
+
+
+def test_a_killed_process_frees_its_cores(tmp_path: Path) -> None:
+    with holding(_HOLDER, tmp_path) as holder:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        CoreLease.acquire(len(usable_cores() or []), wait_s=5, folder=tmp_path).release()
+
+
+def test_a_process_that_hangs_on_its_way_out_frees_its_cores(tmp_path: Path) -> None:
+    program = "import atexit, sys\natexit.register(sys.stdin.read)\n" + _HOLDER
+    with holding(program, tmp_path) as holder:
+        assert holder.stdin is not None
+        print(file=holder.stdin, flush=True)
+        CoreLease.acquire(len(usable_cores() or []), wait_s=10, folder=tmp_path).release()
+        assert holder.poll() is None
 
 
 @pytest.mark.usefixtures("four_cores")

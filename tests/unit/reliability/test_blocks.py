@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from ray_jobs.errors import RunConflict
-from ray_jobs.records import Message, Prompt, as_row
 from ray_jobs.stages.block_actor import Growth, Ledger, Room
 from ray_jobs.stages.blocks import Blocks, RowJob, cut
 from ray_jobs.stages.causes import first_cause
-from ray_jobs.stages.engine_rows import holds, note_of, tasks
-from ray_jobs.tables import PROMPT_COLUMNS, RowFile, read_rows, table_of, write_rows, write_tables
+from ray_jobs.stages.engine_rows import note_of, tasks
+from ray_jobs.tables import RowFile, read_rows, same_rows, table_of, write_rows, write_tables
 
 COLUMNS = {"id": "string", "value": "int64"}
 
@@ -146,14 +145,18 @@ def test_alone_means_that_nothing_else_is_inside() -> None:
 
 
 def test_the_rows_of_an_interrupted_stage_are_known_again(tmp_path: Path) -> None:
-    prompt = Prompt("p", "s", (Message("user", "Why?"),))
-    rows, path = [as_row(prompt)], tmp_path / "input.parquet"
-    assert not holds(path, rows, PROMPT_COLUMNS)
-    write_rows(path, rows, PROMPT_COLUMNS)
-    assert holds(path, rows, PROMPT_COLUMNS)
-    assert not holds(path, [{**rows[0], "id": "q"}], PROMPT_COLUMNS)
+    path, same, other = (tmp_path / f"{name}.parquet" for name in ("path", "same", "other"))
+    rows = some_rows(0, 2500)
+    assert not same_rows(path, same)
+    for file in (path, same):
+        write_tables(file, [table_of(rows[:1000], COLUMNS), table_of(rows[1000:], COLUMNS)], COLUMNS)
+    assert same_rows(path, same)
+    write_rows(other, [*rows[:-1], {"id": "q", "value": 0}], COLUMNS)
+    assert not same_rows(path, other)
+    write_rows(other, rows[:1024], COLUMNS)
+    assert not same_rows(path, other)
     path.write_bytes(path.read_bytes()[:50])
-    assert not holds(path, rows, PROMPT_COLUMNS)
+    assert not same_rows(path, same)
 
 
 def test_the_first_cause_is_told_of_what_ray_tells() -> None:

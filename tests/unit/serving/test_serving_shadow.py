@@ -107,10 +107,10 @@ def test_the_judge_stage_reads_the_run_folder(shadowed: Shadowed, tmp_path: Path
         (finished / name).write_bytes(name.encode())
     folder = open_run(str(tmp_path / "runs"), "shadow")
     write_inputs(rows_of(shadowed.registry.root), folder, finished)
-    prompts = generate.read_prompts(folder)
+    prompts = list(generate.iter_prompts(folder))
     assert [prompt.id for prompt in prompts] == ["call-0", "call-1", "call-2"]
     for model, word in (("base", "two"), ("candidate", "one")):
-        answers = generate.answers_of(folder, model)
+        answers = list(generate.iter_answers(folder, model))
         assert [answer.answer for answer in answers] == [word] * 3
         assert [answer.prompt_sha256 for answer in answers] == [prompt.sha256 for prompt in prompts]
     assert folder.path("models/base/model.gguf").read_bytes() == b"models/base/model.gguf"

@@ -7,7 +7,8 @@ import pytest
 from ray_jobs.verdict.decide import Evidence, MetricEvidence, Trust, decide
 from ray_jobs.verdict.guards import GuardResult, check_guards
 from ray_jobs.verdict.length import Estimate
-from ray_jobs.verdict.measures import AnswerMeasures, measure, refuses
+from ray_jobs.verdict.measures import AnswerMeasures, measure
+from ray_jobs.verdict.refusals import refuses
 from ray_jobs.verdict.settings import Guards, VerdictSettings
 from ray_jobs.verdict.shares import PairedShares
 from ray_jobs.verdict.statistics import Interval, Paired

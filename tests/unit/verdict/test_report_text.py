@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from verdict_rows import answer, inputs
+from verdict_rows import inputs
 
 from ray_jobs.verdict.report_html import breakable, html_report, readable
 from ray_jobs.verdict.report_md import markdown_report, safe
@@ -20,10 +20,8 @@ HOSTILE = (
 
 
 def hostile() -> VerdictInputs:
-    given = inputs([1, 2, 3], [3, 3, 3], sources=[HOSTILE, "a|b", "`c`"], run="r<b>", trials=[trial()])
-    texts = {model: [answer(row, model, HOSTILE) for row in given.prompts] for model in ("base", "candidate")}
-    fields = {name: getattr(given, name) for name in given.__dataclass_fields__}
-    return VerdictInputs(**(fields | {"answers": texts}))
+    sources = [HOSTILE, "a|b", "`c`"]
+    return inputs([1, 2, 3], [3, 3, 3], sources, HOSTILE, run="r<b>", trials=[trial()])
 
 
 def trial():

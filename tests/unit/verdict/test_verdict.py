@@ -4,10 +4,11 @@ import math
 import random
 
 import pytest
-from verdict_rows import METRIC, TRUSTED, UNTRUSTED, answer, inputs, judgement
+from verdict_rows import METRIC, TRUSTED, UNTRUSTED, answer, facts, inputs, judgement, prompt
 
 from ray_jobs.errors import DataError, StageFailed
 from ray_jobs.records import Message, Prompt
+from ray_jobs.verdict.facts import PromptFacts
 from ray_jobs.verdict.inputs import cluster_labels
 from ray_jobs.verdict.planning import min_detectable_difference
 from ray_jobs.verdict.settings import Sequential, VerdictSettings
@@ -92,7 +93,7 @@ def test_expected_scores_are_compared_where_both_have_one():
         "base": [judgement("p0000", 3, 2.6), judgement("p0001", 3, 2.9)],
         "candidate": [judgement("p0000", 3, 3.1), judgement("p0001", 4, None)],
     }
-    made = report(dataclasses.replace(given, judgements=rows))
+    made = report(dataclasses.replace(given, judgements=facts(rows)))
     assert made["mean_difference"] == pytest.approx((0.5 + 1.0) / 2)
     assert made["num_by_expected_score"] == 1
 
@@ -100,8 +101,9 @@ def test_expected_scores_are_compared_where_both_have_one():
 def test_failures_are_counted_per_model_and_reason():
     base, candidate = [2, None, 3, 4, 1, 2], [3, 3, None, None, 2, 3]
     given = inputs(base, candidate)
-    answers = dict(given.answers)
-    answers["base"] = [answer(row, "base", None if row.id == "p0005" else "x") for row in given.prompts]
+    rows = [prompt(number) for number in range(len(base))]
+    failed = {"base": [answer(row, "base", None if row.id == "p0005" else "x") for row in rows]}
+    answers = {**given.answers, **facts(failed)}
     made = report(dataclasses.replace(given, answers=answers))
     assert made["failures"] == {"base": {"answer: timeout": 1, "no_score": 1}, "candidate": {"no_score": 2}}
     assert made["num_scored_both"] == 2
@@ -263,11 +265,12 @@ def test_rows_of_one_conversation_are_one_cluster():
     def turns(*texts):
         return tuple(Message("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(texts))
 
-    prompts = [
+    rows = [
         Prompt("a", "x", turns("hello")),
         Prompt("b", "y", (Message("system", "be brief"), *turns("hello", "hi", "and?"))),
         Prompt("c", "x", turns("other")),
     ]
+    prompts = [PromptFacts.of(row) for row in rows]
     assert cluster_labels(prompts, "none") is None
     by_source = cluster_labels(prompts, "source").tolist()
     assert by_source == [0, 1, 0]

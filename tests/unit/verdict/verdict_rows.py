@@ -1,9 +1,10 @@
 """Rows of a small judged run, for the tests of the verdict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ray_jobs.records import Answer, Judgement, Message, Prompt, text_sha256
+from ray_jobs.verdict.facts import AnswerFacts, PromptFacts, Score, Texts
 from ray_jobs.verdict.verdict import VerdictInputs
 
 METRIC = "correctness"
@@ -43,24 +44,67 @@ def judgement(
     return Judgement(row_id, metric, score, expected, feedback, failure, text_sha256("x"), "judge", 0.1)
 
 
+def facts(rows: Mapping[str, Sequence[Answer | Judgement]]) -> dict[str, Any]:
+    """By model, as the verdict keeps them."""
+    kinds: dict[type, Any] = {Answer: AnswerFacts, Judgement: Score}
+    return {model: [kinds[type(row)].of(row) for row in found] for model, found in rows.items()}
+
+
+def given(
+    prompts: Sequence[Prompt],
+    answers: Mapping[str, Sequence[Answer]],
+    judgements: Mapping[str, Sequence[Judgement]],
+    **fields: Any,
+) -> VerdictInputs:
+    """Whole rows in memory in place of a run's files."""
+
+    def texts(ids: Collection[str], metric: str) -> dict[str, Texts]:
+        wrote = {model: {row.id: row.answer for row in rows} for model, rows in answers.items()}
+        said = {
+            model: {row.id: row.feedback for row in rows if row.metric == metric}
+            for model, rows in judgements.items()
+        }
+        return {
+            row.id: Texts(
+                row,
+                {model: wrote[model][row.id] for model in wrote},
+                {model: said[model].get(row.id) for model in said},
+            )
+            for row in prompts
+            if row.id in ids
+        }
+
+    values: dict[str, Any] = {
+        "run": "local",
+        "prompts": [PromptFacts.of(row) for row in prompts],
+        "answers": facts(answers),
+        "judgements": facts(judgements),
+        "models": {model: {"sha256": model} for model in answers},
+        "trust": TRUSTED,
+        "texts": texts,
+    }
+    return VerdictInputs(**(values | fields))
+
+
 def inputs(
-    base: Sequence[int | None], candidate: Sequence[int | None], sources: Sequence[str] = (), **fields: Any
+    base: Sequence[int | None],
+    candidate: Sequence[int | None],
+    sources: Sequence[str] = (),
+    text: str = "an answer",
+    **fields: Any,
 ) -> VerdictInputs:
     """A run with these scores, a prompt each; a score of None is a `no_score` failure."""
     prompts = [prompt(i, sources[i] if sources else "counting") for i in range(len(base))]
     scores: Mapping[str, Sequence[int | None]] = {"base": base, "candidate": candidate}
-    values: dict[str, Any] = {
-        "run": "local",
-        "prompts": prompts,
-        "answers": {model: [answer(row, model) for row in prompts] for model in scores},
-        "judgements": {
+    return given(
+        prompts,
+        {model: [answer(row, model, text) for row in prompts] for model in scores},
+        {
             model: [
                 judgement(row.id, score, failure=None if score is not None else "no_score")
                 for row, score in zip(prompts, scores[model], strict=True)
             ]
             for model in scores
         },
-        "models": {model: {"sha256": model} for model in scores},
-        "trust": TRUSTED,
-    }
-    return VerdictInputs(**(values | fields))
+        **fields,
+    )
