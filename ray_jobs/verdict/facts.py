@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from ray_jobs.records import Answer, Judgement, Prompt
-from ray_jobs.verdict.refusals import refuses
+from ray_jobs.verdict.phrases import courts_judge, refuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class AnswerFacts:
     id: str
     characters: int | None
     refuses: bool
+    courts_judge: bool
     num_tokens: int
     seconds: float
     error: str | None
@@ -44,6 +45,7 @@ class AnswerFacts:
             id=sys.intern(row.id),
             characters=None if text is None else len(text),
             refuses=text is not None and refuses(text),
+            courts_judge=text is not None and courts_judge(text),
             num_tokens=row.num_answer_tokens,
             seconds=row.seconds,
             error=None if text is not None else (row.error or "no text").splitlines()[0][:80],

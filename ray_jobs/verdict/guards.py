@@ -29,6 +29,7 @@ _QUANTITIES = {
     "program_accuracy_max_drop": "the drop of program-checked accuracy",
     "program_accuracy_min_gain": "the gain of program-checked accuracy",
     "refusal_rate_max_rise": "the rise of the refusal rate",
+    "courting_rate_max_rise": "the rise of the share of answers that court the judge",
     "length_ratio_max": "the ratio of mean answer lengths",
     "tokens_per_second_min_ratio": "the ratio of tokens per second",
 }
@@ -44,13 +45,15 @@ def check_guards(
     """
     gain = program.difference if program else None
     drop = -gain if gain is not None else None
-    rise = _both(base.refusal_rate, candidate.refusal_rate, lambda one, other: other - one)
+    refusals = _both(base.refusal_rate, candidate.refusal_rate, _rise)
+    courting = _both(base.courting_rate, candidate.courting_rate, _rise)
     length = _both(base.mean_characters, candidate.mean_characters, _ratio)
     speed = _both(base.tokens_per_second, candidate.tokens_per_second, _ratio)
     rows = [
         ("program_accuracy_max_drop", guards.program_accuracy_max_drop, drop),
         ("program_accuracy_min_gain", guards.program_accuracy_min_gain, gain),
-        ("refusal_rate_max_rise", guards.refusal_rate_max_rise, rise),
+        ("refusal_rate_max_rise", guards.refusal_rate_max_rise, refusals),
+        ("courting_rate_max_rise", guards.courting_rate_max_rise, courting),
         ("length_ratio_max", guards.length_ratio_max, length),
         ("tokens_per_second_min_ratio", guards.tokens_per_second_min_ratio, speed),
     ]
@@ -72,6 +75,10 @@ def _both(
     base: float | None, candidate: float | None, of: Callable[[float, float], float | None]
 ) -> float | None:
     return None if base is None or candidate is None else of(base, candidate)
+
+
+def _rise(base: float, candidate: float) -> float:
+    return candidate - base
 
 
 def _ratio(base: float, candidate: float) -> float | None:

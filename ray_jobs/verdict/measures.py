@@ -13,6 +13,8 @@ class AnswerMeasures:
     num_answers: int
     mean_characters: float | None
     refusal_rate: float | None
+    courting_rate: float | None
+    """Share of answers that speak of their own score, rubric or merits."""
     tokens_per_second: float | None
     """Generated tokens over the time each answer took, queueing among other answers included."""
 
@@ -20,12 +22,13 @@ class AnswerMeasures:
 def measure(answers: Sequence[AnswerFacts]) -> AnswerMeasures:
     given = [answer for answer in answers if answer.characters is not None]
     if not given:
-        return AnswerMeasures(0, None, None, None)
+        return AnswerMeasures(0, None, None, None, None)
     seconds = sum(answer.seconds for answer in given)
     num_tokens = sum(answer.num_tokens for answer in given)
     return AnswerMeasures(
         num_answers=len(given),
         mean_characters=sum(answer.characters or 0 for answer in given) / len(given),
         refusal_rate=sum(answer.refuses for answer in given) / len(given),
+        courting_rate=sum(answer.courts_judge for answer in given) / len(given),
         tokens_per_second=num_tokens / seconds if seconds > 0 else None,
     )

@@ -19,6 +19,9 @@ class Guards(Section):
     decision to program checks, the whole interval must lie above it (null: above 0)."""
     refusal_rate_max_rise: Share | None = 0.05
     """How far the share of answers that refuse may rise (English phrases at the start of an answer)."""
+    courting_rate_max_rise: Share | None = 0.05
+    """How far the share of answers that court the judge may rise: that name a score, a rubric or their own
+    merits (English phrases), which judges reward beyond what an answer is worth."""
     length_ratio_max: Annotated[float, Field(gt=0)] | None = None
     """Highest ratio of mean answer lengths in characters, candidate over base."""
     tokens_per_second_min_ratio: Annotated[float, Field(gt=0)] | None = None

@@ -8,7 +8,6 @@ from ray_jobs.verdict.decide import Evidence, MetricEvidence, Trust, decide
 from ray_jobs.verdict.guards import GuardResult, check_guards
 from ray_jobs.verdict.length import Estimate
 from ray_jobs.verdict.measures import AnswerMeasures, measure
-from ray_jobs.verdict.refusals import refuses
 from ray_jobs.verdict.settings import Guards, VerdictSettings
 from ray_jobs.verdict.shares import PairedShares
 from ray_jobs.verdict.statistics import Interval, Paired
@@ -147,8 +146,8 @@ def test_one_metric_without_an_interval_is_no_evidence():
     assert "one row has no spread" in decision.reason
 
 
-def measures(characters=100.0, refusals=0.0, speed=10.0, number=10):
-    return AnswerMeasures(number, characters, refusals, speed)
+def measures(characters=100.0, refusals=0.0, courting=0.0, speed=10.0, number=10):
+    return AnswerMeasures(number, characters, refusals, courting, speed)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +166,8 @@ def measures(characters=100.0, refusals=0.0, speed=10.0, number=10):
             True,
         ),
         ({}, None, measures(refusals=0.06), "refusal_rate_max_rise", 0.06, False),
+        ({}, None, measures(courting=0.06), "courting_rate_max_rise", 0.06, False),
+        ({}, None, measures(courting=0.04), "courting_rate_max_rise", 0.04, True),
         ({"length_ratio_max": 2.0}, None, measures(characters=201), "length_ratio_max", 2.01, False),
         (
             {"tokens_per_second_min_ratio": 0.9},
@@ -194,41 +195,12 @@ def test_guards(guards, program, candidate, name, value, held):
 
 
 def test_guards_can_be_switched_off():
-    guards = Guards(program_accuracy_max_drop=None, refusal_rate_max_rise=None)
+    guards = Guards(program_accuracy_max_drop=None, refusal_rate_max_rise=None, courting_rate_max_rise=None)
     assert check_guards(guards, None, measures(), measures(refusals=1.0)) == []
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "I'm sorry, but I can't help with that.",
-        "I cannot assist.",
-        "Unfortunately, I am unable to do so.",
-        "As an AI language model, I …",
-        "I apologize, but I will not",
-        "Sorry, I won\u2019t.",
-    ],
-)
-def test_refusals(text):
-    assert refuses(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "Sorry for the delay: the answer is 4.",
-        "I can do that.",
-        "You cannot divide by zero.",
-        "I am sure.",
-    ],
-)
-def test_answers_that_are_no_refusals(text):
-    assert not refuses(text)
-
-
 def test_measures_of_no_answers_are_null():
-    assert measure([]) == AnswerMeasures(0, None, None, None)
+    assert measure([]) == AnswerMeasures(0, None, None, None, None)
 
 
 def test_a_metric_that_the_judge_is_not_trusted_by_decides_nothing():
