@@ -12,15 +12,20 @@ from ray_jobs.search.trials import largest_trial
 
 
 def plan_lines(config: Config) -> list[str]:
-    """The resolved plan, a line a subject. Raises UserError for local files that are not there."""
-    from ray_jobs.data.split import plan
+    """The resolved plan, a line a subject.
 
+    Raises UserError for files that are not there, and for small local data sets that would not do.
+    """
+    from ray_jobs.data.split import plan
+    from ray_jobs.preview import check_named_files, data_lines
+
+    check_named_files(config)
     number, models = config.data.num_prompts, 1 + config.verdict.num_candidates
     known = min(config.judge.trust.num_pairs, config.data.num_trust_pairs)
     lines = [
         ("run", f"{config.name}, seed {config.seed}, kept in {config.storage}/{config.name}"),
         ("model", _model(config)),
-        *(("data", line) for line in _data(plan(config.data))),
+        *(("data", line) for line in (*_data(plan(config.data)), *data_lines(config))),
         ("tune", _trials(config)),
         *(("memory", line) for line in _gpu_memory(config)),
         *(("search", line) for line in _space(config)),

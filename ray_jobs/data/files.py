@@ -1,10 +1,12 @@
 """Data files: local, by folder, by glob, or by any URI that fsspec opens; compressed or not."""
 
+import glob
 import gzip
 import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from ray_jobs.data.formats import READERS, RawRow
@@ -104,3 +106,11 @@ class _Inflated(io.RawIOBase):
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def files_of(source: str) -> list[Path]:
+    """The local files that a source names: one, those of a folder, or those of a pattern."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())

@@ -63,7 +63,8 @@ def load_prompts(source: Source, seed: int) -> Loaded[Prompt]:
     def missing(row: Mapping[str, Any]) -> str | None:
         columns = source.columns
         names = (columns.conversations or "conversations", "messages", prompt_column(row, columns))
-        return None if any(name in row for name in names) else names[0]
+        wanted = columns.conversations or columns.prompt or names[0]
+        return None if any(name in row for name in names) else wanted
 
     return _load(source, seed, parse_prompt, missing)
 

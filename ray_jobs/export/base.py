@@ -69,6 +69,14 @@ def check_named(base: str) -> None:
         _refuse_paths(base)
 
 
+def check_gguf_named(spec: str) -> None:
+    """Raises ModelError unless it names a GGUF file that is here, or one on the hub."""
+    if spec.startswith("bundled:"):
+        _bundled(spec)
+    elif not Path(spec).expanduser().is_file() and _on_hub(spec) is None:
+        raise ModelError(_no_gguf(spec))
+
+
 def resolve_gguf(spec: str, revision: str | None, cache_dir: Path) -> Path:  # noqa: ARG001
     """A GGUF file on local disk: `bundled:…`, a local path, or `repo_id:file.gguf` on the hub.
 
@@ -80,13 +88,23 @@ def resolve_gguf(spec: str, revision: str | None, cache_dir: Path) -> Path:  # n
     path = Path(spec).expanduser()
     if path.is_file():
         return path.resolve()
-    repo_id, colon, name = spec.partition(":")
-    if colon and name.endswith(".gguf") and repo_id.count("/") == 1 and not path.is_absolute():
+    if found := _on_hub(spec):
         from ray_jobs.export.hub import download_file
 
-        return download_file(repo_id, name, revision)
+        return download_file(*found, revision)
+    raise ModelError(_no_gguf(spec))
+
+
+def _on_hub(spec: str) -> tuple[str, str] | None:
+    """Repository and file of `repo_id:file.gguf`."""
+    repo_id, colon, name = spec.partition(":")
+    named = colon and name.endswith(".gguf") and repo_id.count("/") == 1
+    return (repo_id, name) if named and not Path(spec).expanduser().is_absolute() else None
+
+
+def _no_gguf(spec: str) -> str:
     kinds = ", ".join(["a path", "'repo_id:file.gguf'", *BUNDLED])
-    raise ModelError(f"{spec}: no such GGUF file; it may be {kinds}")
+    return f"{spec}: no such GGUF file; it may be {kinds}"
 
 
 def check_folder(hf_dir: Path) -> None:

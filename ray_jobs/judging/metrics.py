@@ -1,7 +1,7 @@
 """Metrics: flow-judge's presets and those that people write in YAML."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +62,19 @@ def outline_of(name_or_path: str) -> MetricOutline:
     metric = _read_metric_file(name_or_path)
     scores = tuple(sorted(metric.rubric))
     return MetricOutline(metric.name, metric.name, metric.required_inputs, metric.required_output, scores)
+
+
+def outlines_of(metrics: Sequence[str]) -> list[MetricOutline]:
+    """All that `judge.metrics` names. Raises ConfigError as load_metric does, and for two of one name."""
+    try:
+        found = [outline_of(path) for path in metrics]
+    except ConfigError as error:
+        raise ConfigError(f"judge.metrics: {error}") from error
+    keys = [metric.key for metric in found]
+    for path, key in zip(metrics, keys, strict=True):
+        if keys.count(key) > 1:
+            raise ConfigError(f"judge.metrics: {path}: another metric has the name {key!r} too")
+    return found
 
 
 def load_metric(name_or_path: str) -> "Metric":

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.config import Config
+from ray_jobs.data.files import files_of
 from ray_jobs.data.settings import Source
 from ray_jobs.errors import ConfigError, DataError
 from ray_jobs.records import Pair, Prompt, as_row
 from ray_jobs.runs import RunFolder, file_sha256
 from ray_jobs.stages import generate, judge, verdict
 from ray_jobs.stages.base import Stage, flatten
-from ray_jobs.stages.prepare import files_of
 from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, write_rows
 
 log = logging.getLogger(__name__)

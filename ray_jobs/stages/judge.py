@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.config import Config, EngineActors
-from ray_jobs.errors import ConfigError
-from ray_jobs.judging.metrics import outline_of
+from ray_jobs.judging.metrics import check_inputs, outline_of, outlines_of
 from ray_jobs.records import Judgement, Pair, Prompt, as_row, pair_from_row, row_seed
 from ray_jobs.runs import RunFolder, file_sha256
 from ray_jobs.stages import cluster, generate
@@ -87,13 +86,7 @@ def known_pairs(config: Config, folder: RunFolder) -> tuple[list[Pair], dict[str
 
 def check(config: Config, prompts: Callable[[], Iterable[Prompt]]) -> None:
     """Raises ConfigError for metrics of one name, DataError for a row that lacks what a metric needs."""
-    from ray_jobs.judging.metrics import check_inputs
-
-    metrics = [outline_of(metric) for metric in config.judge.metrics]
-    keys = [metric.key for metric in metrics]
-    for path, metric in zip(config.judge.metrics, metrics, strict=True):
-        if keys.count(metric.key) > 1:
-            raise ConfigError(f"judge.metrics: {path}: another metric has the name {metric.key!r} too")
+    for metric in outlines_of(config.judge.metrics):
         check_inputs(metric, prompts(), config.judge.inputs)
 
 

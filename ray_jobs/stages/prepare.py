@@ -1,10 +1,9 @@
 """Splits of the data sets, and which base model this run is about."""
 
-import glob
 import logging
-from pathlib import Path
 
 from ray_jobs.config import Config
+from ray_jobs.data.files import files_of
 from ray_jobs.records import as_row
 from ray_jobs.runs import RunFolder, file_sha256
 from ray_jobs.stages.base import Stage
@@ -53,14 +52,6 @@ def local_files(config: Config) -> dict[str, str]:
     """Hashes of the data files that the config names, so that a changed file is noticed."""
     sources = (config.data.preferences.source, config.data.prompts.source)
     return {str(path): file_sha256(path) for source in sources for path in files_of(source)}
-
-
-def files_of(source: str) -> list[Path]:
-    """The local files that a source names: one, those of a folder, or those of a pattern."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
-    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
 
 
 STAGE = Stage(

@@ -65,6 +65,14 @@ def test_every_orpo_line_is_a_command_with_its_options(page: str, arguments: lis
     command.make_context(name, rest, parent=context)  # raises for an unknown option or a missing argument
 
 
+def write_own_data(folder: Path) -> None:
+    """60 pairs and 40 prompts like the tutorial's."""
+    pair, prompt = (json.loads(text) for page, text in blocks("json") if page == "tutorial.md")
+    for name, row, number in (("pairs", pair, 60), ("prompts", prompt, 40)):
+        lines = [json.dumps({**row, "prompt": " ".join([name] * 40) + f" {n}"}) for n in range(number)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+
+
 @pytest.mark.parametrize(
     "arguments", [line for _, line in orpo_lines() if "--check" in line], ids=lambda line: " ".join(line)[:60]
 )
@@ -73,9 +81,7 @@ def test_every_documented_check_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    rows = [text for _, text in blocks("json")]
-    (tmp_path / "pairs.jsonl").write_text(rows[0])
-    (tmp_path / "prompts.jsonl").write_text(rows[1])
+    write_own_data(tmp_path)
     if arguments[0] == "compare":
         from ray_jobs import compare_bases
 
@@ -94,10 +100,7 @@ def test_the_rows_that_the_tutorial_asks_for_are_enough(
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    pair, prompt = (json.loads(text) for page, text in blocks("json") if page == "tutorial.md")
-    for name, row, number in (("pairs", pair, 60), ("prompts", prompt, 40)):
-        lines = [json.dumps({**row, "prompt": f"{row['prompt']} {name} {n}"}) for n in range(number)]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    write_own_data(tmp_path)
     config = load_config(Path("configs/own-data.yaml"))
     found = split(config.data.model_copy(update={"near_overlap": "off"}), config.seed)
     assert (len(found.train), len(found.heldout), len(found.trust), len(found.prompts)) == (20, 20, 20, 40)

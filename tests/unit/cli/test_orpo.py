@@ -83,7 +83,7 @@ def test_the_plan_as_json_is_the_plan_by_subject() -> None:
     found = json.loads(done.stdout)
     assert (found["run"], found["exit_code"]) == ("local", 0)
     assert found["plan"]["tune"][0].startswith("8 trials of")
-    assert len(found["plan"]["data"]) == 3
+    assert found["plan"]["data"][3] == "usable: 1320 of 1320 pairs, 1240 of them to train on"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,13 @@ def test_the_plan_as_json_is_the_plan_by_subject() -> None:
         ("model.base=./nowhere", "./nowhere: no such model folder"),
         ("model.base=nowhere.gguf", "nowhere.gguf: no such file"),
         ("data.preferences.source=./none.jsonl", "./none.jsonl: no such file"),
+        ("data.num_prompts=5000", "usable prompts that stand in no pair are too few: data.num_prompts takes"),
+        ("data.num_trust_pairs=5000", "are too few: data.num_trust_pairs takes 5000"),
+        ("model.gguf=none.gguf", "model.gguf: none.gguf: no such GGUF file"),
+        ("judge.model=none.gguf", "judge.model: none.gguf: no such GGUF file"),
+        ("judge.adapter=none.gguf", "judge.adapter: none.gguf: no such file"),
+        ("judge.metrics=[none.yaml]", "judge.metrics: none.yaml: No such file"),
+        ("verdict.metrics=[STYLE]", "verdict.metrics: 'STYLE' is not judged; judged: RESPONSE_CORRECTNESS"),
     ],
 )
 def test_a_wrong_change_is_one_line(change: str, says: str) -> None:

@@ -108,6 +108,8 @@ def test_a_useless_data_set_is_an_error(
 def test_a_missing_prompt_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="column 'conversations' is missing; the row has text"):
         load_prompts(Source(source=jsonl(tmp_path, [{"text": "a"}])), 0)
+    with pytest.raises(DataError, match="column 'ask' is missing; the row has text"):
+        load_prompts(Source(source=jsonl(tmp_path, [{"text": "a"}]), columns=Columns(prompt="ask")), 0)
 
 
 def test_a_column_that_one_row_has_is_enough(tmp_path: Path) -> None:
