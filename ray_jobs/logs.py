@@ -48,7 +48,10 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 class Progress:
-    """Logs how far counted work is: done of total, rate, time left; at most a line every `every_s`."""
+    """Logs how far counted work is: done of total, rate, time left; at most a line every `every_s`.
+
+    `quiet_s`: after so long without a line, `alive` writes one.
+    """
 
     def __init__(
         self,
@@ -58,10 +61,11 @@ class Progress:
         total: int,
         *,
         every_s: float = 5.0,
+        quiet_s: float = 20.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log, self._stage, self._what, self._total = log, stage, what, total
-        self._every_s, self._clock = every_s, clock
+        self._every_s, self._quiet_s, self._clock = every_s, quiet_s, clock
         self._started = self._last = clock()
         self._done = 0
 
@@ -73,6 +77,13 @@ class Progress:
             self._last = now
             self._log.info("%-8s %s", self._stage, self.line(note))
 
+    def alive(self, note: str) -> None:
+        """Logs that work goes on, if nothing has been said for `quiet_s`. From any thread."""
+        now = self._clock()
+        if self._done < self._total and now - self._last >= self._quiet_s:
+            self._last = now
+            self._log.info("%-8s %s", self._stage, self.line(note))
+
     @property
     def elapsed_s(self) -> float:
         """Seconds since the start; above 0."""
@@ -80,7 +91,9 @@ class Progress:
 
     def line(self, note: str = "") -> str:
         rate = self._done / self.elapsed_s
-        parts = [f"{self._done}/{self._total} {self._what}", f"{rate:.1f} {self._what}/s"]
+        parts = [f"{self._done}/{self._total} {self._what}"]
+        if self._done:
+            parts.append(f"{rate:.1f} {self._what}/s")
         if 0 < self._done < self._total:
             parts.append(f"{duration((self._total - self._done) / rate)} left")
         return " · ".join(parts + ([note] if note else []))

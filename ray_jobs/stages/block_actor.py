@@ -15,6 +15,7 @@ from typing import Any
 
 from ray_jobs.errors import StageFailed
 from ray_jobs.stages.blocks import Range, RowJob, blocks_at
+from ray_jobs.stages.signs import tell
 from ray_jobs.stages.spent import resident_bytes
 from ray_jobs.tables import RowFile, table_of
 from serving.storage.node_cache import local_copy
@@ -32,10 +33,14 @@ SUMMARY = dict.fromkeys(("rows", "results", "quarantined", "memory_bytes", *TOKE
 
 
 class Ledger:
-    """Counts what was begun and not ended, for processes that may die of it. A Ray actor."""
+    """Counts what was begun and not ended, for processes that may die of it, and holds what they say.
+
+    A Ray actor.
+    """
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
+        self._said: dict[str, Mapping[str, int]] = {}
 
     def begin(self, what: str) -> int:
         """How often it was begun before."""
@@ -48,6 +53,14 @@ class Ledger:
     def begun(self, whats: Sequence[str]) -> list[int]:
         """How often each was begun and not ended."""
         return [self._begun[what] for what in whats]
+
+    def say(self, who: str, totals: Mapping[str, int]) -> None:
+        """The latest totals of one process."""
+        self._said[who] = totals
+
+    def said(self) -> dict[str, int]:
+        """The sums of all."""
+        return dict(sum((Counter(totals) for totals in self._said.values()), Counter()))
 
 
 class Room:
@@ -82,12 +95,15 @@ class Growth:
         self._told = dict.fromkeys(TOKENS, 0)
         self._lock = threading.Lock()
 
-    def take(self) -> dict[str, int]:
+    def totals(self) -> dict[str, int]:
         if self._engine is None:
             return dict.fromkeys(TOKENS, 0)
+        metrics = self._engine.metrics()
+        return {name: getattr(metrics, name) for name in TOKENS}
+
+    def take(self) -> dict[str, int]:
         with self._lock:
-            metrics = self._engine.metrics()
-            now, before = {name: getattr(metrics, name) for name in TOKENS}, self._told
+            now, before = self.totals(), self._told
             self._told = now
         return {name: now[name] - before[name] for name in TOKENS}
 
@@ -109,6 +125,7 @@ class BlockActor:
         self._work = job.actor(job.spec)
         self._growth = Growth(self._work)
         self._end(name)
+        tell(ledger, name, self._growth.totals)
 
     def __call__(self, ranges: Any) -> Any:
         blocks = [block for row in ranges.to_pylist() for block in row["ranges"]]

@@ -9,7 +9,7 @@ engines have all CPUs; ray 2.60.)
 import gc
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray_jobs.stages import cluster
 from ray_jobs.stages.block_actor import BlockActor, Ledger
 from ray_jobs.stages.blocks import Range, RowJob, blocks_at, cut
 from ray_jobs.stages.causes import first_cause
+from ray_jobs.stages.signs import listening
 from ray_jobs.stages.spent import Spent
 from ray_jobs.tables import RowFile, same_rows, write_tables
 from serving.storage.mirror import discard, publish, shared
@@ -107,7 +108,11 @@ def through_actors(
     progress = Progress(log, job.stage, job.what, num_rows * results_per_row)
     totals: Counter[str] = Counter()
     memory = 0
-    for done in map_ranges(job, source, folder, tasks(ranges, actors), actors, cores):
+
+    def heard(said: Mapping[str, int]) -> None:
+        progress.alive(note_of(Counter(said), progress.elapsed_s))
+
+    for done in map_ranges(job, source, folder, tasks(ranges, actors), actors, cores, heard):
         memory = max(memory, done["memory_bytes"])
         totals.update(done)
         progress.add(done["results"], note_of(totals, progress.elapsed_s))
@@ -134,15 +139,24 @@ def tasks(ranges: Sequence[Range], actors: int) -> list[list[Range]]:
 
 
 def map_ranges(
-    job: RowJob, source: Path, folder: Path, ranges: Sequence[Sequence[Range]], actors: int, cores: int
+    job: RowJob,
+    source: Path,
+    folder: Path,
+    ranges: Sequence[Sequence[Range]],
+    actors: int,
+    cores: int,
+    heard: Callable[[Mapping[str, int]], None],
 ) -> Iterator[dict[str, int]]:
-    """Summaries as tasks end. Raises StageFailed with the first cause of what failed on the cluster."""
+    """Summaries as tasks end; `heard` is told every few seconds what engines have read and written.
+
+    Raises StageFailed with the first cause of what failed on the cluster."""
     import ray
 
     ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     given = {"job": job, "source": shared(source), "folder": shared(folder), "ledger": ledger}
     try:
-        yield from data_step(given, ranges, actors, cores)
+        with listening(ledger, heard):
+            yield from data_step(given, ranges, actors, cores)
         return
     except ray.exceptions.RayError as error:
         log.debug("failed on the cluster", exc_info=error)

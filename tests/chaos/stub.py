@@ -5,9 +5,11 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ray_jobs.config import EngineActors
+from ray_jobs.stages.block_actor import TOKENS
 from ray_jobs.stages.blocks import RowJob
 from ray_jobs.stages.engine_rows import compute_tables
 from ray_jobs.tables import read_rows, table_of
@@ -19,11 +21,15 @@ COLUMNS_OUT = {"id": "string", "answer": "string", "error": "string"}
 class EchoActor:
     """Answers a row with its text in upper case; some texts make it die, raise or wait.
 
-    `spec`: `log` (folder; a file for each row that was begun), `wait_s` (seconds a row takes).
+    `spec`: `log` (folder; a file for each row that was begun), `wait_s` (seconds a row takes), `tokens` (what
+    its engine has written by then).
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec
+        if "tokens" in spec:
+            metrics = SimpleNamespace(**dict.fromkeys(TOKENS, spec["tokens"]))
+            self.engine = SimpleNamespace(metrics=lambda: metrics)
         if spec.get("dies_at_start"):
             os.abort()
 

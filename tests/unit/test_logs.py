@@ -34,6 +34,22 @@ def test_progress_logs_rate_and_time_left_and_the_end(caplog: pytest.LogCaptureF
     ]
 
 
+def test_work_that_shows_no_result_for_long_is_said_to_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    clock = iter([0.0, 19.0, 20.0, 20.0, 30.0, 41.0, 41.0, 50.0, 50.0, 99.0]).__next__
+    log = logging.getLogger("ray_jobs.test")
+    with caplog.at_level(logging.INFO, "ray_jobs.test"):
+        progress = Progress(log, "judge", "judgements", 4, quiet_s=20.0, clock=clock)
+        for note in ("too early", "7 tokens/s", "too early again", "9 tokens/s"):
+            progress.alive(note)
+        progress.add(4)
+        progress.alive("over")
+    assert [record.getMessage() for record in caplog.records] == [
+        "judge    0/4 judgements · 7 tokens/s",
+        "judge    0/4 judgements · 9 tokens/s",
+        "judge    4/4 judgements · 0.1 judgements/s",
+    ]
+
+
 def test_a_sparkline_spans_from_the_lowest_to_the_highest() -> None:
     assert sparkline([]) == ""
     assert sparkline([2.0, 2.0]) == "▁▁"

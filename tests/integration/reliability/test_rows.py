@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from ray_jobs.config import EngineActors, JobEngineSettings
 from ray_jobs.errors import StageFailed
+from ray_jobs.logs import Progress
+from ray_jobs.stages import engine_rows
 from tests.chaos.stub import compute_rows, echo_job
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -72,6 +75,19 @@ def test_actors_killed_again_and_again_lose_no_row(tmp_path: Path) -> None:
         killer.join()
     assert len(killed) >= 3
     assert [(result["id"], result["answer"]) for result in results] == [(row["id"], "TEXT") for row in rows]
+
+
+def test_a_block_that_takes_long_shows_signs_of_life(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_rows, "Progress", partial(Progress, quiet_s=1.0))
+    with caplog.at_level("INFO", logger="ray_jobs"):
+        compute_rows(
+            echo_job(tmp_path / "log", wait_s=2.0, tokens=4000), rows_of(4), tmp_path / "unfinished", POOL
+        )
+    lines = [record.getMessage() for record in caplog.records if "0/4 answers" in record.getMessage()]
+    assert lines
+    assert all("tokens/s" in line for line in lines)
 
 
 def test_an_engine_that_dies_while_it_starts_fails_the_stage_fast(tmp_path: Path) -> None:
