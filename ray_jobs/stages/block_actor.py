@@ -28,8 +28,9 @@ ROW_ERRORS = (ValueError, TypeError, LookupError, RecursionError)
 """What one row's content may raise; anything else is the engine's or the machine's, and fails the stage."""
 TOKENS = ("answer_tokens", "prompt_tokens", "cached_tokens")
 """The engine's totals whose growth is told with every block."""
-SUMMARY = dict.fromkeys(("rows", "results", "quarantined", "memory_bytes", *TOKENS), "int64")
-"""What is told of every block. `memory_bytes`: what the process held at its end."""
+SUMMARY = dict.fromkeys(("rows", "results", "failed", "memory_bytes", *TOKENS), "int64")
+"""What is told of every block. `failed`: of the results, those that are none, see `RowJob.num_failed`;
+`memory_bytes`: what the process held at its end."""
 
 
 class Ledger:
@@ -134,24 +135,25 @@ class BlockActor:
     def _block(self, block: Range) -> dict[str, int]:
         """Answers one range of rows, unless another attempt has."""
         rows = self._rows.rows(*block)
-        quarantined = 0
+        failed = None
         if not self._blocks.has(block):
-            if self._begin(f"rows {block}") or not self._in_company(block, rows):
-                quarantined = sum(self._row(block[0] + at, rows[at]) for at in self._least_suspect(block))
+            if not self._begin(f"rows {block}"):
+                failed = self._in_company(block, rows)
+            if failed is None:
+                failed = sum(self._row(block[0] + at, rows[at]) for at in self._least_suspect(block))
             self._end(f"rows {block}")
         results = sum(len(self._job.keys_of(row)) for row in rows)
-        told = {"rows": len(rows), "results": results, "quarantined": quarantined}
+        told = {"rows": len(rows), "results": results, "failed": failed or 0}
         return {**told, "memory_bytes": resident_bytes(), **self._growth.take()}
 
-    def _in_company(self, block: Range, rows: Sequence[Mapping[str, Any]]) -> bool:
-        """Processes the rows together; false when one of them raised an error."""
+    def _in_company(self, block: Range, rows: Sequence[Mapping[str, Any]]) -> int | None:
+        """Processes the rows together, and counts failed results; None when a row raised an error."""
         with self._room.entered(alone=False):
             try:
                 results = self._process(rows)
             except ROW_ERRORS:
-                return False
-        self._write(block, results)
-        return True
+                return None
+        return self._write(block, results)
 
     def _least_suspect(self, block: Range) -> list[int]:
         """The places of the block's rows, those on which no process died first."""
@@ -161,7 +163,7 @@ class BlockActor:
         return sorted(range(len(deaths)), key=deaths.__getitem__)
 
     def _row(self, number: int, row: Mapping[str, Any]) -> int:
-        """Processes one row alone; 1 when it had to be quarantined."""
+        """Processes one row alone, or quarantines it, and counts failed results."""
         block = (number, number + 1)
         if self._blocks.has(block):
             return 0
@@ -176,16 +178,17 @@ class BlockActor:
                     error = f"row_error: {type(raised).__name__}: {raised}"[:500]
             if error is not None:
                 results = self._job.quarantined(row, error)
-            self._write(block, results)
+            failed = self._write(block, results)
             self._end(f"row {number}")
-        return int(error is not None)
+        return failed
 
     def _process(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         results = self._work(table_of(rows, self._job.columns_in)).to_pylist()
         return self._job.in_order(rows, results)
 
-    def _write(self, block: Range, results: Sequence[Mapping[str, Any]]) -> None:
+    def _write(self, block: Range, results: Sequence[Mapping[str, Any]]) -> int:
         self._blocks.write(block, results, self._job.columns_out)
+        return self._job.num_failed(results)
 
     def _begin(self, what: str) -> int:
         import ray

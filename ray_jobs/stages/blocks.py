@@ -70,6 +70,10 @@ class RowJob:
             raise LookupError(f"{len(found)} results for {len(keys)} keys: {wrong}")
         return [found[key] for key in keys]
 
+    def num_failed(self, results: Iterable[Mapping[str, Any]]) -> int:
+        """How many say in `error` or `failure` why they are none."""
+        return sum(any(result.get(name) is not None for name in ("error", "failure")) for result in results)
+
     def quarantined(self, row: Mapping[str, Any], error: str) -> list[Mapping[str, Any]]:
         """Results of a row that cannot be processed; `error` is a code, a colon and the reason."""
         if self.failed is not None:

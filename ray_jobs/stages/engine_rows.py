@@ -126,8 +126,8 @@ def note_of(totals: Mapping[str, int], elapsed_s: float) -> str:
         parts.append(f"{totals['answer_tokens'] / elapsed_s:,.0f} tokens/s")
     if totals["prompt_tokens"] and totals["cached_tokens"]:
         parts.append(f"{totals['cached_tokens'] / totals['prompt_tokens']:.0%} of prompts from the cache")
-    if totals["quarantined"]:
-        parts.append(f"{totals['quarantined']} quarantined")
+    if totals["failed"]:
+        parts.append(f"{totals['failed']} failed")
     return " · ".join(parts)
 
 

@@ -46,10 +46,13 @@ def test_rows_that_kill_their_actor_are_quarantined_and_the_job_goes_on(tmp_path
                for result in results if result["id"] not in lost)  # fmt: skip
 
 
-def test_a_row_that_raises_is_an_error_row(tmp_path: Path) -> None:
+def test_a_row_that_raises_is_an_error_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="ray_jobs")
     results = compute_rows(echo_job(tmp_path / "log"), rows_of(16, r3="raise"), tmp_path / "unfinished", POOL)
     assert results[3]["error"] == "row_error: ValueError: a row that cannot be read"
     assert [result["answer"] for result in results].count("TEXT") == 15
+    (line,) = [record.getMessage() for record in caplog.records if "16/16 answers" in record.getMessage()]
+    assert line.endswith("· 1 failed")
 
 
 def test_actors_killed_again_and_again_lose_no_row(tmp_path: Path) -> None:

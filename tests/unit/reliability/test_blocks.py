@@ -198,6 +198,6 @@ def test_the_growth_of_an_engines_totals_adds_up_over_threads() -> None:
 
 
 def test_the_progress_line_tells_what_the_engines_do() -> None:
-    totals = Counter(answer_tokens=6000, prompt_tokens=400, cached_tokens=100, quarantined=1)
-    assert note_of(totals, 4.0) == "1,500 tokens/s · 25% of prompts from the cache · 1 quarantined"
+    totals = Counter(answer_tokens=6000, prompt_tokens=400, cached_tokens=100, failed=1)
+    assert note_of(totals, 4.0) == "1,500 tokens/s · 25% of prompts from the cache · 1 failed"
     assert note_of(Counter(), 4.0) == ""
