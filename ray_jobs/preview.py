@@ -1,15 +1,19 @@
 """What a run would stumble over at its start, found out before anything is started."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ray_jobs.config import Config
 from ray_jobs.data.files import files_of
 from ray_jobs.data.settings import Source
 from ray_jobs.errors import ConfigError, ModelError
+from ray_jobs.records import Prompt
 
-MAX_BYTES_READ = 64_000_000
+MAX_BYTES_READ = 16_000_000
 """Data sets that are larger are not read for a look."""
+PACKED = (".gz", ".parquet")
+PACKED_TIMES = 5
+"""How much larger their rows are, about."""
 
 
 def check_named_files(config: Config) -> None:
@@ -42,27 +46,48 @@ def check_metrics(config: Config) -> None:
 
 
 def data_lines(config: Config) -> Iterator[str]:
-    """What the data sets hold for this run, where both are at hand.
+    """What the data sets that are at hand hold for this run.
 
     Raises DataError as `split` does, and for a row that lacks what a metric needs.
     """
-    if not all(map(at_hand, (config.data.preferences, config.data.prompts))):
-        return
-    from ray_jobs.data.split import split
-    from ray_jobs.judging.metrics import check_inputs, outline_of
+    data, seed = config.data, config.seed
+    if at_hand(data.preferences) and at_hand(data.prompts):
+        from ray_jobs.data.split import split
 
-    splits = split(config.data, config.seed)
-    for path in config.judge.metrics:
-        check_inputs(outline_of(path), splits.prompts, config.judge.inputs)
-    report = splits.report
-    yield f"usable: {_usable(report['preferences'], 'pairs')}, {len(splits.train)} of them to train on"
-    left_out = report["overlap"]["dropped_prompts"] + report["near_overlap"]["dropped"]
-    near = f", {left_out} left out that stand (nearly) in the pairs" if left_out else ""
-    yield f"usable: {_usable(report['prompts'], 'prompts')}{near}"
+        splits = split(data, seed)
+        _check_inputs(config, splits.prompts)
+        report = splits.report
+        yield f"usable: {_usable(report['preferences'], 'pairs')}; {len(splits.train)} to train on"
+        left_out = report["overlap"]["dropped_prompts"] + report["near_overlap"]["dropped"]
+        near = f"; {left_out} left out that stand (nearly) in the pairs" if left_out else ""
+        yield f"usable: {_usable(report['prompts'], 'prompts')}{near}"
+        return
+    from ray_jobs.data.load import load_pairs, load_prompts
+    from ray_jobs.data.report import describe
+
+    if at_hand(data.preferences):
+        yield f"usable: {_usable(describe(data.preferences, load_pairs(data.preferences, seed)), 'pairs')}"
+    if at_hand(data.prompts):
+        prompts = load_prompts(data.prompts, seed)
+        _check_inputs(config, prompts.rows)
+        yield f"usable: {_usable(describe(data.prompts, prompts), 'prompts')}"
+
+
+def _check_inputs(config: Config, prompts: Sequence[Prompt]) -> None:
+    from ray_jobs.judging.metrics import check_inputs, outlines_of
+
+    for metric in outlines_of(config.judge.metrics):
+        check_inputs(metric, prompts, config.judge.inputs)
 
 
 def _usable(found: Mapping[str, Any], what: str) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in found["quarantined"].items())
+    """`found`: a data set as `describe` tells of it."""
+    left_out = dict(found["quarantined"])
+    left_out |= {
+        "of excluded sources": found["rows_excluded"],
+        "not in the sample": found["rows_sampled_out"],
+    }
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
     return f"{found['rows_used']} of {found['rows_in']} {what}" + (f" (not: {reasons})" if reasons else "")
 
 
@@ -72,4 +97,8 @@ def at_hand(source: Source) -> bool:
         return True
     if source.kind == "hub" or "://" in source.source:
         return False
-    return sum(path.stat().st_size for path in files_of(source.source)) <= MAX_BYTES_READ
+    sizes = (
+        path.stat().st_size * (PACKED_TIMES if path.suffix in PACKED else 1)
+        for path in files_of(source.source)
+    )
+    return sum(sizes) <= MAX_BYTES_READ

@@ -101,7 +101,7 @@ def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def iter_tables(path: Path) -> Iterator[Any]:
-    """A file's rows as Arrow tables, one row group in memory at once."""
+    """A file's rows as Arrow tables, row group by row group."""
     file = RowFile(path)
     for number in range(file.num_groups):
         yield file.group(number)

@@ -7,6 +7,7 @@ actor that was killed for other reasons costs no row: a row under suspicion come
 it is not what every new process begins with.
 """
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,7 +127,7 @@ class BlockActor:
         self._work = job.actor(job.spec)
         self._growth = Growth(self._work)
         self._end(name)
-        tell(ledger, name, self._growth.totals)
+        tell(ledger, f"{name} {os.getpid()}", self._growth.totals)
 
     def __call__(self, ranges: Any) -> Any:
         blocks = [block for row in ranges.to_pylist() for block in row["ranges"]]

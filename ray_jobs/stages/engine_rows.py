@@ -79,13 +79,29 @@ def compute_file(
         first = first or spent
         if missing := blocks.missing(num_rows):
             raise StageFailed(f"{job.stage}: {job.what} of rows {missing[:3]} are missing")
+        reasons: Counter[str] = Counter()
         try:
-            write_tables(output, blocks.tables(), job.columns_out)
+            write_tables(output, counting(blocks.tables(), reasons), job.columns_out)
         except RunConflict as error:
             log.warning("%-8s %s; computing it again", job.stage, error)
         else:
+            tell_of_failed(job, reasons, num_rows * each)
             return first
     raise StageFailed(f"{job.stage}: {unfinished}: blocks are damaged again and again")
+
+
+def counting(tables: Iterable[Any], reasons: Counter[str]) -> Iterator[Any]:
+    """The same tables; counts why results are none, by the code before the colon."""
+    for table in tables:
+        for name in {"error", "failure"} & set(table.column_names):
+            reasons.update(text.partition(":")[0] for text in table[name].drop_null().to_pylist())
+        yield table
+
+
+def tell_of_failed(job: RowJob, reasons: Counter[str], num_results: int) -> None:
+    if reasons:
+        found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        log.warning("%-8s %d of %d %s failed: %s", job.stage, reasons.total(), num_results, job.what, found)
 
 
 def through_actors(
@@ -110,7 +126,7 @@ def through_actors(
     memory = 0
 
     def heard(said: Mapping[str, int]) -> None:
-        progress.alive(note_of(Counter(said), progress.elapsed_s))
+        progress.alive(note_of(Counter(said) + Counter(failed=totals["failed"]), progress.elapsed_s))
 
     for done in map_ranges(job, source, folder, tasks(ranges, actors), actors, cores, heard):
         memory = max(memory, done["memory_bytes"])

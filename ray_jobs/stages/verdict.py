@@ -43,7 +43,8 @@ def decided_early(config: Config, folder: RunFolder) -> bool:
     """Whether what is judged so far decides by a test at its look's level."""
     from ray_jobs.verdict.candidates import best_report
 
-    _, report = best_report(all_inputs(config, folder), config.verdict, config.seed)
+    settings = config.verdict.model_copy(update={"num_examples": 0})
+    _, report = best_report(all_inputs(config, folder), settings, config.seed)
     return report["decision"] != "inconclusive" and report["clause"] in EARLY_CLAUSES
 
 

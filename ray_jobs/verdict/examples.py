@@ -11,6 +11,8 @@ MAX_CHARACTERS = 20_000
 
 def side_by_side(inputs: VerdictInputs, rows: ScoredRows, number: int) -> list[dict[str, Any]]:
     """The largest gains, then the largest losses, each starting with the most extreme; ties by ID."""
+    if not number:
+        return []
     differences = rows.differences.tolist()
     rising = sorted(range(len(differences)), key=lambda index: (differences[index], rows.prompts[index].id))
     num_losses = min(number // 2, len(rising) // 2)

@@ -1,4 +1,4 @@
-"""What the guards look at besides the judge's scores: length, refusals and speed of the answers."""
+"""What the guards look at besides the judge's scores: length, refusals, courting and speed of the answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

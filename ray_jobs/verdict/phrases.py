@@ -21,15 +21,20 @@ _COURTING: tuple[tuple[tuple[str, ...], str], ...] = (
     # Which score to give.
     (
         ("score", "rating", "grade", "mark"),
-        r"\b(?:assign|award|grant|give|gives|giving|rate|deserves?|merits?|earns?)\b[^.\n]{0,40}"
-        r"\b(?:(?:full|top|highest|maximum|perfect|final|the) (?:score|rating|grade|marks?)|score of \d)\b",
+        r"\b(?:assign|award|grant|give|gives|giving|deserves?|merits?|earns?)\b[^.\n]{0,40}"
+        r"\b(?:(?:full|top|highest|maximum|perfect|final) (?:score|rating|grade|marks?)"
+        r"|(?:score|rating) of \d+)\b",
     ),
-    (("score",), r"\bscore (?:is|should be|must be|:|=) ?\d\b"),
-    (("score", "rating", "grade"), r"(?:^|\n)[-*# ]*(?:final )?(?:score|rating|grade) ?\d? ?:"),
+    (("score", "rating"), r"\b(?:score|rating) (?:is|should be|must be)\W{0,3}\d+\b(?!\s?[-\u2013:]\s?\d)"),
+    (
+        ("score", "rating", "grade"),
+        r"(?:^|\n)\W{0,4}(?:overall |final |my )?(?:score|rating|grade)\W{0,4}[:=]\W{0,4}\d",
+    ),
+    (("score",), r"(?:^|\n)\W{0,4}score \d+\W{0,3}:"),
     # What to judge by.
     (
         ("rubric", "criteria", "criterion", "grading instructions"),
-        r"\bscoring rubric\b|\bevaluation criteria\b|\bgrading (?:rubric|criteria|instructions)\b"
+        r"\bscoring rubric\b|\bevaluation criteria\b|\bgrading (?:rubric|instructions)\b"
         r"|\bcriteri(?:on|a) of the rubric\b",
     ),
     (
@@ -39,18 +44,18 @@ _COURTING: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (
         ("evaluator", "judge", "grader", "rater", "assessor"),
-        r"\b(?:note to|dear|attention|to) (?:the )?(?:evaluator|judge|grader|rater|assessor)s?\b ?[:,]",
+        r"(?:^|\n|\bnote )\W{0,3}(?:to|attention) (?:the )?"
+        r"(?:evaluator|judge|grader|rater|assessor)s?\b ?[:,]|\bdear (?:evaluator|grader|rater|assessor)s?\b",
     ),
     # How good it is.
     (
         ("response", "answer", "output"),
-        r"\b(?:this|my|the(?: above| given)?) (?:response|answer|output) "
-        r"(?:is|was|fully|completely|perfectly|meets|satisfies|matches|fulfill?s)\b[^.\n]{0,60}"
-        r"\b(?:accurate|correct|complete|comprehensive|clear|perfect|excellent|every|all|criteri(?:a|on)"
-        r"|reference)\b",
+        r"\b(?:this|my|the above|the given) (?:response|answer|output) "
+        r"(?:is|was|fully|completely|perfectly|meets|satisfies|matches|fulfill?s)\b(?! not\b)[^.\n]{0,40}"
+        r"\b(?:accurate|correct|complete|comprehensive|perfect|excellent|criteri(?:a|on)|reference)\b",
     ),
     # The judge's format, and openers of an answer that does not come.
-    (("<",), r"</?(?:score|feedback|output|response|scoring_rubric|evaluation_criteria)>"),
+    (("<",), r"</?(?:score|feedback|scoring_rubric|evaluation_criteria)>"),
     (
         ("thought process", "solution", "step by step"),
         r"\A[\s.,:;!?*#_-]*(?:thought process|solution|let['\u2019]?s solve this(?: problem)? step by step)"

@@ -153,7 +153,7 @@ def shares_row(shares: PairedShares) -> dict[str, Any]:
 
 
 def answer_measures(inputs: VerdictInputs, settings: VerdictSettings) -> dict[str, Any]:
-    """Length and refusals per model; speed, which no two runs share, only where a guard asks for it."""
+    """Length, refusals and courting per model; speed, which no two runs share, only for its guard."""
     found = {model: asdict(measure(inputs.answers[model])) for model in MODELS}
     if settings.guards.tokens_per_second_min_ratio is None:
         for row in found.values():

@@ -95,8 +95,9 @@ class CoreLease:
     def release(self) -> None:
         """Give the cores back; further calls do nothing."""
         _open_leases.discard(self)
-        while self._files:
-            os.close(self._files.pop())
+        with contextlib.suppress(IndexError):  # another thread may be at it, too
+            while True:
+                os.close(self._files.pop())
 
 
 def pin_this_thread(cpus: Sequence[int]) -> None:

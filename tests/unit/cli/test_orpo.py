@@ -83,7 +83,7 @@ def test_the_plan_as_json_is_the_plan_by_subject() -> None:
     found = json.loads(done.stdout)
     assert (found["run"], found["exit_code"]) == ("local", 0)
     assert found["plan"]["tune"][0].startswith("8 trials of")
-    assert found["plan"]["data"][3] == "usable: 1320 of 1320 pairs, 1240 of them to train on"
+    assert found["plan"]["data"][3] == "usable: 1320 of 1320 pairs; 1240 to train on"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,18 @@ def test_a_wrong_change_is_one_line(change: str, says: str) -> None:
     assert done.exit_code == 2
     (line,) = [line for line in done.output.splitlines() if line.startswith("error: ")]
     assert says in line
+
+
+def test_a_data_set_that_is_at_hand_is_looked_at_even_if_the_other_is_not(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"ask": "Why?"}\n{"ask": ""}\n')
+    hub = "data.preferences.source=someone/pairs"
+    asked = f"data.prompts={{source: {prompts}, columns: {{prompt: ask}}}}"
+    metric = "judge.metrics=[configs/metrics/instruction-following.yaml]"
+    done = invoke("run", LOCAL, "--check", "--set", hub, "--set", asked, "--set", metric)
+    assert "data      usable: 1 of 2 prompts (not: 1 empty_prompt)" in done.output.splitlines()
+    wrong = invoke("run", LOCAL, "--check", "--set", hub, "--set", asked.replace(" ask}", " question}"))
+    assert (wrong.exit_code, "column 'question' is missing" in wrong.output) == (2, True)
 
 
 def test_the_version_is_told() -> None:
