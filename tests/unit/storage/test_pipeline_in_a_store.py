@@ -86,7 +86,7 @@ class Stubs:
         return export.outputs_of(model)
 
     def map_ranges(
-        self, job: Any, source: Path, folder: Path, tasks: Any, actors: int, cores: int
+        self, job: Any, source: Path, folder: Path, tasks: Any, actors: int, cores: int, heard: Any
     ) -> Iterator[Any]:
         """As Ray Data would, but in this process, one task after the other."""
         actor = BlockActor(job, shared(source), shared(folder), None)
@@ -140,6 +140,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stubs:
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_actor_id=lambda: "actor"))
     monkeypatch.setattr(BlockActor, "_begin", lambda *_: 0)
     monkeypatch.setattr(BlockActor, "_end", lambda *_: None)
+    monkeypatch.setattr("ray_jobs.stages.block_actor.tell", lambda *_: None)
     monkeypatch.setattr(cluster, "connect", lambda: None)
     monkeypatch.setattr(cluster, "engine_cpus", lambda: 2)
     monkeypatch.setattr(prepare, "check_judging", lambda *_: None)
