@@ -10,7 +10,10 @@ from ray_jobs.errors import ConfigError, ModelError
 from ray_jobs.records import Prompt
 
 MAX_BYTES_READ = 16_000_000
+MAX_BUNDLED_ROWS = 10_000
 """Data sets that are larger are not read for a look."""
+MAX_BYTES_COMPARED = 2_000_000
+"""In larger ones near duplicates are not looked for: that takes a millisecond a row."""
 PACKED = (".gz", ".parquet")
 PACKED_TIMES = 5
 """How much larger their rows are, about."""
@@ -54,7 +57,9 @@ def data_lines(config: Config) -> Iterator[str]:
     if at_hand(data.preferences) and at_hand(data.prompts):
         from ray_jobs.data.split import split
 
-        splits = split(data, seed)
+        size = sum(size_of(source) for source in (data.preferences, data.prompts))
+        compared = data if size <= MAX_BYTES_COMPARED else data.model_copy(update={"near_overlap": "off"})
+        splits = split(compared, seed)
         _check_inputs(config, splits.prompts)
         report = splits.report
         yield f"usable: {_usable(report['preferences'], 'pairs')}; {len(splits.train)} to train on"
@@ -94,11 +99,19 @@ def _usable(found: Mapping[str, Any], what: str) -> str:
 def at_hand(source: Source) -> bool:
     """Whether a data set is on this machine, and small enough to be read for a look."""
     if source.kind == "bundled":
-        return True
+        from ray_jobs.data.bundled.rows import NUM_ROWS
+
+        return NUM_ROWS[source.source] <= MAX_BUNDLED_ROWS
     if source.kind == "hub" or "://" in source.source:
         return False
-    sizes = (
+    return size_of(source) <= MAX_BYTES_READ
+
+
+def size_of(source: Source) -> int:
+    """Bytes of a local data set's rows, about; 0 for bundled ones."""
+    if source.kind == "bundled":
+        return 0
+    return sum(
         path.stat().st_size * (PACKED_TIMES if path.suffix in PACKED else 1)
         for path in files_of(source.source)
     )
-    return sum(sizes) <= MAX_BYTES_READ
