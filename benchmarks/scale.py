@@ -142,7 +142,13 @@ def answer_rows(
 
     source, output = folder / f"{count}.parquet", folder / f"{count}-answers.parquet"
     write_tables(source, prompt_tables(count), PROMPT_COLUMNS)
-    spec = {"model_sha256": "0" * 64, "seed": 0, "system_prompt": None, "sampling": {"max_tokens": 64}}
+    spec = {
+        "model_sha256": "0" * 64,
+        "backend": "none",
+        "seed": 0,
+        "system_prompt": None,
+        "sampling": {"max_tokens": 64},
+    }
     job = replace(generate.answer_job(spec), actor=actor)
     with peak_rss() as peak:
         began_s = time.perf_counter()
