@@ -172,7 +172,8 @@ def time_rows(counts: Sequence[int], pool: EngineActors, folder: Path) -> dict[s
         print(f"  {one}", file=sys.stderr, flush=True)
         figures[f"seconds_{int(one['rows'])}"] = one["seconds"]
         figures[f"driver_peak_mib_{int(one['rows'])}"] = one["driver_peak_mib"]
-    figures["overhead_per_row_ms"] = figures[f"overhead_per_row_ms_{counts[-1]}"]
+    if len(counts) > 1:
+        figures["overhead_per_row_ms"] = figures[f"overhead_per_row_ms_{counts[-1]}"]
     figures["driver_rss_growth_mib"] = measured[-1]["driver_peak_mib"] - measured[0]["driver_peak_mib"]
     return figures
 

@@ -4,13 +4,11 @@ A block's last judgement may take minutes. Each engine process tells the ledger 
 and the driver asks the ledger.
 """
 
-import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-
-log = logging.getLogger(__name__)
 
 EVERY_S = 2.0
 
@@ -20,12 +18,12 @@ def tell(ledger: Any, who: str, totals: Callable[[], Mapping[str, int]]) -> None
 
     def run() -> None:
         before: Mapping[str, int] = {}
-        while not pause.wait(EVERY_S):
+        while True:
+            time.sleep(EVERY_S)
             if (now := totals()) != before:
                 ledger.say.remote(who, dict(now))
                 before = now
 
-    pause = threading.Event()
     threading.Thread(target=run, name="signs-of-life", daemon=True).start()
 
 

@@ -86,7 +86,8 @@ def test_a_killed_process_frees_its_cores(tmp_path: Path) -> None:
     with holding(_HOLDER, tmp_path) as holder:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-        CoreLease.acquire(len(usable_cores() or []), wait_s=5, folder=tmp_path).release()
+        with CoreLease.acquire(len(usable_cores() or []), wait_s=5, folder=tmp_path) as lease:
+            assert sorted(lease.cpus) == sorted(core.cpu for core in usable_cores() or [])
 
 
 def test_a_process_that_hangs_on_its_way_out_frees_its_cores(tmp_path: Path) -> None:
