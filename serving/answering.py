@@ -21,6 +21,7 @@ from serving.calls import (
     Text,
 )
 from serving.canary import Canary
+from serving.canarying import CANNOT_SERVE, CanaryRouter
 from serving.engine import (
     Engine,
     EngineError,
@@ -54,8 +55,9 @@ class HostBackend:
         self._registry = registry
         self._taker = None if rule is None else Taker(host, registry, rule)
         self.shadower = Shadower(host, registry, self._answer_apart)
+        self._canary = CanaryRouter(host, self._load)
         self._num_calls = 0
-        self._canary: Canary | None = None
+        self._cards: list[ModelCard] = []
         self.failure: str | None = None
         """Why this replica has to be replaced."""
         self._submitters = ThreadPoolExecutor(4, "submit")
@@ -63,11 +65,8 @@ class HostBackend:
 
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
         self._num_calls += 1
-        canary = self._canary
-        if canary is not None and canary.takes(call):
-            call = replace(call, model=canary.model)
         try:
-            async with contextlib.aclosing(self._answer(call)) as bundles:
+            async with contextlib.aclosing(self._routed(call)) as bundles:
                 async for events in bundles:
                     yield events
         except UnknownModel:
@@ -81,19 +80,16 @@ class HostBackend:
             self._num_calls -= 1
 
     async def set_canary(self, canary: Canary | None) -> None:
-        """Load the canary's model, then give it its share; one that cannot be served gets none."""
-        self._canary = None
-        if canary is None or canary.share == 0:
-            return
-        try:
-            self._host.leave(await self._enter(canary.model))
-        except (UnknownModel, NotReady, RegistryError, EngineError) as error:
-            log.error("no canary: %s: %s", canary.model, error)
-            return
-        self._canary = canary
+        """Load the canary's model, then give it its share."""
+        await self._canary.set_rule(canary)
 
     async def models(self) -> list[ModelCard]:
-        return await asyncio.to_thread(cards, self._registry)
+        """While the registry cannot be read, what it last held."""
+        try:
+            self._cards = await asyncio.to_thread(cards, self._registry)
+        except RegistryError as error:
+            log.error("the registry cannot be read: %s", error)
+        return self._cards
 
     async def health(self) -> Health:
         """Probes have no key: why something failed is in the log, not here."""
@@ -115,6 +111,24 @@ class HostBackend:
         parts += ["# TYPE serving_swaps_total counter", f"serving_swaps_total {self._host.num_swaps}"]
         parts += ["# TYPE serving_loaded_models gauge", f"serving_loaded_models {len(self._host.loaded)}"]
         return "\n".join(parts) + "\n"
+
+    async def _routed(self, call: Call) -> AsyncGenerator[list[Event], None]:
+        """The canary's answer, where it gets the call and can begin; else that of the model asked for."""
+        canary, begun = self._canary.model_for(call), False
+        if canary is not None:
+            try:
+                async with contextlib.aclosing(self._answer(replace(call, model=canary))) as bundles:
+                    async for events in bundles:
+                        begun = True
+                        yield events
+                return
+            except CANNOT_SERVE as error:
+                if begun or isinstance(error, RequestError):
+                    raise
+                log.error("call %s: not from the canary %s: %s", call.id, canary, error)
+        async with contextlib.aclosing(self._answer(call)) as bundles:
+            async for events in bundles:
+                yield events
 
     async def _answer(self, call: Call) -> AsyncGenerator[list[Event], None]:
         model = await self._enter(call.model)
@@ -151,6 +165,7 @@ class HostBackend:
         except EngineError:
             if model is self._host.champion:
                 self.failure = "the engine has failed"
+            self._host.drop(model)
             raise
 
     async def _enter(self, name: str | None) -> LoadedModel:
@@ -159,6 +174,9 @@ class HostBackend:
         return await _finish_in(
             self._loader, functools.partial(self._host.enter, name), undo=self._host.leave
         )
+
+    async def _load(self, name: str) -> None:
+        self._host.leave(await self._enter(name))
 
     async def _events(
         self, call: Call, model: LoadedModel, streams: list[Stream]

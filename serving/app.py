@@ -27,6 +27,8 @@ def build(args: ServingSettings) -> serve.Application:
     from serving.sizing import capacity, completed
 
     os.environ.setdefault("SERVING_MAX_INSIDE", str(capacity(completed(args)) + _NUM_SHORT))
+    if args.cors_origins:
+        os.environ.setdefault("SERVING_CORS_ORIGINS", ",".join(args.cors_origins))
     return application(args, GateSettings.from_env())
 
 

@@ -114,13 +114,18 @@ class Health:
     detail: str
 
 
+class Unavailable(Exception):
+    """The engine side says nothing now, and did not before."""
+
+
 class Backend(Protocol):
     """What answers calls: an engine host in this process, or Serve replicas."""
 
     def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
         """Batches of events; the first begins with Started or Failed. Closing the iterator cancels."""
 
-    async def models(self) -> list[ModelCard]: ...
+    async def models(self) -> list[ModelCard]:
+        """Raises Unavailable."""
 
     async def health(self) -> Health: ...
 

@@ -32,3 +32,8 @@ class UserConfig(BaseModel):
 
     canary: Canary | None = None
     shadow: Shadow | None = None
+
+    @property
+    def models(self) -> set[str]:
+        """The names of the models that are in use all the time beside the champion."""
+        return {each.model for each in (self.canary, self.shadow) if each is not None and each.share > 0}

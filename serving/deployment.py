@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import threading
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -20,13 +17,13 @@ from ray.serve.handle import DeploymentHandle
 from serving.affinity import opening
 from serving.answering import HostBackend
 from serving.board import MAX_AGE_S, Board, ReplicaState, keep_saying, replicas_gauge
-from serving.calls import Call, Event, Failed, Health, ModelCard
+from serving.calls import Call, Event, Failed, Health, ModelCard, Unavailable
 from serving.canary import UserConfig
-from serving.engine import EngineError
-from serving.host import ModelHost, NotReady
+from serving.following import Follower
+from serving.host import ModelHost
 from serving.http.app import create_app
 from serving.http.metrics import added
-from serving.registry import Registry, RegistryError
+from serving.registry import Registry
 from serving.settings import GateSettings, ServingSettings
 from serving.sizing import capacity, completed, num_replicas, num_slots, replica_capacity, scaling
 
@@ -37,10 +34,6 @@ _NUM_PROBES = 16
 """Room for questions about health and models beside a full house."""
 _PROBE_S = 4.0
 """A replica that takes longer to say what it has done is left out."""
-_RETRY_S = 30.0
-"""A champion that could not be served is tried again after this: the reason may pass."""
-_SEND_S = 60.0
-"""How often shadow answers go into a registry in an object store."""
 _STICKY_ROUTER = RequestRouterConfig(
     request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 )
@@ -55,17 +48,12 @@ class EngineReplica:
         _log_with_serve()
         self._settings = ServingSettings.model_validate(settings)
         registry = Registry(self._settings.registry_path)
-        self._renew(registry)
         assert self._settings.engine is not None
         self._host = ModelHost(registry, self._settings.engine, max_models=self._settings.max_loaded_models)
         self._backend = HostBackend(self._host, registry, self._settings.rollback)
-        self._registry = registry
-        self._stop = threading.Event()
-        self._logged: str | None = None
+        self._follower = Follower(self._host, registry, every_s=self._settings.watch_s)
         self._saying: asyncio.Task[None] | None = None
-        seen = _stamp(registry)
-        self._follow()
-        threading.Thread(target=self._watch, args=(seen,), name="watch-registry", daemon=True).start()
+        self._follower.start()
 
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
         async with contextlib.aclosing(self._backend.generate(call)) as bundles:
@@ -89,7 +77,8 @@ class EngineReplica:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve calls it at the start and when only `user_config` has changed; requests go on meanwhile."""
         config = UserConfig.model_validate(user_config)
-        await asyncio.to_thread(self._follow)
+        await asyncio.to_thread(self._follower.follow)
+        self._host.make_room(len(config.models))
         await self._backend.set_canary(config.canary)
         self._backend.shadower.rule = config.shadow
         if self._saying is None and num_replicas(self._settings) > 1:
@@ -99,60 +88,19 @@ class EngineReplica:
         """Tells every ingress how this replica is: see `serving.board`."""
         me = serve.get_replica_context()
         ingress = serve.get_deployment_handle(_INGRESS, me.app_name)
-        models: list[ModelCard] = []
 
         async def look() -> ReplicaState:
-            nonlocal models
-            try:
-                models = await self.models()
-            except RegistryError as error:  # the models that it had go on
-                log.error("the registry cannot be read: %s", error)
-            return ReplicaState(await self.health(), models, await self.metrics())
+            return ReplicaState(await self.health(), await self.models(), await self.metrics())
 
         async def send(state: ReplicaState) -> None:
             await ingress.broadcast("say", me.replica_id.unique_id, state).results_async(timeout_s=MAX_AGE_S)
 
-        await keep_saying(look, send, until=self._stop)
+        await keep_saying(look, send, until=self._follower.stopped)
 
     def __del__(self) -> None:
-        if hasattr(self, "_stop"):
-            self._stop.set()
+        if hasattr(self, "_follower"):
+            self._follower.stop()
             self._host.close()
-
-    def _watch(self, seen: tuple[int, int, int] | None) -> None:
-        tried_s = sent_s = time.monotonic()
-        while not self._stop.wait(self._settings.watch_s):
-            self._renew(self._registry)
-            if time.monotonic() - sent_s > _SEND_S:
-                self._send(self._registry)
-                sent_s = time.monotonic()
-            stamp = _stamp(self._registry)
-            again = self._host.last_error is not None and time.monotonic() - tried_s > _RETRY_S
-            if stamp != seen or again:
-                seen, tried_s = stamp, time.monotonic()
-                self._follow()
-
-    def _renew(self, registry: Registry) -> None:
-        """While the store does not answer, what it last said goes on."""
-        try:
-            registry.renew()
-        except RegistryError as error:
-            log.error("the registry cannot be read: %s", error)
-
-    def _send(self, registry: Registry) -> None:
-        try:
-            registry.send_rows()
-        except OSError as error:
-            log.error("shadow answers stay on this node: %s", error)
-
-    def _follow(self) -> None:
-        try:
-            self._host.follow()
-            self._logged = None
-        except (RegistryError, EngineError, NotReady) as error:
-            if str(error) != self._logged:
-                log.error("the model stays as it is: %s", error)
-            self._logged = str(error)
 
 
 class HandleBackend:
@@ -162,6 +110,7 @@ class HandleBackend:
         self._handle = handle
         self._generate = handle.options(method_name="generate", stream=True)
         self._health = Health(False, None, "the engine has not answered yet")
+        self._cards: list[ModelCard] | None = None
 
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
         async with contextlib.aclosing(_events(self._generate, call)) as bundles:
@@ -169,7 +118,15 @@ class HandleBackend:
                 yield events
 
     async def models(self) -> list[ModelCard]:
-        cards: list[ModelCard] = await self._handle.models.remote()
+        """What the replica said last, while it is full or dead. Raises Unavailable."""
+        try:
+            cards: list[ModelCard] = await self._handle.models.remote()
+        except (RayError, RayServeException) as error:
+            log.warning("the replica does not say what its models are: %s", type(error).__name__)
+            if self._cards is None:
+                raise Unavailable from error
+            return self._cards
+        self._cards = cards
         return cards
 
     async def health(self) -> Health:
@@ -285,14 +242,6 @@ def application(settings: ServingSettings, gate: GateSettings) -> serve.Applicat
         ray_actor_options={"num_cpus": 0},
     )
     return ingress.bind(engines.bind(plain), plain, gate.model_dump())
-
-
-def _stamp(registry: Registry) -> tuple[int, int, int] | None:
-    try:
-        found = os.stat(registry.file)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _log_with_serve() -> None:

@@ -18,11 +18,17 @@ def merged(events: list[Event]) -> list[Event]:
     for event in events:
         last = joined[-1] if joined else None
         if isinstance(event, Text) and isinstance(last, Text) and event.choice == last.choice:
-            tokens = None if event.tokens is None else (last.tokens or ()) + event.tokens
-            joined[-1] = Text(event.choice, last.text + event.text, tokens)
+            joined[-1] = Text(event.choice, last.text + event.text, _joined(last.tokens, event.tokens))
         else:
             joined.append(event)
     return joined
+
+
+def _joined(
+    first: tuple[ChosenToken, ...] | None, second: tuple[ChosenToken, ...] | None
+) -> tuple[ChosenToken, ...] | None:
+    """Text that was held back comes without its tokens: they were shown before."""
+    return None if first is None and second is None else (first or ()) + (second or ())
 
 
 def with_calls(events: list[Event], readers: Sequence[ToolReader]) -> Iterator[Event]:

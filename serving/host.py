@@ -11,8 +11,7 @@ from pathlib import Path
 
 from serving.engine import CoreLease, Engine, EngineError, EngineSettings, Request, Sampling
 from serving.expectations import check
-from serving.files import sha256_of
-from serving.kept_models import expected_here, model_here
+from serving.kept_models import expected_here, model_here, verify
 from serving.names import UnknownModel, find
 from serving.registry import Champion, Registry, RegistryError
 
@@ -51,7 +50,7 @@ class ModelHost:
     ) -> None:
         self._registry = registry
         self._settings = settings
-        self._max_models = max_models
+        self._max_models = self._max_asked_for = max_models
         self._open_engine = open_engine
         self._lock = threading.RLock()
         self._loading = threading.Lock()
@@ -92,8 +91,8 @@ class ModelHost:
                     self.last_error = None
                     return False
                 new = self._load(champion_name(wanted), wanted.model, wanted.sha256)
-            except (RegistryError, EngineError, NotReady) as error:
-                self.last_error = str(error)
+            except Exception as error:
+                self.last_error = str(error) or type(error).__name__
                 raise
             with self._lock:
                 self._champion, old = new, self._champion
@@ -135,6 +134,19 @@ class ModelHost:
             over = model.retired and model.num_calls == 0
         if over:
             _close(model)
+
+    def drop(self, model: LoadedModel) -> None:
+        """The engine has failed: who asks for the model by name gets a new one. The champion stays."""
+        with self._lock:
+            if self._others.get(model.sha256) is not model:
+                return
+            del self._others[model.sha256]
+        self._retire(model)
+
+    def make_room(self, num_others: int) -> None:
+        """Hold so many models beside the champion at least: those in use all the time, which would else throw
+        each other out, to be loaded anew at every call."""
+        self._max_models = max(self._max_asked_for, 1 + num_others)
 
     def ready(self, name: str | None) -> bool:
         """Whether `enter(name)` returns without loading."""
@@ -183,19 +195,18 @@ class ModelHost:
 
         Raises RegistryError or EngineError.
         """
-        expected, path = expected_here(path), model_here(path, sha256)
-        if not path.is_file():
-            raise RegistryError(f"{path}: the model file is missing")
-        if (found := sha256_of(path)) != sha256:
-            raise RegistryError(f"{path}: sha256 is {found[:12]}…, expected {sha256[:12]}…")
-        engine = self._open_engine(path, self._settings, self._shared_lease())
         try:
-            smoke(engine)
-            if expected.is_file():
-                check(engine, expected)
-        except BaseException:
-            engine.close()
-            raise
+            expected, file = _sound_files(path, sha256)
+            engine = self._open_engine(file, self._settings, self._shared_lease())
+            try:
+                smoke(engine)
+                if expected.is_file():
+                    check(engine, expected)
+            except BaseException:
+                engine.close()
+                raise
+        except OSError as error:  # of a disk or a mount, and it may pass
+            raise RegistryError(f"{path}: {error.strerror or error or type(error).__name__}") from error
         log.info("model %s (%s) is loaded and has generated", name, sha256[:12])
         return LoadedModel(name, sha256, engine)
 
@@ -214,6 +225,13 @@ class ModelHost:
 def champion_name(champion: Champion) -> str:
     """What replies call the champion: run and hash, so that two champions are never mixed up."""
     return f"{champion.run}@{champion.sha256[:8]}"
+
+
+def _sound_files(path: Path, sha256: str) -> tuple[Path, Path]:
+    """What the model said when it was promoted, and the model, both on this node. Raises RegistryError."""
+    expected, model = expected_here(path), model_here(path, sha256)
+    verify(model, sha256)
+    return expected, model
 
 
 def smoke(engine: Engine) -> None:

@@ -21,9 +21,13 @@ RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
 def parse(kind: type[RequestT], body: dict[str, Any]) -> RequestT:
-    """The request. Raises ApiError 400 naming the parameter, and quoting nothing of its value."""
+    """The request. Raises ApiError 400 naming the parameter, and quoting nothing of its value.
+
+    A parameter that is not supported may be null: clients write so what they do not use.
+    """
+    asked = {name: value for name, value in body.items() if value is not None or name not in _UNSUPPORTED}
     try:
-        return kind.model_validate(body)
+        return kind.model_validate(asked)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         first = _most_telling(found)
@@ -97,6 +101,10 @@ def completion_call(
     )
 
 
+_MIN_TOP_P = 1e-6
+"""The likeliest token alone; OpenVINO refuses 0."""
+
+
 def _sampling(
     request: GenerationRequest,
     limits: RequestLimits,
@@ -112,7 +120,7 @@ def _sampling(
         raise _over("logit_bias", limits.max_logit_biases, _TOO_MANY)
     return Sampling(
         temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
+        top_p=1.0 if request.top_p is None else max(_MIN_TOP_P, request.top_p),
         top_k=request.top_k or 0,
         min_p=request.min_p or 0.0,
         presence_penalty=request.presence_penalty or 0.0,

@@ -25,10 +25,6 @@ _LINE = re.compile(r"([0-9a-fA-F]{64})\s+(\S{1,64})(?:\s+([1-9][0-9]{0,8}))?")
 _LOOK_S = 1.0
 
 
-class KeysError(ValueError):
-    """A key file is missing or malformed; one line naming file and line."""
-
-
 @dataclass(frozen=True)
 class ApiKey:
     """One caller."""
@@ -39,15 +35,18 @@ class ApiKey:
 
 
 class KeyRing:
-    """The keys of a file. A changed file is read again: keys come and go while the endpoint runs."""
+    """The keys of a file, which is read again when it changes: keys come and go while the endpoint runs.
+
+    Nobody is let in while the file is missing or cannot be read, or by a key that is no longer in it.
+    """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises KeysError."""
         self._path = path
         self._clock = clock
-        self._keys = read_keys(path)
-        self._stamp = _stamp(path)
+        self._keys: tuple[ApiKey, ...] = ()
+        self._stamp: _Stamp | None = None
         self._looked_s = clock()
+        self._read()
 
     def find(self, key: str) -> ApiKey | None:
         """Whose key it is. Every key is compared, in constant time, so that the time taken tells nothing."""
@@ -63,42 +62,46 @@ class KeyRing:
         if self._clock() - self._looked_s < _LOOK_S:
             return
         self._looked_s = self._clock()
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
-            return
+        if _stamp(self._path) != self._stamp:
+            self._read()
+
+    def _read(self) -> None:
+        stamp = _stamp(self._path)  # first: what is written meanwhile is read next time
         try:
-            self._keys = read_keys(self._path)
-        except KeysError as error:
-            log.error("the keys stay as they were: %s", error)
-        self._stamp = stamp
+            self._keys, self._stamp = read_keys(self._path), stamp
+        except OSError as error:
+            self._keys, self._stamp = (), None
+            log.error("no request is answered: %s: cannot be read: %s", self._path, error.strerror)
 
 
 def read_keys(path: Path) -> tuple[ApiKey, ...]:
-    """Raises KeysError."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeysError(f"{path}: cannot be read: {error}") from error
+    """A line that is no key lets nobody in, and is told in the log. Raises OSError."""
     keys = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            raise KeysError(f"{path} line {number}: not '<sha256 of the key> <name> [requests per minute]'")
+            wanted = "'<sha256 of the key> <name> [requests per minute]'"
+            log.error("%s line %d is left out: not %s", path, number, wanted)
+            continue
         digest, name, rate = match.groups()
         keys.append(ApiKey(name, bytes.fromhex(digest), int(rate) if rate else None))
     if not keys:
-        raise KeysError(f"{path}: it holds no key")
+        log.error("%s: it holds no key: no request is answered", path)
     return tuple(keys)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+_Stamp = tuple[int, int, int, int]
+
+
+def _stamp(path: Path) -> _Stamp | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def main(arguments: list[str]) -> int:

@@ -66,6 +66,7 @@ class CalledFunction(_Part):
 
     name: FunctionName
     arguments: str
+    parsed_arguments: Ignored = None
 
 
 class EarlierCall(_Part):
@@ -85,6 +86,7 @@ class ChatMessage(_Part):
     name: Annotated[str, Field(max_length=256)] | None = None
     refusal: None = None
     annotations: Ignored = None
+    parsed: Ignored = None
     audio: None = None
     function_call: None = None
     tool_calls: Annotated[list[EarlierCall], Field(max_length=64)] | None = None
@@ -129,7 +131,7 @@ class GenerationRequest(_Part):
     stop: str | list[str] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     presence_penalty: Penalty | None = None

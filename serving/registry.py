@@ -80,6 +80,8 @@ class Registry:
             renewed(self.file)
         except StorageError as error:
             raise RegistryError(str(error)) from error
+        except OSError as error:  # of this node's own disk
+            raise RegistryError(f"{self.file}: {error.strerror or error}") from error
 
     @property
     def file(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -58,16 +58,17 @@ class ServingSettings(BaseModel):
     """How long load must last before it starts a replica; one is stopped after 20 times as long without."""
     ingress_replicas: Count = 1
     """Processes that speak HTTP, check requests and stream."""
-    max_queued: Annotated[int, Field(ge=0)] = 64
+    max_queued: Count = 64
     """Answers that may wait for a slot, per engine replica; more are refused with 429."""
     request_timeout_s: Seconds = 300.0
     """After this a request is ended by the server, whatever its client asks for."""
     watch_s: Seconds = 1.0
     """How often a replica looks at champion.json."""
     max_loaded_models: Annotated[int, Field(ge=2)] = 2
-    """Models that a replica holds in memory: the champion and those that were last asked for by name."""
+    """Models that a replica holds in memory: the champion, and those that were last asked for by name, as
+    canary or as shadow; one more where champion, canary and shadow are three."""
     cors_origins: tuple[str, ...] = ()
-    """Web pages of these origins may call the endpoint."""
+    """Web pages of these origins may call the endpoint. On a cluster SERVING_CORS_ORIGINS names them too."""
     requests_per_minute: Count | None = None
     """Most requests of one API key in a minute; a key's own limit in the key file goes first."""
     limits: RequestLimits = RequestLimits()
@@ -140,9 +141,13 @@ class GateSettings(BaseModel):
     """SERVING_READ_TIMEOUT_S: a client that takes longer to send its request gets 408."""
     write_timeout_s: Seconds = 30.0
     """SERVING_WRITE_TIMEOUT_S: a client that reads nothing for so long is cut off."""
+    cors_origins: tuple[str, ...] = ()
+    """SERVING_CORS_ORIGINS, with commas between: the endpoint's `cors_origins` for Serve's proxies, so that
+    pages can read the errors of these too."""
 
     @classmethod
     def from_env(cls) -> Self:
         names = {"api_keys_file", "max_body_bytes", "max_inside", "read_timeout_s", "write_timeout_s"}
-        found = {name: os.environ.get(f"SERVING_{name.upper()}") for name in names}
+        found: dict[str, Any] = {name: os.environ.get(f"SERVING_{name.upper()}") for name in names}
+        found["cors_origins"] = tuple(os.environ.get("SERVING_CORS_ORIGINS", "").replace(",", " ").split())
         return cls.model_validate({name: value for name, value in found.items() if value})

@@ -21,7 +21,7 @@ def default_engine() -> EngineSettings:
 def completed(settings: ServingSettings) -> ServingSettings:
     """The settings with an engine, whose queue is bounded, and with the registry's full path."""
     engine = settings.engine or default_engine()
-    engine = engine.model_copy(update={"max_queued": max(1, settings.max_queued)})
+    engine = engine.model_copy(update={"max_queued": settings.max_queued})
     return settings.model_copy(update={"engine": engine, "registry": settings.registry_address})
 
 

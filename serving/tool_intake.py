@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from serving.call_schema import call_schema
 from serving.http.errors import ApiError
 from serving.http.json_schema import check_depth, check_schema
 from serving.protocol import ChatMessage, ChatRequest, NamedChoice
@@ -40,19 +41,7 @@ def forced_schema(
     """
     if not tools or request.tool_choice in (None, "auto"):
         return None
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": tool["function"]["name"]},
-                "arguments": {"type": "object", **tool["function"].get("parameters", {})},
-            },
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool in tools
-    ]
-    return check_schema(calls[0] if len(calls) == 1 else {"anyOf": calls}, limits, "tools")
+    return check_schema(call_schema([tool["function"] for tool in tools]), limits, "tools")
 
 
 def turn_of(index: int, message: ChatMessage, limits: RequestLimits) -> dict[str, Any]:

@@ -97,12 +97,15 @@ def _rows(value: Any) -> list[Any]:
 
 def _call(row: Any, names: Collection[str]) -> ToolCall:
     """Raises ValueError for anything that is no call of these functions."""
-    if not isinstance(row, dict) or row.get("name") not in names:
+    name = row.get("name") if isinstance(row, dict) else None
+    if not isinstance(name, str) or name not in names:
         raise ValueError("not a call")
     arguments = row.get("arguments", row.get("parameters"))
     if isinstance(arguments, str):
         arguments = json.loads(arguments)
     if not isinstance(arguments, dict):
         raise ValueError("no arguments")
+    text = json.dumps(arguments, ensure_ascii=False)
+    text.encode()  # escapes can write half of a character, which no reply can carry: a ValueError
     # Mistral's template takes ids of nine letters and digits, and others take any.
-    return ToolCall(f"c{secrets.token_hex(4)}", row["name"], json.dumps(arguments, ensure_ascii=False))
+    return ToolCall(f"c{secrets.token_hex(4)}", name, text)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-import logging
 from collections.abc import Collection, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from serving.http.errors import ApiError
-from serving.keys import ApiKey, KeyRing, KeysError
-
-log = logging.getLogger(__name__)
+from serving.keys import ApiKey, KeyRing
 
 Scope = MutableMapping[str, Any]
 
@@ -25,16 +22,15 @@ class Access:
     """A key file that cannot be read lets nobody in."""
 
     def __init__(self, api_keys_file: str | None) -> None:
-        self._file = api_keys_file
-        self._keys = None if api_keys_file is None else _open_keys(api_keys_file)
+        self._keys = None if api_keys_file is None else KeyRing(Path(api_keys_file))
 
     def key_of(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey | None:
         """The caller's key; None where none is needed. Raises ApiError 401."""
-        if self._file is None:
+        if self._keys is None:
             _require_local(scope, headers)
             return None
         key = _key_of(headers.get(b"authorization", b"").decode("latin-1"))
-        found = self._keys.find(key) if self._keys is not None and key is not None else None
+        found = self._keys.find(key) if key is not None else None
         if found is None:
             # A browser asks for a page's key by itself if the page is protected by Basic.
             scheme = "Basic realm=serving" if scope["path"] in _PAGES else "Bearer"
@@ -58,14 +54,6 @@ def require_own_page(scope: Scope, headers: dict[bytes, bytes], origins: Collect
     if origin.partition("://")[2] != headers.get(b"host", b"").decode("latin-1"):
         message = "a web page of another origin may not call: see cors_origins"
         raise ApiError(403, message, code="origin_not_allowed")
-
-
-def _open_keys(file: str) -> KeyRing | None:
-    try:
-        return KeyRing(Path(file))
-    except KeysError as error:
-        log.error("no request is answered: %s", error)
-        return None
 
 
 def _require_local(scope: Scope, headers: dict[bytes, bytes]) -> None:

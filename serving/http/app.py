@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from serving import replies
-from serving.calls import Backend, ModelCard
+from serving.calls import Backend, ModelCard, Unavailable
 from serving.http.endpoint import Endpoint, read_object
 from serving.http.errors import ApiError, for_status
-from serving.http.gate import Gate
+from serving.http.gate import EXPOSED, Gate
 from serving.http.votes import Vote, VoteFile, as_pair
 from serving.intake import parse
 from serving.protocol import ChatRequest, CompletionRequest
@@ -61,7 +61,8 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["*"],  # OpenAI's client for browsers sends many of its own
+            expose_headers=EXPOSED,
         )
     return app
 
@@ -140,7 +141,8 @@ async def _not_offered() -> Response:
 def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(TimeoutError, _on_timeout)
+    app.add_exception_handler(TimeoutError, _on_silence)
+    app.add_exception_handler(Unavailable, _on_silence)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -154,7 +156,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return await _on_api_error(request, for_status(error.status_code, error.headers))
 
 
-async def _on_timeout(request: Request, _: Exception) -> Response:
+async def _on_silence(request: Request, _: Exception) -> Response:
     return await _on_api_error(request, for_status(503, {"retry-after": "1"}))
 
 

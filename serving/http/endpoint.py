@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -16,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from serving.admission import Admission, RateLimit, Refused
-from serving.calls import Backend, Call, Event, Failed, Started
+from serving.calls import Backend, Call, Called, Ended, Event, Failed, Started, Text
 from serving.http.errors import ApiError, for_status
 from serving.http.event_stream import DONE, EventStream, disconnected, event
 from serving.http.metrics import HttpMetrics
@@ -71,12 +72,16 @@ class Endpoint:
             visit.leave.enter_context(self.admission.enter(_num_answers(call)))
             return await self._answer(request, visit, call, with_usage)
         except Refused as refused:
-            seconds = str(max(1, round(refused.retry_after_s)))
+            seconds = str(max(1, math.ceil(refused.retry_after_s)))
             error = ApiError(429, str(refused), code="rate_limit_exceeded", headers={"retry-after": seconds})
             self._finish(visit, error.status)
             raise error from refused
         except ApiError as error:
             self._finish(visit, error.status)
+            raise
+        except asyncio.CancelledError:  # so Serve ends a request whose client goes before the reply begins
+            self.metrics.disconnects += 1
+            self._finish(visit, 499)
             raise
         except BaseException:
             self._finish(visit, 500)
@@ -109,8 +114,7 @@ class Endpoint:
                 self.metrics.disconnects += 1
                 raise ApiError(499, "the client has gone", code="disconnected")
             events = first.result()
-            visit.first_s = time.monotonic() - visit.began_s
-            self._see(reply, events)
+            self._see(visit, reply, events)
         except BaseException:
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
@@ -141,8 +145,10 @@ class Endpoint:
         finally:
             await bundles.aclose()
 
-    def _see(self, reply: Reply, events: list[Event]) -> None:
+    def _see(self, visit: _Visit, reply: Reply, events: list[Event]) -> None:
         for each in events:
+            if visit.first_s is None and isinstance(each, Text | Called | Ended):
+                visit.first_s = time.monotonic() - visit.began_s
             if isinstance(each, Failed):
                 headers = {"retry-after": "1"} if each.status in (429, 503) else {}
                 raise ApiError(each.status, each.message, code=each.code, param=each.param, headers=headers)
@@ -165,7 +171,7 @@ class Endpoint:
             try:
                 yield b"".join(map(event, reply.first_chunks())) + _chunks(reply, events)
                 async for more in bundles:
-                    self._see(reply, more)
+                    self._see(visit, reply, more)
                     yield _chunks(reply, more)
                 yield (event(reply.usage_chunk()) if reply.with_usage else b"") + DONE
             except ApiError as error:  # the status line has gone: the error is the last event, without [DONE]

@@ -26,6 +26,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN_PATHS = frozenset({"/health", "/-/healthz"})
 """Answered without a key: for load balancers and probes."""
 
+EXPOSED = ("retry-after", "x-model-sha256", "x-request-id")
+"""Headers of a reply that a page of another origin may read, if it may call."""
+
 _LIFTING = frozenset(
     {
         b"x-request-timeout-seconds",
@@ -54,9 +57,11 @@ class Gate:
     """ASGI middleware."""
 
     def __init__(self, app: App, settings: GateSettings, origins: Collection[str] | None = None) -> None:
-        """`origins`: of other web pages that may call; None: not looked at here."""
+        """`origins`: of other web pages that may call; None, in Serve's proxies: the application looks at
+        them, and the gate's own errors are shown to pages of the origins in the settings."""
         self._app = app
         self._origins = origins
+        self._shown_to = settings.cors_origins if origins is None else ()
         self._settings = settings
         self._access = Access(settings.api_keys_file)
         self._num_inside = 0
@@ -68,6 +73,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        send = _readable_by(self._shown_to, scope, send)
         try:
             inner = self._admit(scope)
         except ApiError as error:
@@ -148,6 +154,25 @@ class _Exchange:
                 message = {**message, "body": b""}
             async with asyncio.timeout(self._settings.write_timeout_s):
                 await self._send(message)
+
+
+def _readable_by(origins: Collection[str], scope: Scope, send: Send) -> Send:
+    """Lets a page of these origins read what the application has not written: errors on the way to it."""
+    origin = dict(scope["headers"]).get(b"origin", b"")
+    if origin.decode("latin-1") not in origins:
+        return send
+
+    async def send_to_page(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            if all(name.lower() != b"access-control-allow-origin" for name, _ in headers):
+                exposed = ", ".join(EXPOSED).encode()
+                headers += [(b"access-control-allow-origin", origin), (b"vary", b"Origin")]
+                headers += [(b"access-control-expose-headers", exposed)]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return send_to_page
 
 
 def _is_preflight(scope: Scope) -> bool:

@@ -47,7 +47,7 @@ class HttpMetrics:
         self.requests: Counter[tuple[str, int]] = Counter()
         """By route and status; a stream that fails counts with the status of its error."""
         self.first_token = Histogram()
-        """Seconds from the request's arrival to the first event of its answer."""
+        """Seconds from a request's arrival to the first token of its answer; to its end without `stream`."""
         self.duration = Histogram()
         self.disconnects = 0
 

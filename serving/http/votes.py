@@ -60,6 +60,7 @@ class VoteFile:
     def append(self, pair: dict[str, Any]) -> None:
         """Raises ApiError 507 once the file is full."""
         line = json.dumps(pair, ensure_ascii=False).encode() + b"\n"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock, self._path.open("ab", buffering=0) as file:
             if file.tell() + len(line) > MAX_FILE_BYTES:
                 raise ApiError(507, "no more votes are stored: the file is full", code="votes_full")

@@ -12,7 +12,7 @@ from serving_fakes import FakeEngine
 
 from serving.answering import HostBackend
 from serving.calls import Call, Event
-from serving.engine import Engine, EngineSettings, Sampling
+from serving.engine import CoreLease, Engine, EngineSettings, ModelLoadError, Sampling
 from serving.host import ModelHost
 from serving.registry import Registry
 
@@ -50,3 +50,24 @@ class HostOfWords:
 @pytest.fixture
 def host_of_words(tmp_path: Path) -> HostOfWords:
     return HostOfWords(tmp_path)
+
+
+@pytest.fixture
+def opened() -> list[FakeEngine]:
+    return []
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry")
+
+
+@pytest.fixture
+def host(registry: Registry, opened: list[FakeEngine]) -> ModelHost:
+    def open_engine(path: Path, _: EngineSettings, __: CoreLease | None) -> Engine:
+        if path.read_text() == "bad":
+            raise ModelLoadError(f"{path}: corrupt")
+        opened.append(FakeEngine(path))
+        return cast("Engine", opened[-1])
+
+    return ModelHost(registry, EngineSettings(pin=False), open_engine=open_engine)

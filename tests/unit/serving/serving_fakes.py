@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from serving.answering import HostBackend
 from serving.calls import (
     Alternative,
     Call,
@@ -24,9 +26,10 @@ from serving.calls import (
     Started,
     Text,
 )
-from serving.engine import Request, RequestError, Stream
+from serving.engine import Request, RequestError, Sampling, Stream
 from serving.engine.types import Delta, Result
 from serving.http.app import create_app
+from serving.registry import BaseModel, Registry
 from serving.settings import GateSettings, ServingSettings
 
 SHA256 = "ab" * 32
@@ -157,3 +160,24 @@ CHAT = "/v1/chat/completions"
 
 def chat(content: str = "Name a colour.", **more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}], **more}
+
+
+def promote(registry: Registry, word: str, base: str | None = None) -> str:
+    def file(text: str) -> tuple[Path, str]:
+        path = registry.root.parent / f"{text or 'empty'}.gguf"
+        path.write_text(text)
+        return path, hashlib.sha256(text.encode()).hexdigest()
+
+    path, sha256 = file(word)
+    kept = BaseModel(*file(base)) if base else None
+    registry.promote(path, sha256=sha256, run="local", report=path, base=kept)
+    return sha256
+
+
+def call(**more: Any) -> Call:
+    fields: dict[str, Any] = {"id": "c", "model": None, "sampling": Sampling(seed=7), "max_tokens": None}
+    return Call(**{**fields, "messages": ({"role": "user", "content": "x"},), **more})
+
+
+async def collect(backend: HostBackend, asked: Call) -> list[Event]:
+    return [event async for events in backend.generate(asked) for event in events]

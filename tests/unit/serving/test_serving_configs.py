@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
+from serving.app import build
 from serving.canary import Canary
 from serving.cluster_env import CLUSTER_ENV
 from serving.engine import EngineSettings
 from serving.http.gate import proxy_middlewares
-from serving.settings import ServingSettings
+from serving.settings import GateSettings, ServingSettings
 from serving.sizing import scaling
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -86,3 +87,21 @@ def test_load_that_lasts_starts_replicas_and_ones_that_idle_long_stop() -> None:
     assert (found["min_replicas"], found["max_replicas"], found["target_ongoing_requests"]) == (1, 3, 12)
     assert (found["upscale_delay_s"], found["downscale_delay_s"]) == (2, 40)
     assert AutoscalingConfig(**found).look_back_period_s == 2
+
+
+def test_the_proxies_of_a_cluster_that_serve_starts_know_the_origins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("set_defaults", "_require_champion"):
+        monkeypatch.setattr(f"serving.app.{name}", lambda *_: None)
+    for name in ("SERVING_CORS_ORIGINS", "SERVING_MAX_INSIDE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    origins = ("https://a.example", "https://b.example")
+    build(ServingSettings(cors_origins=origins, max_queued=1))
+    assert GateSettings.from_env().cors_origins == origins
+
+
+def test_a_queue_has_a_place() -> None:
+    with pytest.raises(ValidationError, match="max_queued"):
+        ServingSettings(max_queued=0)

@@ -11,7 +11,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.completion import Completion
 from serving_fakes import CHAT, SHA256, FakeBackend, app_over, chat, client_of, wait_until
 
-from serving.calls import Failed
+from serving.admission import RateLimit, Refused
+from serving.calls import Failed, Unavailable
 from serving.http.gate import Gate
 from serving.http.metrics import added
 from serving.settings import GateSettings
@@ -121,6 +122,42 @@ def test_models_health_and_metrics() -> None:
     asyncio.run(run())
 
 
+def test_the_first_token_counts_not_the_start_of_a_stream() -> None:
+    class Thinking(FakeBackend):
+        async def _choices(self, call: Any) -> Any:
+            await asyncio.sleep(0.1)
+            async for events in super()._choices(call):
+                yield events
+
+    async def run() -> None:
+        async with client_of(app_over(Thinking())) as client:
+            await client.post(CHAT, json=chat(stream=True))
+            lines = (await client.get("/metrics")).text.splitlines()
+            (total,) = [line for line in lines if line.startswith("serving_http_first_token_seconds_sum")]
+            assert float(total.split()[1]) >= 0.1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "error", [Unavailable(), TimeoutError(), Unavailable("why the engine is silent is not told")]
+)
+def test_models_of_an_engine_that_is_silent_are_503(error: Exception) -> None:
+    class Silent(FakeBackend):
+        async def models(self) -> Any:
+            raise error
+
+    async def run() -> None:
+        async with client_of(app_over(Silent())) as client:
+            for path in ("/v1/models", "/v1/models/champion"):
+                response = await client.get(path)
+                assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+                assert error_of(response)["code"] == "unavailable"
+                assert "silent" not in response.text
+
+    asyncio.run(run())
+
+
 def test_metrics_of_several_replicas_are_added_up() -> None:
     one = '# TYPE a counter\na 1\n# TYPE b gauge\nb{sha256="x"} 1\nb{le="0.5"} 0.25\n'
     other = '# TYPE a counter\na 2\n# TYPE b gauge\nb{sha256="y"} 1\nb{le="0.5"} 0.5\n'
@@ -200,7 +237,7 @@ BAD_BODIES = [
     (chat(stop=["x" * 1000]), "stop"),
     (chat(temperature=99), "temperature"),
     (chat(temperature="1"), "temperature"),
-    (chat(top_p=0), "top_p"),
+    (chat(top_p=-0.1), "top_p"),
     (chat(top_logprobs=5), "top_logprobs"),
     (chat(logprobs=True, top_logprobs=21), "top_logprobs"),
     (chat(logit_bias={"x": 1}), "logit_bias.x"),
@@ -254,6 +291,33 @@ CODES = [
 def test_errors_have_openais_codes(body: Any, code: str) -> None:
     response = post(body, limits={"max_answer_tokens": 1000})
     assert (response.status_code, error_of(response)["code"]) == (400, code)
+
+
+def test_null_is_no_use_of_what_is_not_supported() -> None:
+    for name in ("functions", "function_call", "reasoning_effort", "web_search_options"):
+        assert post(chat(**{name: None})).status_code == 200
+    assert post({"prompt": "x", "suffix": None, "grammar": None}, "/v1/completions").status_code == 200
+    assert error_of(post(chat(temprature=None)))["code"] == "unknown_parameter"
+
+
+def test_the_smallest_top_p_leaves_the_likeliest_token() -> None:
+    backend = FakeBackend()
+    assert post(chat(top_p=0), backend=backend).status_code == 200
+    assert 0 < backend.calls[0].sampling.top_p < 1e-3
+
+
+def test_what_openais_client_has_parsed_may_come_back() -> None:
+    called = {"name": "f", "arguments": "{}", "parsed_arguments": {}}
+    turns = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": '{"a": 1}', "parsed": {"a": 1}},
+        {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": called}]},
+    ]
+    backend = FakeBackend()
+    assert post({"messages": turns}, backend=backend).status_code == 200
+    messages = backend.calls[0].messages or ()
+    assert messages[1] == {"role": "assistant", "content": '{"a": 1}'}
+    assert messages[2]["tool_calls"][0]["function"] == {"name": "f", "arguments": {}}
 
 
 def test_both_words_for_the_length_may_say_the_same() -> None:
@@ -367,20 +431,64 @@ def test_without_a_key_only_health_is_answered(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+PAGE = "https://app.example"
+STAINLESS = "authorization,content-type,x-stainless-arch,x-stainless-os,x-stainless-retry-count"
+"""What OpenAI's client for browsers sends."""
+
+
 def test_pages_of_allowed_origins_may_call(tmp_path: Path) -> None:
     async def run() -> None:
-        gate = {"api_keys_file": key_file(tmp_path)}
-        app = app_over(FakeBackend(), cors_origins=["https://app.example"], gate=gate)
-        asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        gate = {"api_keys_file": key_file(tmp_path), "cors_origins": [PAGE]}
+        app = app_over(FakeBackend(), cors_origins=[PAGE], gate=gate)
+        asks = {"access-control-request-method": "POST", "access-control-request-headers": STAINLESS}
         async with client_of(app) as client:
-            for origin, status in (("https://app.example", 200), ("https://evil.example", 400)):
+            for origin, status in ((PAGE, 200), ("https://evil.example", 400)):
                 response = await client.options(CHAT, headers={**asks, "origin": origin})
                 assert response.status_code == status
                 assert (response.headers.get("access-control-allow-origin") == origin) == (status == 200)
-            good = {"authorization": "Bearer sk-good", "origin": "https://app.example"}
+            good = {"authorization": "Bearer sk-good", "origin": PAGE}
             response = await client.post(CHAT, json=chat(), headers=good)
-            assert response.headers["access-control-allow-origin"] == "https://app.example"
+            assert response.headers["access-control-allow-origin"] == PAGE
+            assert "x-model-sha256" in response.headers["access-control-expose-headers"]
+            response = await client.post(CHAT, json=chat(), headers={"origin": PAGE})
+            assert (response.status_code, response.headers["access-control-allow-origin"]) == (401, PAGE)
+            assert response.headers.get_list("vary") == ["Origin"]
             assert (await client.options("/v1/models")).status_code == 405
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("origin", "readable"), [(PAGE, True), ("https://evil.example", False), ("", False)])
+def test_pages_can_read_the_errors_of_the_proxies(
+    monkeypatch: pytest.MonkeyPatch, origin: str, readable: bool
+) -> None:
+    """The gate there stands before an application with headers of its own, and before Serve's bare errors."""
+    monkeypatch.setenv("SERVING_CORS_ORIGINS", f"{PAGE}, https://other.example")
+    status = 200
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"access-control-allow-origin", PAGE.encode())] if status == 200 else []
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def run() -> None:
+        nonlocal status
+        transport = httpx.ASGITransport(app=Gate(inner, GateSettings.from_env()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            long = await client.post(
+                CHAT, content=b"{}", headers={"origin": origin, "content-length": "9999999"}
+            )
+            assert long.status_code == 413
+            answered = await client.post(CHAT, content=b"{}", headers={"origin": origin})
+            assert answered.headers.get_list("access-control-allow-origin") == [PAGE]
+            status = 503
+            bare = await client.post(CHAT, content=b"{}", headers={"origin": origin})
+            for response in (long, bare):
+                error_of(response)
+                assert response.headers.get("access-control-allow-origin") == (origin if readable else None)
+                assert (
+                    "retry-after" in response.headers.get("access-control-expose-headers", "")
+                ) == readable
 
     asyncio.run(run())
 
@@ -520,6 +628,14 @@ def test_rates_are_per_key(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_who_comes_back_when_told_is_not_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise Refused("too many", 5.4)
+
+    monkeypatch.setattr(RateLimit, "take", refuse)
+    assert post(chat()).headers["retry-after"] == "6"
+
+
 @pytest.mark.parametrize(
     ("failed", "status"),
     [
@@ -607,6 +723,28 @@ class Connection:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_a_request_that_serve_cancels_is_a_client_that_has_gone(stream: bool) -> None:
+    async def run() -> None:
+        backend = FakeBackend()
+        backend.hold = asyncio.Event()
+        app = app_over(backend, capacity=1)
+        client = Connection(chat(stream=stream))
+        task = asyncio.ensure_future(app(scope_of(), client.receive, client.send))
+        await wait_until(lambda: backend.num_open == 1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert backend.num_open == 0
+        async with client_of(app) as again:
+            text = (await again.get("/metrics")).text
+            assert 'serving_http_requests_total{route="chat",status="499"} 1' in text
+            assert 'status="500"' not in text
+            assert "serving_http_disconnects_total 1" in text
+            assert "serving_http_inside 0" in text
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_frees_its_place(stream: bool) -> None:
     async def run() -> None:
         backend = FakeBackend()
@@ -664,7 +802,7 @@ def test_the_chat_page_and_its_votes(tmp_path: Path) -> None:
     }
 
     async def run() -> None:
-        async with client_of(app_over(FakeBackend(), registry=str(tmp_path))) as client:
+        async with client_of(app_over(FakeBackend(), registry=str(tmp_path / "new"))) as client:
             page = await client.get("/")
             assert page.headers["content-type"].startswith("text/html")
             assert "https://" not in page.text, "nothing is loaded from elsewhere"
@@ -673,7 +811,7 @@ def test_the_chat_page_and_its_votes(tmp_path: Path) -> None:
             assert (await client.post("/votes", json={**vote, "messages": []})).status_code == 400
 
     asyncio.run(run())
-    (row,) = map(json.loads, (tmp_path / "votes.jsonl").read_text().splitlines())
+    (row,) = map(json.loads, (tmp_path / "new" / "votes.jsonl").read_text().splitlines())
     asked = {"role": "user", "content": "Which?"}
     assert row["source"] == "votes"
     assert row["prompt"] == row["question"] == "Which?"

@@ -12,10 +12,11 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from serving_fakes import CHAT, FakeBackend, app_over, chat, client_of
 
-from serving.calls import Call, Called, Ended, Event, Failed, Text
+from serving.calls import Alternative, Call, Called, ChosenToken, Ended, Event, Failed, Text
 from serving.engine import Engine, Sampling
 from serving.engine.chat import ChatTemplate
-from serving.events import with_calls
+from serving.engine.llamacpp.json_schema import grammar_of_schema
+from serving.events import merged, with_calls
 from serving.tools import ToolReader, format_of
 
 WEATHER: dict[str, Any] = {
@@ -74,6 +75,15 @@ ANSWERS = [
     ("json", '{"name": "weather", "arguments": "{\\"town\\": 1}"}', "", ["weather"]),
     ("json", "[1, 2]", "[1, 2]", []),
     ("json", "[" * 5000, "[" * 5000, []),
+    ("json", '{"name": ["Ann", "Bob"]}', '{"name": ["Ann", "Bob"]}', []),
+    ("json", '{"name": {"weather": 1}, "arguments": {}}', None, []),
+    ("tags", '<tool_call>{"name": "weather", "arguments": {"x": "\\ud83d"}}</tool_call>', None, []),
+    (
+        "tags",
+        '<tool_call>{"name": "weather", "arguments": {"\\ud83d\\ude00": 1}}</tool_call>',
+        "",
+        ["weather"],
+    ),
 ]
 
 
@@ -95,6 +105,14 @@ def test_no_more_calls_than_asked_for() -> None:
     reader = ToolReader("json", {"weather"}, most=1)
     reader.push(f"[{CALL}, {CALL}]")
     assert len(reader.finish()[1]) == 1
+
+
+def test_text_that_was_held_back_in_vain_keeps_its_logprobs() -> None:
+    tokens = tuple(ChosenToken(Alternative(text, text.encode(), -0.5), ()) for text in ("{", "}"))
+    said: list[Event] = [Text(0, "{", tokens[:1]), Text(0, "}", tokens[1:]), Ended(0, "stop", 2, 0)]
+    found = merged(list(with_calls(said, [ToolReader("json", {"weather"})])))
+    assert found == [Text(0, "{}", tokens), Ended(0, "stop", 2, 0)]
+    assert merged([Text(0, "a"), Text(0, "b")]) == [Text(0, "ab")]
 
 
 def test_each_choice_has_its_own_calls() -> None:
@@ -147,6 +165,50 @@ def test_a_call_that_is_asked_for_is_held_to_its_schema() -> None:
     assert [one["properties"]["name"]["const"] for one in either["anyOf"]] == ["weather", "clock"]
 
 
+def a_tool(name: str, **parameters: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", **parameters}}}
+
+
+def an_address(field: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {field: {"type": "string"}}, "required": [field]}
+
+
+MOVE = a_tool(
+    "move",
+    properties={"home": {"$ref": "#/$defs/Address"}},
+    required=["home"],
+    **{"$defs": {"Address": an_address("street")}},
+)
+VISIT = a_tool(
+    "visit",
+    properties={"places": {"type": "array", "items": {"$ref": "#/definitions/Address"}}},
+    required=["places"],
+    definitions={"Address": an_address("zip")},
+)
+TREE = a_tool("tree", properties={"left": {"$ref": "#"}}, required=[])
+
+
+def resolved(schema: Any, reference: str) -> Any:
+    for part in reference.removeprefix("#/").split("/"):
+        schema = schema[part]
+    return schema
+
+
+def test_parameters_that_refer_to_their_own_definitions() -> None:
+    for tools in ([MOVE], [MOVE, VISIT, TREE]):
+        schema = json.loads(accepted(tools=tools, tool_choice="required").sampling.json_schema or "")
+        calls = schema.get("anyOf", [schema])
+        home = calls[0]["properties"]["arguments"]["properties"]["home"]
+        assert resolved(schema, home["$ref"]) == an_address("street")
+        assert "$defs" not in calls[0]["properties"]["arguments"]
+        grammar = grammar_of_schema(json.dumps(schema))
+        assert ("street" in grammar, "zip" in grammar) == (True, len(tools) > 1)
+    places = calls[1]["properties"]["arguments"]["properties"]["places"]["items"]
+    assert resolved(schema, places["$ref"]) == an_address("zip")
+    tree = resolved(schema, calls[2]["properties"]["arguments"]["$ref"])
+    assert resolved(schema, tree["properties"]["left"]["$ref"]) is tree
+
+
 def test_turns_with_calls_and_results_reach_the_template() -> None:
     asked = {
         "role": "assistant",
@@ -180,6 +242,11 @@ BAD = [
     ({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice"),
     ({"tools": [WEATHER], "response_format": {"type": "json_object"}}, "response_format"),
     ({"messages": [{"role": "assistant", "content": None}]}, "messages.0.content"),
+    (
+        {"tools": [a_tool("f", properties={"x": {"$ref": "#/properties/name"}})], "tool_choice": "required"},
+        "tools",
+    ),
+    ({"tools": [a_tool("f", items={"$ref": "https://example.com"})], "tool_choice": "required"}, "tools"),
 ]
 
 

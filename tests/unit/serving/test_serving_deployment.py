@@ -1,0 +1,94 @@
+"""Ingress and replica without Serve: a handle that is a few lines of Python, an engine that is some more."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any, cast
+
+import pytest
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+from serving_fakes import FakeEngine, call, promote
+
+from serving.calls import ModelCard, Started, Unavailable
+from serving.deployment import EngineReplica, HandleBackend
+from serving.engine import Engine, EngineSettings
+from serving.host import ModelHost
+from serving.registry import Registry
+from serving.settings import ServingSettings
+
+CARDS = [ModelCard("champion", "ab" * 32, "local", 0)]
+
+
+class Handle:
+    """Its replica answers, or fails with `error`."""
+
+    error: Exception | None = None
+
+    @property
+    def models(self) -> Handle:
+        return self
+
+    def options(self, **_: Any) -> Handle:
+        return self
+
+    async def remote(self) -> list[ModelCard]:
+        if self.error is not None:
+            raise self.error
+        return CARDS
+
+
+@pytest.mark.parametrize(
+    "error", [RayActorError(), BackPressureError(num_queued_requests=1, max_queued_requests=1)]
+)
+def test_models_of_a_replica_that_is_full_or_dead_are_those_of_before(error: Exception) -> None:
+    handle = Handle()
+    backend = HandleBackend(cast("DeploymentHandle", handle))
+
+    async def run() -> None:
+        handle.error = error
+        with pytest.raises(Unavailable):
+            await backend.models()
+        handle.error = None
+        assert await backend.models() == CARDS
+        handle.error = error
+        assert await backend.models() == CARDS
+
+    asyncio.run(run())
+
+
+def test_a_replica_serves_what_is_promoted_and_its_canary(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = functools.partial(ModelHost, open_engine=lambda path, *_: cast("Engine", FakeEngine(path)))
+    monkeypatch.setattr("serving.deployment.ModelHost", opened)
+    monkeypatch.setattr("serving.deployment._log_with_serve", lambda: None)
+    settings = ServingSettings(
+        registry=str(registry.root), engine=EngineSettings(pin=False), watch_s=0.001, max_loaded_models=2
+    )
+
+    async def run() -> None:
+        replica = EngineReplica(settings.model_dump())
+        both = {"canary": {"model": "base", "share": 1.0}, "shadow": {"model": "base", "share": 0.5}}
+        await replica.reconfigure(both)
+        assert not (await replica.health()).ready
+        champion = promote(registry, "one", base="zero")
+        async with asyncio.timeout(5):
+            while not (await replica.health()).ready:
+                await asyncio.sleep(0.001)
+        assert (await replica.health()).model_sha256 == champion
+        async with asyncio.timeout(5):
+            while (started := await first_event(replica)).sha256 == champion:
+                await asyncio.sleep(0.001)
+        assert started.model == "base"
+        replica.__del__()
+
+    asyncio.run(run())
+
+
+async def first_event(replica: EngineReplica) -> Started:
+    events = [event async for events in replica.generate(call()) for event in events]
+    assert isinstance(events[0], Started)
+    return events[0]
