@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ray_jobs.config import Config, load_config
 from ray_jobs.errors import ConfigError, StageFailed, UserError
 from ray_jobs.logs import configure, duration
-from ray_jobs.runs import RunFolder, open_run
+from ray_jobs.runs import RunFolder, open_run, refuse_fleeting
 from ray_jobs.summary import summary_lines
 from serving.storage.remote import Remote, StorageError, absolute, is_uri
 
@@ -42,16 +42,15 @@ def main(stage: str | None = None, argv: Sequence[str] | None = None) -> int:
         return end(str(error), error.exit_code)
     except KeyboardInterrupt:
         return end("stopped; the same command goes on from here", 130)
-    except StorageError as error:
-        return end(f"{error}; the same command goes on from here", 1)
     except Exception as error:
         return end_by_library(error)
     return 0
 
 
 def check_stores(config: Config) -> None:
-    """Raises ConfigError for an object store that cannot be used, before anything is started."""
+    """Raises ConfigError for a place that cannot be used or would vanish, before anything is started."""
     for field, address in (("storage", config.storage), ("registry", config.registry)):
+        refuse_fleeting(field, address)
         if is_uri(address):
             try:
                 Remote(absolute(address)).check()
@@ -66,19 +65,26 @@ def end(message: str, code: int) -> int:
 
 
 def end_by_library(error: Exception) -> int:
-    """The exit code of what the engine refuses or of what failed on the cluster, said in one line.
+    """The exit code of what a library could not do, said in one line. Raises as `by_library`."""
+    return end(*by_library(error))
 
-    Anything else is a bug and keeps its traceback.
+
+def by_library(error: Exception) -> tuple[str, int]:
+    """What the engine refuses, or what failed in the store or on the cluster, in one line; its exit code.
+
+    Anything else is a bug: it is raised and keeps its traceback.
     """
     from serving.engine.errors import EngineError
 
     if isinstance(error, EngineError):
-        return end(str(error), 2)
+        return str(error), 2
+    if isinstance(error, StorageError):
+        return f"{error}; the same command goes on from here", 1
     if type(error).__module__.partition(".")[0] != "ray":
         raise error
     log.debug("failed on the cluster", exc_info=error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return end(lines[-1] if lines else type(error).__name__, 1)
+    return lines[-1] if lines else type(error).__name__, 1
 
 
 def parser(stage: str | None) -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from ray_jobs.export.settings import ExportSettings, ModelSettings
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.search.settings import SearchSettings
+from ray_jobs.search.trials import check_trials
 from ray_jobs.settings import Section
 from ray_jobs.tracking.settings import TrackingSettings
 from ray_jobs.verdict.settings import VerdictSettings
@@ -118,6 +119,15 @@ class Config(Section):
             )
         return name
 
+    @field_validator("storage", "registry")
+    @classmethod
+    def _is_a_place(cls, address: str) -> str:
+        if not address:
+            raise ValueError("is empty")
+        if re.match(r"file://(?!/|localhost/)", address):
+            raise ValueError(f"a file URI names a whole path: file:///… in place of {address}")
+        return address
+
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         lora = self.training.lora
@@ -131,6 +141,7 @@ class Config(Section):
             raise ValueError(
                 f"generation.max_answer_tokens leaves {room} of engine.settings.context_tokens for the prompt"
             )
+        check_trials(self.training, self.search, self.workers.per_trial)
         if self.search.scheduler == "pbt":
             self._population_fits()
         return self
@@ -177,7 +188,7 @@ def parse_config(data: Any, origin: str) -> Config:
         raise ConfigError(f"{origin}: must hold a mapping of sections, not {type(data).__name__}")
     try:
         text = json.dumps(data)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{origin}: {error}") from error
     try:
         return Config.model_validate_json(text)

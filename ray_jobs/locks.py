@@ -1,6 +1,7 @@
 """One run, one owner."""
 
 import _thread
+import errno
 import json
 import logging
 import os
@@ -11,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ray_jobs.errors import ConfigError, RunBusy
 from ray_jobs.runs import dump_json, in_store_only, now, write_whole
 from serving.storage.claims import Claimed, claimed
-from serving.storage.mirror import Origin, origin, pull
+from serving.storage.mirror import Origin, let_go, origin, pull, take_hold
 from serving.storage.remote import StorageError
 
 log = logging.getLogger(__name__)
@@ -25,16 +26,18 @@ HEARTBEAT_S = 10.0
 STALE_S = 60.0
 """A heartbeat this old is that of a dead owner, where the system has no file locks."""
 POLL_S = 2.0
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+"""What flock answers on a file system without locks, such as Lustre as it is mounted by default."""
 
 
 @contextmanager
 def owned(root: Path) -> Iterator[None]:
     """Holds the run folder for this process, and says so in `owner.json` with a heartbeat.
 
-    The lock is the kernel's, which lets go when the process dies (NFS included); where the system has none,
-    a heartbeat of less than a minute ago counts. A run in an object store is claimed there too, for the
-    other machines (serving.storage.claims), and its mirror brought up to date. Raises RunBusy, naming the
-    owner, when another process holds the folder.
+    The lock is the kernel's, which lets go when the process dies (NFS included); where the system or the file
+    system has none, a heartbeat of less than a minute ago counts. A run in an object store is claimed there
+    too, for the other machines (serving.storage.claims), and its mirror brought up to date. Raises RunBusy,
+    naming the owner, when another process holds the folder, ConfigError when it cannot be written to.
     """
     with _locked(root), _claimed(root):
         ended = threading.Event()
@@ -53,18 +56,28 @@ def owned(root: Path) -> Iterator[None]:
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     try:
+        file = (root / ".lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"{root}: cannot be written to: {error.strerror}") from error
+    with file:
+        if not _lock(file, root) and _age_s(root) < STALE_S:
+            raise _busy(root, _owner(root))
+        yield
+
+
+def _lock(file: IO[str], root: Path) -> bool:
+    """Takes the kernel's lock; false where the system or the file system has none. Raises RunBusy."""
+    try:
         import fcntl
     except ImportError:
-        if _age_s(root) < STALE_S:
-            raise _busy(root, _owner(root)) from None
-        yield
-        return
-    with (root / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise _busy(root, _owner(root)) from error
-        yield
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise _busy(root, _owner(root)) from error
+    return True
 
 
 @contextmanager
@@ -76,12 +89,14 @@ def _claimed(root: Path) -> Iterator[None]:
 
     def stop() -> None:
         lost.set()
+        let_go(store.root)
         _interrupt_main()
 
     try:
         with _interruptible(), ExitStack() as held:
             try:
                 held.enter_context(_claim(store, stop))
+                take_hold(store.root)
                 pull(root, skip=in_store_only)
             except StorageError as error:
                 raise ConfigError(f"storage: {error}") from error

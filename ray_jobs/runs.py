@@ -126,7 +126,10 @@ class RunFolder:
     def states(self) -> dict[str, StageState]:
         if not self.path("state.json").exists():
             return {}
-        return {name: StageState(**state) for name, state in self.read_json("state.json").items()}
+        try:
+            return {name: StageState(**state) for name, state in self.read_json("state.json").items()}
+        except (AttributeError, TypeError) as error:
+            raise RunConflict(f"{self.path('state.json')}: is no record of stages: {error}") from error
 
     def set_state(self, stage: str, state: StageState) -> None:
         states = {name: vars(old) for name, old in self.states().items()}
@@ -157,12 +160,8 @@ def open_run(storage: str, name: str) -> RunFolder:
     """
     if is_uri(storage):
         return _open_mirror(f"{absolute(storage)}/{name}")
-    base = folder_path(storage)
-    if not base.is_absolute() and JOB_FOLDER in Path.cwd().as_posix():
-        raise ConfigError(
-            f"storage: {storage!r} would vanish with the job; give a folder that all nodes mount"
-        )
-    base = base.resolve()
+    refuse_fleeting("storage", storage)
+    base = folder_path(storage).resolve()
     root = base / name
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -171,6 +170,16 @@ def open_run(storage: str, name: str) -> RunFolder:
     if root.resolve() != root:
         raise ConfigError(f"name: {root} is a link that leads out of {base}")
     return RunFolder(root)
+
+
+def refuse_fleeting(field: str, address: str) -> None:
+    """Raises ConfigError for a folder in the copy of the working directory that a submitted job runs in."""
+    if is_uri(address) or folder_path(address).is_absolute():
+        return
+    if JOB_FOLDER in Path.cwd().as_posix():
+        raise ConfigError(
+            f"{field}: {address!r} would vanish with the job; give a folder that all nodes mount"
+        )
 
 
 def _open_mirror(uri: str) -> RunFolder:

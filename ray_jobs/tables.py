@@ -116,6 +116,14 @@ def same_rows(path: Path, other: Path) -> bool:
         return False
 
 
+def has_rows(path: Path, number: int) -> bool:
+    """Whether a Parquet file is there, can be read, and has so many rows."""
+    try:
+        return path.exists() and len(RowFile(path)) == number
+    except RunConflict:
+        return False
+
+
 class RowFile:
     """A Parquet file of which ranges of rows are read, by several threads, without holding all of it."""
 

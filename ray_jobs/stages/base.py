@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ray_jobs.config import Config
+from ray_jobs.data.files import files_of
 from ray_jobs.errors import ConfigError, RunConflict, StageFailed
 from ray_jobs.runs import RunFolder, StageState, file_sha256, json_sha256, now
 from serving.storage.mirror import discard
@@ -19,6 +20,7 @@ from serving.storage.mirror import discard
 log = logging.getLogger(__name__)
 
 FULL = os.strerror(errno.ENOSPC)
+ABSENT = "absent"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Stage:
     extra_inputs: Callable[[Config], dict[str, str]] = lambda _: {}
     more_needs: Callable[[RunFolder], tuple[str, ...]] = lambda _: ()
     """Files of earlier stages whose number is known only once these are done."""
+    resumes: bool = True
+    """Whether a try that came to no end leaves what the next one of the same inputs goes on from."""
 
 
 def config_inputs(stage: Stage, config: Config) -> dict[str, str]:
@@ -51,6 +55,11 @@ def config_inputs(stage: Stage, config: Config) -> dict[str, str]:
             flatten(dotted, value.model_dump(mode="json") if isinstance(value, BaseModel) else value)
         )
     return inputs | stage.extra_inputs(config)
+
+
+def data_files(field: str, source: str) -> dict[str, str]:
+    """Hashes of the local files that a data source names, so that a changed one is noticed."""
+    return {f"{field}: {path}": file_sha256(path) for path in files_of(source)}
 
 
 def flatten(prefix: str, value: Any) -> dict[str, str]:
@@ -77,12 +86,16 @@ def stage_inputs(stage: Stage, config: Config, run: RunFolder) -> dict[str, str]
     return inputs
 
 
-def refuse_changed(stage: Stage, state: StageState, inputs: Mapping[str, str], run: RunFolder) -> None:
-    """Raises RunConflict, naming what changed, when `state` was made from other inputs."""
-    changed = sorted(key for key in inputs if state.inputs.get(key) != inputs[key])
+def refuse_changed(
+    stage: Stage, before: Mapping[str, str], inputs: Mapping[str, str], run: RunFolder
+) -> None:
+    """Raises RunConflict, naming what changed, when what the stage made came from other inputs."""
+    changed = sorted(
+        key for key in before.keys() | inputs.keys() if before.get(key, ABSENT) != inputs.get(key, ABSENT)
+    )
     if changed:
         what = ", ".join(
-            f"{key} (was {state.inputs.get(key, 'absent')}, is {inputs[key]})" for key in changed[:3]
+            f"{key} (was {before.get(key, ABSENT)}, is {inputs.get(key, ABSENT)})" for key in changed[:3]
         )
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise RunConflict(
@@ -91,12 +104,20 @@ def refuse_changed(stage: Stage, state: StageState, inputs: Mapping[str, str], r
         )
 
 
-def check_unchanged(stages: Iterable[Stage], config: Config, run: RunFolder) -> None:
-    """Refuses a changed config before anything is started."""
-    states = run.states()
+def made_before(stage: Stage, run: RunFolder) -> StageState | None:
+    """What is known of the stage; None where nothing would come of it, whatever the inputs are now."""
+    state = run.states().get(stage.name)
+    return None if state is None or (state.status != "done" and not stage.resumes) else state
+
+
+def check_unchanged(stages: Sequence[Stage], config: Config, run: RunFolder) -> None:
+    """Refuses a changed config before anything is started. `stages`: the first ones, in order."""
+    folders = {folder for stage in stages for folder in stage.folders}
     for stage in stages:
-        if stage.name in states:
-            refuse_changed(stage, states[stage.name], config_inputs(stage, config), run)
+        if state := made_before(stage, run):
+            # Besides files of earlier stages; names of all other inputs begin with a config field.
+            before = {key: text for key, text in state.inputs.items() if key.partition("/")[0] not in folders}
+            refuse_changed(stage, before, config_inputs(stage, config), run)
 
 
 def forget(stages: Iterable[Stage], run: RunFolder) -> None:
@@ -124,9 +145,9 @@ def run_stage(stage: Stage, config: Config, run: RunFolder) -> bool:
     same inputs finished is kept.
     """
     inputs = stage_inputs(stage, config, run)
-    state = run.states().get(stage.name)
+    state = made_before(stage, run)
     if state is not None:
-        refuse_changed(stage, state, inputs, run)
+        refuse_changed(stage, state.inputs, inputs, run)
     if state is not None and state.status == "done":
         if run.outputs_whole(state):
             log.info("%-8s done before, nothing to do", stage.name)

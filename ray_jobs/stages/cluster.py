@@ -4,10 +4,10 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ray_jobs.errors import ConfigError
 from ray_jobs.yaml_files import read_yaml
+from serving.storage.remote import local_path
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +125,11 @@ def nodes_to_come() -> list[NodeKind]:
     """What the autoscaler may start at most; nothing where there is none, or no limit is known.
 
     Ray (2.60) tells a driver nothing of it, so the file is read that the launcher leaves on the head, where
-    jobs run. Raises ConfigError for one that is no cluster's.
+    jobs run, or the one that $ORPO_CLUSTER_FILE names. Raises ConfigError for one that is no cluster's.
     """
-    path = Path(os.environ.get(CLUSTER_FILE, LAUNCHERS_FILE)).expanduser()
-    if not os.environ.get("RAY_ADDRESS") or not path.is_file():
+    named = os.environ.get(CLUSTER_FILE)
+    path = local_path(named or LAUNCHERS_FILE)
+    if not os.environ.get("RAY_ADDRESS") or not (named or path.is_file()):
         return []
     config = read_yaml(path)
     try:

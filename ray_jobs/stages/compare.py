@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.config import Config
-from ray_jobs.data.files import files_of
 from ray_jobs.data.settings import Source
 from ray_jobs.errors import ConfigError, DataError
 from ray_jobs.records import Pair, Prompt, as_row
 from ray_jobs.runs import RunFolder, file_sha256
 from ray_jobs.stages import generate, judge, verdict
-from ray_jobs.stages.base import Stage, flatten
+from ray_jobs.stages.base import Stage, data_files, flatten
 from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, write_rows
 
 log = logging.getLogger(__name__)
@@ -46,6 +45,7 @@ def stages(given: Comparison) -> tuple[Stage, ...]:
         folders=("data",),
         run=lambda config, folder: write_data(given, config, folder),
         extra_inputs=lambda config: data_inputs(given, config),
+        resumes=False,
     )
     models = Stage(
         name="models",
@@ -54,14 +54,16 @@ def stages(given: Comparison) -> tuple[Stage, ...]:
         folders=("models",),
         run=lambda _, folder: put_models(given, folder),
         extra_inputs=lambda _: {role: file_sha256(path) for role, path in given.models.items()},
+        resumes=False,
     )
     return prepare, models, generate.STAGE, judge.STAGE, verdict.STAGE
 
 
 def data_inputs(given: Comparison, config: Config) -> dict[str, str]:
     """The pairs, and hashes of all local data files."""
-    sources = [config.data.prompts, *([given.pairs] if given.pairs else [])]
-    hashes = {str(path): file_sha256(path) for source in sources for path in files_of(source.source)}
+    hashes = data_files("data.prompts", config.data.prompts.source)
+    if given.pairs:
+        hashes |= data_files("pairs", given.pairs.source)
     pairs = flatten("pairs", given.pairs.model_dump(mode="json")) if given.pairs else {"pairs": "none"}
     return pairs | hashes
 

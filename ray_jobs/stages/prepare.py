@@ -3,10 +3,10 @@
 import logging
 
 from ray_jobs.config import Config
-from ray_jobs.data.files import files_of
 from ray_jobs.records import as_row
-from ray_jobs.runs import RunFolder, file_sha256
-from ray_jobs.stages.base import Stage
+from ray_jobs.runs import RunFolder
+from ray_jobs.stages.base import Stage, data_files
+from ray_jobs.stages.base_model import NOTE
 from ray_jobs.stages.preflight import check_judging
 from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, write_rows
 
@@ -30,7 +30,7 @@ def run(config: Config, folder: RunFolder) -> list[str]:
         "prepare  %d pairs to train on, %d held out, %d to test the judge, %d prompts",
         len(splits.train), len(splits.heldout), len(splits.trust), len(splits.prompts),
     )  # fmt: skip
-    folder.write_json("data/base.json", {"name": base.name, "sha256": base.sha256})
+    folder.write_json(NOTE, {"name": base.name, "sha256": base.sha256})
     report = splits.report
     if (tokenizer := load_tokenizer(base.hf_dir)) is not None:
         report = report | {"tokens": token_report(config, splits.train, splits.prompts, tokenizer)}
@@ -49,9 +49,15 @@ def run(config: Config, folder: RunFolder) -> list[str]:
 
 
 def local_files(config: Config) -> dict[str, str]:
-    """Hashes of the data files that the config names, so that a changed file is noticed."""
-    sources = (config.data.preferences.source, config.data.prompts.source)
-    return {str(path): file_sha256(path) for source in sources for path in files_of(source)}
+    """Hashes of the data files and of the model on this machine, so that a changed file is noticed."""
+    from ray_jobs.export.base import default_cache_dir, local_sha256
+
+    base = local_sha256(config.model.base, default_cache_dir())
+    return (
+        data_files("data.preferences", config.data.preferences.source)
+        | data_files("data.prompts", config.data.prompts.source)
+        | ({"model.base: files": base} if base else {})
+    )
 
 
 STAGE = Stage(
@@ -61,4 +67,5 @@ STAGE = Stage(
     folders=("data",),
     run=run,
     extra_inputs=local_files,
+    resumes=False,
 )

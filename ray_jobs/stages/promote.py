@@ -97,4 +97,5 @@ STAGE = Stage(
     run=run,
     more_needs=manifests,
     extra_inputs=lambda config: {"registry": absolute(config.registry)},
+    resumes=False,
 )

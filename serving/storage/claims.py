@@ -80,13 +80,16 @@ def _beat(claim: _Claim, ended: threading.Event, on_lost: Callable[[], None]) ->
     renewed_s = time.time()
     while not ended.wait(BEAT_S):
         try:
-            claim.put(working=True)
             late = time.time() - renewed_s > STALE_S / 2
-            if late and claim.rival(working=True) is not None:
+            lost = late and not claim.stands()  # by one who may be done by now, and left no claim
+            if not lost:
+                claim.put(working=True)
+                lost = late and claim.rival(working=True) is not None
+            if lost:
                 on_lost()
                 return
             renewed_s = time.time()
-        except StorageError as error:
+        except OSError as error:
             log.warning("the claim cannot be renewed: %s", error)
 
 
@@ -100,6 +103,10 @@ class _Claim:
         seen = datetime.now(UTC).isoformat(timespec="seconds")
         said = {**self._owner, "seen": seen, "beats": self._beats, "working": working}
         (self._folder / self._file).write(json.dumps(said).encode())
+
+    def stands(self) -> bool:
+        """Whether it was put up and nobody has taken it down."""
+        return self._file in self._folder.listing()
 
     def take_down(self) -> None:
         try:

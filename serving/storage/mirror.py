@@ -28,6 +28,8 @@ REGISTRIES = "registries"
 _MARK, _INDEX, _LOCK = ".mirror.json", ".index.json", ".lock"
 _OWN = (_MARK, _INDEX, _LOCK)
 _index_lock = threading.Lock()
+_let_go: set[Path] = set()
+"""Mirrors whose folder in the store has another owner by now."""
 
 Row = list[int | float]
 """Bytes and time of change, of a file or of an object."""
@@ -75,9 +77,19 @@ def shared(path: Path) -> str:
     return str(path) if found is None else found.at(path)[0].uri
 
 
+def let_go(root: Path) -> None:
+    """From now on nothing that happens in the mirror reaches the store."""
+    _let_go.add(root)
+
+
+def take_hold(root: Path) -> None:
+    """The folder in the store is this process's again."""
+    _let_go.discard(root)
+
+
 def publish(path: Path) -> None:
     """Puts a file of a mirror into the store, where it appears whole, unless it is there already."""
-    if (found := origin(path)) is None:
+    if (found := origin(path)) is None or found.root in _let_go:
         return
     remote, name = found.at(path)
     row = _read_index(found.root).get(name)
@@ -88,7 +100,7 @@ def publish(path: Path) -> None:
 
 def discard(path: Path) -> None:
     """Removes a file or folder, from the store too."""
-    if (found := origin(path)) is not None:
+    if (found := origin(path)) is not None and found.root not in _let_go:
         remote, name = found.at(path)
         remote.remove()
         with _index_lock:

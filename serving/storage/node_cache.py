@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from serving.files import LockTimeout, locked, sha256_of
-from serving.storage.remote import Remote, StorageError, is_uri
+from serving.storage.remote import Remote, StorageError, is_uri, local_path
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _HASH = "#sha256="
 def default_cache_dir() -> Path:
     """$ORPO_CACHE, or `orpo-on-ray` in the platform's folder for caches."""
     if chosen := os.environ.get("ORPO_CACHE"):
-        return Path(chosen).expanduser()
+        return local_path(chosen)
     if sys.platform == "win32":
         root = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 _CHUNK_BYTES = 8 << 20
@@ -54,10 +56,15 @@ def is_uri(address: str) -> bool:
     return "://" in address and not address.startswith("file://")
 
 
+def local_path(text: str) -> Path:
+    """A path of this machine. A home that cannot be found (`~nobody`) stays as it is written."""
+    return Path(os.path.expanduser(text))
+
+
 def folder_path(address: str) -> Path:
     """The folder that a plain path or a file:// URI names."""
     if not address.startswith("file://"):
-        return Path(address).expanduser()
+        return local_path(address)
     return Path(unquote(urlsplit(address).path))
 
 
@@ -96,17 +103,21 @@ class Remote:
             return bytes(stream.read())
 
     def write(self, data: bytes) -> None:
-        with _named(self.uri), self.filesystem.open_output_stream(self.path) as stream:
-            stream.write(data)
+        self._put(io.BytesIO(data))
 
     def upload(self, source: Path) -> None:
-        with (
-            source.open("rb") as file,
-            _named(self.uri),
-            self.filesystem.open_output_stream(self.path) as stream,
-        ):
-            while chunk := file.read(_CHUNK_BYTES):
-                stream.write(chunk)
+        with source.open("rb") as file:
+            self._put(file)
+
+    def _put(self, file: BinaryIO) -> None:
+        """A stream that is closed too early makes an object of what it has: no interrupt may do that."""
+
+        def put() -> None:
+            with _named(self.uri), self.filesystem.open_output_stream(self.path) as stream:
+                while chunk := file.read(_CHUNK_BYTES):
+                    stream.write(chunk)
+
+        _to_its_end(put)
 
     def download(self, target: Path) -> None:
         """Into a file that appears whole."""
@@ -148,10 +159,11 @@ class Remote:
             import pyarrow.fs as arrow
 
             kind = self.filesystem.get_file_info(self.path).type
-            if kind == arrow.FileType.File:
-                self.filesystem.delete_file(self.path)
-            elif kind == arrow.FileType.Directory:
-                self.filesystem.delete_dir(self.path)
+            with suppress(FileNotFoundError):  # another was faster
+                if kind == arrow.FileType.File:
+                    self.filesystem.delete_file(self.path)
+                elif kind == arrow.FileType.Directory:
+                    self.filesystem.delete_dir(self.path)
 
     def check(self) -> None:
         """Raises StorageError when there is no such bucket, or it cannot be listed."""
@@ -165,6 +177,32 @@ class Remote:
             bucket = self.filesystem.get_file_info(self.path.partition("/")[0])
             if bucket.type == arrow.FileType.NotFound:
                 raise StorageError(f"{self.uri}: {_REASONS['NO_SUCH_BUCKET']}")
+
+
+def _to_its_end(work: Callable[[], None]) -> None:
+    """Does it, and lets an interrupt wait until it is done; a second one leaves it as it is."""
+    if threading.current_thread() is not threading.main_thread():
+        work()
+        return
+    errors: list[BaseException] = []
+    done = threading.Event()  # a second join() of an interrupted one returns at once (Python 3.11)
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        done.wait()
+    except BaseException:
+        done.wait()
+        raise
+    if errors:
+        raise errors[0]
 
 
 def _stamp_of(filesystem: Any, info: Any) -> Stamp:

@@ -117,3 +117,6 @@ def test_what_the_autoscaler_may_start_is_read_from_the_launchers_file(
     monkeypatch.setenv(stages.CLUSTER_FILE, str(other))
     with pytest.raises(ConfigError, match="is no configuration of a Ray cluster"):
         stages.nodes_to_come()
+    monkeypatch.setenv(stages.CLUSTER_FILE, str(tmp_path / "none.yaml"))
+    with pytest.raises(ConfigError, match=r"none.yaml: No such file"):
+        stages.nodes_to_come()

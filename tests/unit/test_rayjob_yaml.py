@@ -43,13 +43,34 @@ def test_it_runs_a_config_of_the_project_on_storage_that_all_pods_mount(job: dic
     changes = dict(word.split("=") for word in words if "=" in word)
     folders = [changes.pop(name) for name in ("storage", "registry")]
     assert all(value.startswith(tuple(f"{path}/" for path in mounted)) for value in folders)
-    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
-    engine = groups["cpu-engine"]
-    cores = yaml.safe_load((ROOT / words[3]).read_text())["engine"]["settings"]["cores"]
-    assert changes == {
-        "search.max_concurrent_trials": str(groups["gpu-trial"]["maxReplicas"]),
-        "engine.actors": str(engine["maxReplicas"] * int(requests(engine)["cpu"]) // cores),
-    }
+    assert changes == {}
+
+
+def test_the_driver_is_told_what_the_groups_may_grow_to(
+    job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else engines would not wait for a group that has no pod yet, and settle on those with GPUs."""
+    from ray_jobs.stages import cluster
+
+    told = yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]["ORPO_CLUSTER_FILE"]
+    assert told.startswith("/srv/orpo/configs/")
+    dockerfile = (ROOT / "configs/containers/cpu.Dockerfile").read_text()
+    assert "configs /srv/orpo/configs" in dockerfile
+    monkeypatch.setenv("ORPO_CLUSTER_FILE", str(ROOT / told.removeprefix("/srv/orpo/")))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    kinds = []
+    for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        asked = requests(group)
+        offered = json.loads(json.loads(group["rayStartParams"].get("resources", '"{}"')))
+        kinds.append(
+            cluster.NodeKind(
+                group["maxReplicas"],
+                int(asked["cpu"]),
+                int(asked.get("nvidia.com/gpu", 0)),
+                offered.get("engine_cores", 0),
+            )
+        )
+    assert cluster.nodes_to_come() == kinds
 
 
 def test_trials_and_engines_have_groups_that_can_hold_them_and_shrink_to_none(job: dict[str, Any]) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -8,7 +9,17 @@ import pytest
 
 from ray_jobs.errors import ConfigError, RunBusy, RunConflict
 from ray_jobs.locks import owned
-from ray_jobs.runs import StageState, dump_json, file_sha256, json_sha256, open_run, write_whole
+from ray_jobs.runs import (
+    JOB_FOLDER,
+    RunFolder,
+    StageState,
+    dump_json,
+    file_sha256,
+    json_sha256,
+    open_run,
+    refuse_fleeting,
+    write_whole,
+)
 
 
 def state(status: str = "done", outputs: dict[str, str] | None = None) -> StageState:
@@ -114,6 +125,48 @@ def test_a_killed_owner_lets_go(tmp_path: Path) -> None:
         holder.wait()
         with owned(tmp_path):
             assert json.loads((tmp_path / "owner.json").read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_on_a_file_system_without_locks_the_heartbeat_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with owned(tmp_path), pytest.raises(RunBusy, match=f"process {os.getpid()} on"), owned(tmp_path):
+        pass
+    with owned(tmp_path):
+        assert (tmp_path / "owner.json").is_file()
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(ConfigError, match=f"{tmp_path}: cannot be written to: "), owned(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '{"tune": {"unknown": 1}}', '{"tune": 3}'])
+def test_a_state_file_of_another_kind_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(RunConflict, match=r"state\.json: is no record of stages"):
+        RunFolder(tmp_path).states()
+
+
+def test_a_submitted_job_keeps_nothing_in_its_copy_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / JOB_FOLDER / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    for field in ("storage", "registry"):
+        with pytest.raises(ConfigError, match=f"{field}: 'x' would vanish with the job"):
+            refuse_fleeting(field, "x")
+    for fine in (str(tmp_path), "s3://bucket/x", f"file://{tmp_path}"):
+        refuse_fleeting("registry", fine)
 
 
 def test_without_file_locks_the_heartbeat_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

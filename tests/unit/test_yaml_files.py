@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ def test_plain_values(tmp_path: Path) -> None:
         "i": "off",
         "j": False,
     }
+
+
+def test_numbers_and_dates_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    text = (
+        "a: 010\nb: 1:30\nc: 2026-11-26\nd: 1_000\ne: 0x1F\nf: 0o17\ng: .5\nh: 12:30:45.5\ni: +.inf\nj: 09\n"
+    )
+    text += "k: ~\nl:\n"
+    assert read_yaml(write(tmp_path, text)) == {
+        "a": 10, "b": "1:30", "c": "2026-11-26", "d": 1000, "e": 31, "f": 15, "g": 0.5, "h": "12:30:45.5",
+        "i": math.inf, "j": 9, "k": None, "l": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ray_jobs import locks
 from ray_jobs.errors import RunBusy
 from ray_jobs.locks import owned
 from ray_jobs.runs import open_run
-from serving.storage import claims, remote
+from serving.storage import claims, mirror, remote
 from serving.storage.claims import STALE_S, Claimed, claimed
 from serving.storage.remote import Remote
 
@@ -112,7 +112,11 @@ def test_who_comes_back_while_it_is_replaced_stays(store: str, monkeypatch: pyte
     assert names(store) == ["b.json"]
 
 
-def test_who_slept_for_too_long_finds_the_run_taken(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("left", [True, False])
+def test_who_slept_for_too_long_finds_the_run_taken(
+    store: str, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    """Also by one who is done by now: all that is left is that one's own claim is gone."""
     monkeypatch.setattr(claims, "BEAT_S", 0.01)
     times = iter([0.0])
     lost = threading.Event()
@@ -124,10 +128,15 @@ def test_who_slept_for_too_long_finds_the_run_taken(store: str, monkeypatch: pyt
 
     ticks = clock()
     monkeypatch.setattr(claims.time, "time", lambda: next(ticks))
-    (Remote(store) / "owners/b.json").write(json.dumps({"working": True}).encode())
     claim = claims._Claim(Remote(store) / "owners", "a", {})
+    claim.put(working=True)
+    if left:
+        (Remote(store) / "owners/b.json").write(json.dumps({"working": True}).encode())
+    else:
+        claim.take_down()
     claims._beat(claim, threading.Event(), lost.set)
     assert lost.is_set()
+    assert names(store) == (["a.json", "b.json"] if left else [])
 
 
 def test_a_run_in_a_store_names_its_owner(
@@ -187,3 +196,15 @@ def test_a_run_that_was_taken_over_ends(
             threading.Event().wait(10)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_who_has_lost_a_run_leaves_the_store_alone(store: str) -> None:
+    folder = open_run(store, "r")
+    folder.write("state.json", b"{}")
+    mirror.let_go(folder.root)
+    folder.write("state.json", b'{"stale": 1}')
+    mirror.discard(folder.path("state.json"))
+    assert (Remote(f"{store}/r") / "state.json").read() == b"{}"
+    mirror.take_hold(folder.root)
+    folder.write("state.json", b'{"mine": 1}')
+    assert (Remote(f"{store}/r") / "state.json").read() == b'{"mine": 1}'

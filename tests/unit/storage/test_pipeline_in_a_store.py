@@ -14,6 +14,7 @@ import pytest
 
 from ray_jobs.command import STAGES, run_owned
 from ray_jobs.config import Config, load_config
+from ray_jobs.export.trained import ADAPTER_FILES
 from ray_jobs.records import Answer, Judgement
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages import ahead, cluster, engine_rows, export, generate, judge, prepare, registry, tune
@@ -49,7 +50,7 @@ class Stubs:
         row = evaluation(digest(number), 6)
         part = Path(self.scratch, f"trial-{number}")
         part.mkdir(exist_ok=True)
-        for name in tune.ADAPTER_FILES:
+        for name in ADAPTER_FILES:
             (part / name).write_text(json.dumps(row))
         write_note(part, 0, [row])
         for file in part.iterdir():
@@ -64,7 +65,7 @@ class Stubs:
         self.done["export"] += 1
         outputs = []
         for model in generate.MODELS:
-            weights = folder.path("tune/best", tune.ADAPTER_FILES[0]).read_bytes()
+            weights = folder.path("tune/best", ADAPTER_FILES[0]).read_bytes()
             path = folder.write(f"models/{model}/model.gguf", b"GGUF" + model.encode() + weights)
             folder.write_json(f"models/{model}/manifest.json", manifest(path))
             outputs += [f"models/{model}/model.gguf", f"models/{model}/manifest.json"]

@@ -1,9 +1,13 @@
 import errno
+import io
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
+from serving.storage import remote
 from serving.storage.remote import Remote, StorageError, absolute, folder_path, is_uri, reason
 
 
@@ -21,6 +25,37 @@ def test_objects_are_written_listed_and_removed(store: str, tmp_path: Path) -> N
     assert os.listdir(tmp_path / "x") == ["two"]
     (folder / "a").remove()
     assert list(folder.listing()) == ["two"]
+
+
+def test_an_interrupt_waits_for_the_write_and_ends_what_called_it(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyarrow completes an object from what it has when its stream is closed by an error."""
+    target, data = Remote(store) / "big", os.urandom(3000)
+    monkeypatch.setattr(remote, "_CHUNK_BYTES", 1000)
+    main, reads = threading.main_thread().ident, []
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            reads.append(size)
+            if len(reads) == 2:
+                signal.pthread_kill(main or 0, signal.SIGUSR2)
+                interrupted.wait(10)
+            return super().read(size)
+
+    interrupted = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR2, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            target._put(Slow(data))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert target.read() == data
 
 
 def test_what_is_missing_is_told_apart_from_what_fails(store: str) -> None:

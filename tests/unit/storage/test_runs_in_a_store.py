@@ -8,6 +8,7 @@ from ray_jobs.cli import results
 from ray_jobs.command import check_stores
 from ray_jobs.config import Config, load_config
 from ray_jobs.errors import ConfigError, RunConflict
+from ray_jobs.export.trained import ADAPTER_FILES
 from ray_jobs.locks import owned
 from ray_jobs.runs import RunFolder, file_sha256, open_run
 from ray_jobs.search.trials import Trial
@@ -100,6 +101,7 @@ def test_workers_are_told_uris_with_hashes(store: str) -> None:
     engine = config.engine.settings.model_copy(update={"backend": "llama.cpp"})
     config = config.model_copy(update={"engine": config.engine.model_copy(update={"settings": engine})})
     assert actor_spec(config, folder, "base")["model"] == f"{store}/smoke/models/base/model.gguf"
+    folder.write_json("data/base.json", {"sha256": "1" * 64})
     assert tune.trial_job(config, folder)["storage"] == f"{store}/smoke/tune/trials"
 
 
@@ -124,7 +126,7 @@ def test_checkpoints_that_ray_keeps_in_the_store_are_found(store: str, tmp_path:
     folder = open_run(store, "r")
     part = tmp_path / "checkpoint"
     part.mkdir()
-    for name in tune.ADAPTER_FILES:
+    for name in ADAPTER_FILES:
         (part / name).write_text(name)
     rows = [{"step": 5, "heldout_nll": 0.5}, {"step": 10, "heldout_nll": 0.25}]
     write_note(part, 0, rows)
@@ -137,7 +139,7 @@ def test_checkpoints_that_ray_keeps_in_the_store_are_found(store: str, tmp_path:
     assert [row["step"] for row in trial.curve] == [5, 10]
     assert trial.checkpoint == str(folder.path("tune/trials/t1/checkpoint_1"))
     tune.keep_best(trial, folder.path("tune/best"))
-    assert folder.path("tune/best", tune.ADAPTER_FILES[0]).read_text() == tune.ADAPTER_FILES[0]
+    assert folder.path("tune/best", ADAPTER_FILES[0]).read_text() == ADAPTER_FILES[0]
     assert isinstance(trial, Trial)
 
 
