@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_jobs.cli.results import Answer, planned, run_result, tell
 from ray_jobs.command import end, end_by_library, run_owned
 from ray_jobs.config import Config, parse_config, put_change
 from ray_jobs.errors import ConfigError, StageFailed, UserError
@@ -39,23 +40,26 @@ SECTIONS = ("seed", "storage", "data", "engine", "generation", "judge", "verdict
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    return tell(lambda: compared(options), as_json=options.json)
+
+
+def compared(options: argparse.Namespace) -> Answer:
     configure(options.verbose)
     started = time.monotonic()
     try:
         config, given = settings(options)
         if options.check:
-            sys.stdout.write("\n".join(plan_lines(config, given)) + "\n")
-            return 0
+            plan = "\n".join(plan_lines(config, given))
+            return Answer(0, f"{plan}\n", planned(config, plan))
         folder = run_owned(config, stages(given), NAMES, set(options.force))
     except (UserError, StageFailed) as error:
-        return end(str(error), error.exit_code)
+        return Answer(end(str(error), error.exit_code))
     except KeyboardInterrupt:
-        return end("stopped; the same command goes on from here", 130)
+        return Answer(end("stopped; the same command goes on from here", 130))
     except Exception as error:
-        return end_by_library(error)
-    sys.stdout.write("\n".join(verdict_lines(folder)) + "\n")
+        return Answer(end_by_library(error))
     log.info("all done in %s", duration(time.monotonic() - started))
-    return 0
+    return Answer(0, "\n".join(verdict_lines(folder)) + "\n", run_result(config))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"redo a stage and those after it ({', '.join(NAMES)})")  # fmt: skip
     add("--set", action="append", default=[], dest="changes", metavar="FIELD=VALUE",
         help="change a field of the config, such as --set data.num_prompts=200")  # fmt: skip
+    add("--json", action="store_true", help="print one JSON object, for programs")
     add("--verbose", action="store_true", help="log more")
     return result
 

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.command import STAGES, end, run
+from ray_jobs.cli.results import Answer, planned, tell
+from ray_jobs.command import STAGES, by_library, end, end_by_library, run
 from ray_jobs.config import Config
 from ray_jobs.errors import StageFailed, UserError
 from ray_jobs.logs import configure
 from ray_jobs.ranking.settings import load_comparison
-from ray_jobs.runs import RunFolder, dump_json, open_run
+from ray_jobs.runs import RunFolder, open_run
 
 log = logging.getLogger(__name__)
 
@@ -29,21 +30,25 @@ MODELS = ("base", "candidate")
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    return tell(lambda: compared(options), as_json=options.json)
+
+
+def compared(options: argparse.Namespace) -> Answer:
     configure(options.verbose)
     try:
         name, configs = load_comparison(options.comparison, options.changes)
         if options.check:
-            sys.stdout.write("\n".join(plan(configs)) + "\n")
-            return 0
+            return plan(name, configs)
         with contextlib.redirect_stdout(sys.stderr):
             failed = run_all(configs)
         result, page = ranked(name, configs, failed)
     except (UserError, StageFailed) as error:
-        return end(str(error), error.exit_code)
+        return Answer(end(str(error), error.exit_code))
     except KeyboardInterrupt:
-        return end("stopped; the same command goes on from here", 130)
-    sys.stdout.write(dump_json(result).decode() if options.json else page)
-    return 1 if failed else 0
+        return Answer(end("stopped; the same command goes on from here", 130))
+    except Exception as error:
+        return Answer(end_by_library(error))
+    return Answer(1 if failed else 0, page, result)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,10 +63,14 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def plan(configs: dict[str, Config]) -> list[str]:
+def plan(name: str, configs: dict[str, Config]) -> Answer:
+    """The plan of each base's run."""
     from ray_jobs.plan import plan_lines
 
-    return [line for base, config in configs.items() for line in (f"== {base}", *plan_lines(config), "")]
+    plans = {base: "\n".join(plan_lines(config)) for base, config in configs.items()}
+    text = "".join(f"== {base}\n{lines}\n\n" for base, lines in plans.items())
+    runs = {base: planned(configs[base], lines) for base, lines in plans.items()}
+    return Answer(0, text, {"name": name, "bases": runs})
 
 
 def run_all(configs: dict[str, Config]) -> dict[str, str]:
@@ -73,6 +82,9 @@ def run_all(configs: dict[str, Config]) -> dict[str, str]:
             run(config, STAGES[:-1], ())
         except (UserError, StageFailed) as error:
             failed[base] = str(error).splitlines()[0]
+        except Exception as error:
+            failed[base] = by_library(error)[0].splitlines()[0]
+        if base in failed:
             log.error("compare  %s failed: %s", base, failed[base])
     return failed
 
@@ -90,7 +102,13 @@ def ranked(name: str, configs: dict[str, Config], failed: dict[str, str]) -> tup
     entries = [entry for base, config in whole.items() for entry in entries_of(base, config)]
     config = next(iter(whole.values()))
     level = config.verdict.level
-    places = rank(entries, level=level, num_resamples=config.verdict.num_resamples, seed=config.seed)
+    places = rank(
+        entries,
+        level=level,
+        num_resamples=config.verdict.num_resamples,
+        seed=config.seed,
+        clusters=clusters_of(config),
+    )
     num_prompts = len(common_prompts(entries))
     page = table(places, failed, num_prompts=num_prompts, level=level)
     result = {
@@ -127,6 +145,20 @@ def entries_of(base: str, config: Config) -> list[Any]:
         )
         for model in MODELS
     ]
+
+
+def clusters_of(config: Config) -> dict[str, int] | None:
+    """Prompt ID -> cluster, by `verdict.cluster_by`; None where prompts are independent."""
+    from ray_jobs.stages.generate import iter_prompts
+    from ray_jobs.verdict.facts import PromptFacts
+    from ray_jobs.verdict.inputs import cluster_labels
+
+    if config.verdict.cluster_by == "none":
+        return None
+    prompts = [PromptFacts.of(row) for row in iter_prompts(open_run(config.storage, config.name))]
+    labels = cluster_labels(prompts, config.verdict.cluster_by)
+    assert labels is not None
+    return {row.id: int(label) for row, label in zip(prompts, labels, strict=True)}
 
 
 def cost_of(folder: RunFolder, model: str) -> Any:

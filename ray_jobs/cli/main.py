@@ -6,6 +6,7 @@ same settings, the same exit codes (ray_jobs.errors).
 
 import contextlib
 import io
+import json
 import sys
 import tempfile
 from enum import StrEnum
@@ -34,6 +35,8 @@ def entry(program: str = "orpo") -> None:
     try:
         app(prog_name=program)
     except (UserError, StageFailed) as error:
+        if "--json" in sys.argv:
+            sys.stdout.write(results.dump(results.failure([str(error)], error.exit_code)))
         sys.exit(end(str(error), error.exit_code))
 
 
@@ -70,16 +73,20 @@ def run_stages(
         argv += ["--set", change]
     if not as_json:
         raise typer.Exit(main(stage, argv))
-    plan = io.StringIO()
-    with contextlib.redirect_stdout(plan if check else sys.stderr):
-        code = main(stage, argv)
-    if code == 0 or code == 1:
+
+    def work() -> results.Answer:
         from ray_jobs.config import load_config
 
+        plan = io.StringIO()
+        with contextlib.redirect_stdout(plan if check else sys.stderr):
+            code = main(stage, argv)
+        if code not in (0, 1):
+            return results.Answer(code)
         read = load_config(config, changes or [])
         found = results.planned(read, plan.getvalue()) if check else results.run_result(read)
-        sys.stdout.write(results.dump({**found, "exit_code": code}))
-    raise typer.Exit(code)
+        return results.Answer(code, data=found)
+
+    raise typer.Exit(results.tell(work, as_json=True))
 
 
 def stage_command(name: str, stage: str | None, summary: str) -> None:
@@ -117,7 +124,7 @@ def init(
 ) -> None:
     """Copy a config that comes with the project (own-data, local, llama-3.2-1b, …), to be changed and run."""
     path = shipped.copy_config(name, folder)
-    sys.stdout.write(f"{path}\nnext: orpo run {path} --check\n")
+    sys.stdout.write(f"{path}\nnext: {shipped.next_step(name, path)}\n")
 
 
 class Shell(StrEnum):
@@ -139,6 +146,7 @@ def completion(shell: Annotated[Shell, typer.Argument(case_sensitive=False)]) ->
 
 @app.command()
 def promote(
+    context: typer.Context,
     target: Annotated[str, typer.Argument(metavar="CONFIG|RUN_DIR|MODEL.gguf|rollback|status")],
     registry: options.Registry = "registry",
     force: Annotated[
@@ -149,21 +157,40 @@ def promote(
 ) -> None:
     """Make the winner of a run, or a model, the champion; go back to the one before; tell who it is."""
     if target.endswith((".yaml", ".yml")):
-        run_stages("promote", Path(target), False, changes, ["promote"] if force else None, False, as_json)
-    if target == "status" and as_json:
-        raise typer.Exit(champion_json(registry))
+        from ray_jobs.config import load_config
+
+        source = context.get_parameter_source("registry")
+        elsewhere = source is not None and source.name == "COMMANDLINE"
+        if elsewhere:
+            changes = [*(changes or []), f"registry={json.dumps(registry)}"]
+        if not force:  # another registry than before takes the stage anew
+            forced = ["promote"] if elsewhere else None
+            run_stages("promote", Path(target), False, changes, forced, False, as_json)
+        config = load_config(Path(target), changes or [])
+        target, registry = str(results.run_root(config, with_models=True)), config.registry
     argv = [target, "--registry", registry, *(["--force"] if force else [])]
+    if as_json:
+        raise typer.Exit(results.tell(lambda: promoted(argv, registry), as_json=True))
     raise typer.Exit(hand_over("serving.promote", argv))
 
 
-def champion_json(registry: str) -> int:
+def promoted(argv: list[str], registry: str) -> results.Answer:
+    """What `python -m serving.promote` does, and who the champion is then."""
+    from serving.promote import main as promote_by_hand
+
+    code = promote_by_hand(argv)
+    return results.Answer(code, data={} if code == 2 else champions(registry))
+
+
+def champions(registry: str) -> dict[str, object]:
+    """The champion and those before it; nothing of a registry that cannot be read."""
     from serving.registry import Registry, RegistryError
     from serving.storage.mirror import shared
 
     try:
         history = Registry.at(registry).history()
-    except RegistryError as error:
-        return end(str(error), 1)
+    except RegistryError:
+        return {}
     rows = [
         {
             "sha256": one.sha256,
@@ -174,8 +201,7 @@ def champion_json(registry: str) -> int:
         }
         for one in history
     ]
-    sys.stdout.write(results.dump({"champion": rows[0] if rows else None, "previous": rows[1:]}))
-    return 0 if rows else 1
+    return {"champion": rows[0] if rows else None, "previous": rows[1:]}
 
 
 @app.command()
@@ -208,7 +234,7 @@ def compare(
 ) -> None:
     """Rank several bases by one file (configs/seed-comparison.yaml), or two models on prompts of your own.
 
-    With a file of bases: --check, --json, --set FIELD=VALUE, --verbose.
+    Both: --check, --json, --set FIELD=VALUE, --verbose.
 
     With two models: --prompts FILE, --pairs FILE, --judge MODEL; all: `python -m ray_jobs.compare -h`.
     """

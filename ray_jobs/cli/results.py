@@ -1,18 +1,66 @@
 """What a command found, as plain data for `--json` and as lines for people."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.config import Config, load_config
-from ray_jobs.errors import ConfigError
+from ray_jobs.errors import ConfigError, RunConflict
 from ray_jobs.runs import RunFolder, in_store_only
 from serving.storage.mirror import open_mirror, pull
 from serving.storage.node_cache import VIEWS
 from serving.storage.remote import StorageError, absolute, folder_path, is_uri
 
 REPORT = "report/report.json"
+SAID = ("decision", "reason", "mean_difference", "ci95", "num_scored_both", "judge_trust")
+"""What every report has."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended, what it tells people, and the same as data for programs."""
+
+    exit_code: int
+    text: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tell(work: Callable[[], Answer], *, as_json: bool) -> int:
+    """Writes a command's answer: its text, or one JSON object with exit code and errors. Gives the code."""
+    if not as_json:
+        answer = work()
+        sys.stdout.write(answer.text)
+        return answer.exit_code
+    overheard: Any = _Overheard(sys.stderr)
+    with contextlib.redirect_stdout(sys.stderr), contextlib.redirect_stderr(overheard):
+        answer = work()
+    sys.stdout.write(dump({**answer.data, **failure(overheard.errors, answer.exit_code)}))
+    return answer.exit_code
+
+
+def failure(errors: Sequence[str], exit_code: int) -> dict[str, Any]:
+    """The part of every JSON object that says how the command ended."""
+    return {"exit_code": exit_code} | ({"error": "\n".join(errors)} if errors else {})
+
+
+class _Overheard:
+    """Standard error, passed on; its lines about errors are kept."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.errors: list[str] = []
+
+    def write(self, text: str) -> int:
+        if text.startswith("error: "):
+            self.errors.append(text.removeprefix("error: ").rstrip())
+        return int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def dump(value: Any) -> str:
@@ -81,6 +129,9 @@ def report_of(folder: RunFolder) -> dict[str, Any]:
     if not folder.path(REPORT).is_file():
         raise ConfigError(f"{folder.root}: has no report yet; `orpo run` goes on to it")
     report: dict[str, Any] = folder.read_json(REPORT)
+    missing = [name for name in SAID if not isinstance(report, dict) or name not in report]
+    if missing:
+        raise RunConflict(f"{folder.path(REPORT)}: is no report of a run: {missing[0]!r} is missing")
     return report
 
 

@@ -1,6 +1,8 @@
 """The configs that come with the project, in a clone or in an installed package."""
 
+import json
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import ray_jobs
@@ -12,6 +14,8 @@ NAMED = {
     "own-data": ("metrics/instruction-following.yaml",),
 }
 """Config -> files that it names."""
+NEXT = {"seed-comparison": "orpo compare {} --check", "serve": "serve deploy {}"}
+"""Config -> the command that takes it, where that is not `orpo run`."""
 
 
 def configs_folder() -> Path:
@@ -42,8 +46,23 @@ def copy_config(name: str, folder: Path) -> Path:
             raise ConfigError(f"{folder / file}: is there already")
     try:
         for file in files:
-            write_whole(folder / file, (configs_folder() / file).read_bytes())
+            text = (configs_folder() / file).read_text(encoding="utf-8")
+            write_whole(folder / file, _moved(text, files, folder).encode())
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror or error}") from error
     first: str = files[0]
     return folder / first
+
+
+def _moved(text: str, files: Sequence[str], folder: Path) -> str:
+    """A config's text whose paths, relative to the working folder, name the copies in `folder`."""
+    if folder == Path("configs"):
+        return text
+    for file in files:
+        text = text.replace(f"[configs/{file}]", f"[{json.dumps((folder / file).as_posix())}]")
+    return text
+
+
+def next_step(name: str, path: Path) -> str:
+    """The command that looks at a copied config, or takes it."""
+    return NEXT.get(name, "orpo run {} --check").format(path)

@@ -3,6 +3,7 @@
 import glob
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 from ray_jobs.data.formats import READERS, RawRow
 from ray_jobs.data.settings import FILE_SUFFIXES
 from ray_jobs.errors import DataError
+from serving.storage.remote import folder_path, is_uri
 
 MIN_INFLATED_BYTES = 64_000_000
 MAX_INFLATION = 200
@@ -35,10 +37,11 @@ def find_files(source: str) -> tuple[Any, list[str]]:
 
     try:
         filesystem, path = url_to_fs(source)
-        if any(char in path for char in "*?["):
-            paths = [path for path in filesystem.glob(path) if _is_data(path)]
+        is_pattern = any(char in path for char in "*?[")
+        if is_pattern and not _is_here(source):
+            paths = [found for found in filesystem.glob(path) if _is_data(found, _fixed(path))]
         elif filesystem.isdir(path):
-            paths = [path for path in filesystem.find(path) if _is_data(path)]
+            paths = [found for found in filesystem.find(path) if _is_data(found, path)]
         elif filesystem.exists(path):
             paths = [path]
         else:
@@ -55,9 +58,20 @@ def find_files(source: str) -> tuple[Any, list[str]]:
     return filesystem, sorted(paths)
 
 
-def _is_data(path: str) -> bool:
-    """Whether a file in a folder is one of its data files; hidden ones are the system's."""
-    return bool(suffix_of(path)) and not path.rpartition("/")[2].startswith(".")
+def _is_here(source: str) -> bool:
+    """Whether a name with the signs of a pattern is simply that of a file or folder on this machine."""
+    return not is_uri(source) and folder_path(source).exists()
+
+
+def _is_data(path: str, folder: str) -> bool:
+    """Whether a file below a folder is one of its data files; hidden ones are the system's."""
+    parts = path.removeprefix(f"{folder}/").split("/")
+    return bool(suffix_of(path)) and not any(part.startswith(".") for part in parts)
+
+
+def _fixed(pattern: str) -> str:
+    """The folder that a pattern names before its first sign."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
 def suffix_of(path: str) -> str:
@@ -109,8 +123,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def files_of(source: str) -> list[Path]:
-    """The local files that a source names: one, those of a folder, or those of a pattern."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
-    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+    """The local data files that a source names: one, those of a folder, or those of a pattern."""
+    path = folder_path(source)
+    if path.is_file():
+        return [path]
+    is_folder, named = path.is_dir(), path.as_posix()
+    folder = named if is_folder else _fixed(named)
+    found = path.rglob("*") if is_folder else map(Path, glob.glob(named, recursive=True))
+    return sorted(file for file in found if file.is_file() and _is_data(file.as_posix(), folder))

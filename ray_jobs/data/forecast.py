@@ -91,6 +91,9 @@ def _source_lines(part: dict[str, Any]) -> list[str]:
         f"{part['rows_quarantined']} quarantined, {part['rows_excluded']} excluded by source, "
         f"{part['rows_sampled_out']} left out by the sample.",
     ]
+    if part["repeated_ids"]:
+        repeated = f"{part['repeated_ids']} rows have an `id` that an earlier one has"
+        lines += ["", f"{repeated}: they go by a hash of their content."]
     if part["quarantined"]:
         lines += ["", "| reason | rows |", "| --- | ---: |"]
         lines += [f"| {reason} | {count} |" for reason, count in part["quarantined"].items()]

@@ -87,14 +87,28 @@ def parquet_table(stream: BinaryIO, name: str) -> Iterator[RawRow]:
         file = pq.ParquetFile(stream)
         _refuse_twice(file.schema_arrow.names, name)
         for batch in file.iter_batches(batch_size=256):
-            for row in batch.to_pylist():
+            names = batch.schema.names
+            columns = [
+                _cells(column, f"{name} after row {number}: column {of!r}")
+                for of, column in zip(names, batch.columns, strict=True)
+            ]
+            for cells in zip(*columns, strict=True):
                 number += 1
-                yield RawRow(f"{name} row {number}", row)
+                yield RawRow(f"{name} row {number}", dict(zip(names, cells, strict=True)))
     except UnicodeDecodeError as error:
         raise DataError(f"{name} after row {number}: not UTF-8 text") from error
     except (pa.ArrowException, OSError) as error:
         first = (str(error).splitlines() or ["damaged"])[0]
         raise DataError(f"{name} after row {number}: not readable Parquet: {first}") from error
+
+
+def _cells(column: Any, place: str) -> list[Any]:
+    """A column's values. Raises DataError for one that Python has no value for, such as a date after 9999."""
+    try:
+        cells: list[Any] = column.to_pylist()
+    except OverflowError as error:
+        raise DataError(f"{place}: {error}; leave the column out") from error
+    return cells
 
 
 READERS: dict[str, Callable[[BinaryIO, str], Iterator[RawRow]]] = {

@@ -15,6 +15,7 @@ from ray_jobs.data.formats import RawRow
 from ray_jobs.data.parse import (
     HINTS,
     BadRow,
+    brings_prompt,
     content_id,
     parse_pair,
     parse_prompt,
@@ -25,7 +26,12 @@ from ray_jobs.data.settings import Columns, Source
 from ray_jobs.errors import DataError
 from ray_jobs.records import Pair, Prompt, Quarantined
 
+MAX_SOURCES_SHOWN = 20
+
 log = logging.getLogger(__name__)
+
+MAX_WITHOUT_PROMPT = 0.1
+"""Share of rows whose answers begin with nothing in common, where no column holds the prompt."""
 
 Row = TypeVar("Row", Pair, Prompt)
 
@@ -35,7 +41,8 @@ class Loaded(Generic[Row]):
     """The usable rows in the order of the data set, and what became of the others.
 
     `row_numbers` has, for each row used, its number in the data set, from 1. `excluded` counts rows by
-    source. `fingerprint` is a sha256 over the ids and sources of the rows used, in order.
+    source, `num_repeated_ids` those whose own id another row has too. `fingerprint` is a sha256 over the ids
+    and sources of the rows used, in order.
     """
 
     rows: tuple[Row, ...]
@@ -44,6 +51,7 @@ class Loaded(Generic[Row]):
     num_rows_in: int
     excluded: Mapping[str, int]
     num_sampled_out: int
+    num_repeated_ids: int
     fingerprint: str
 
     @property
@@ -54,7 +62,13 @@ class Loaded(Generic[Row]):
 def load_pairs(source: Source, seed: int) -> Loaded[Pair]:
     """Raises DataError when the data set cannot be read or holds no usable pair."""
     required = (source.columns.chosen or "chosen", source.columns.rejected or "rejected")
-    return _load(source, seed, parse_pair, lambda row: next((n for n in required if n not in row), None))
+
+    def missing(row: Mapping[str, Any]) -> str | None:
+        prompt = prompt_column(row, source.columns)
+        names = required if brings_prompt(row, source.columns) else (*required, prompt)
+        return next((name for name in names if name not in row), None)
+
+    return _load(source, seed, parse_pair, missing)
 
 
 def load_prompts(source: Source, seed: int) -> Loaded[Prompt]:
@@ -115,8 +129,11 @@ class _Intake(Generic[Row]):
     num_rows_in: int = 0
     num_sampled_out: int = 0
     seen: set[str] = field(default_factory=set)
-    own_ids: dict[str, str] = field(default_factory=dict)
+    own_ids: set[str] = field(default_factory=set)
+    sources: set[str] = field(default_factory=set)
+    num_repeated_ids: int = 0
     num_complete: int = 0
+    num_implicit: int = 0
     first_problem: str = ""
     first_missing: str = ""
     first_columns: str = ""
@@ -129,6 +146,8 @@ class _Intake(Generic[Row]):
     def take(self, number: int, raw: RawRow) -> None:
         self.num_rows_in += 1
         source = source_of(raw.value, self.source.columns) if isinstance(raw.value, Mapping) else ""
+        if source and len(self.sources) < MAX_SOURCES_SHOWN:
+            self.sources.add(source)
         if source and source in self.source.exclude_sources:
             self.excluded[source] += 1
             return
@@ -153,24 +172,26 @@ class _Intake(Generic[Row]):
             self.num_complete += 1
         elif not self.first_missing:
             have = ", ".join(_shown(name) for name in raw.value) or "no column"
-            self.first_missing = f"{raw.place}: column {missing!r} is missing; the row has {have}"
+            hint = f"; name it with columns.{missing}" if missing in Columns.model_fields else ""
+            self.first_missing = f"{raw.place}: column {missing!r} is missing; the row has {have}{hint}"
         row = self.parse(raw.value, self.source.columns)
-        own = self._own_id(raw)
+        self.num_implicit += prompt_column(raw.value, self.source.columns) not in raw.value
         if row.id in self.seen:
             raise BadRow("duplicate")
         self.seen.add(row.id)
+        own = self._own_id(raw.value)
         return replace(row, id=own) if own else row
 
-    def _own_id(self, raw: RawRow) -> str | None:
-        """The id that the data set gives the row, if any. Raises DataError when another row has it too."""
-        own = raw.value.get("id")
+    def _own_id(self, row: Mapping[str, Any]) -> str | None:
+        """The id that the data set gives the row, unless it has none or gave it to an earlier row too."""
+        own = row.get("id")
         if not isinstance(own, int | str) or isinstance(own, bool) or own == "":
             return None
-        own = str(own)
-        if own in self.own_ids:
-            raise DataError(f"{raw.place}: id {own!r} stands at {self.own_ids[own]} too")
-        self.own_ids[own] = raw.place
-        return own
+        if str(own) in self.own_ids:
+            self.num_repeated_ids += 1
+            return None
+        self.own_ids.add(str(own))
+        return str(own)
 
     def _keep(self, number: int, row: Row) -> None:
         """A uniform sample that depends on the seed and the rows alone, not on their order."""
@@ -197,6 +218,7 @@ class _Intake(Generic[Row]):
             num_rows_in=self.num_rows_in,
             excluded=dict(self.excluded),
             num_sampled_out=self.num_sampled_out,
+            num_repeated_ids=self.num_repeated_ids,
             fingerprint=fingerprint(rows),
         )
 
@@ -212,6 +234,8 @@ class _Intake(Generic[Row]):
                 f"{self.first_columns}"
             )
         if self.kept:
+            self._refuse_accidental_prompts()
+            self._refuse_unknown_sources()
             return
         reasons = ", ".join(
             f"{count} {reason}" for reason, count in Counter(row.reason for row in self.quarantined).items()
@@ -223,6 +247,27 @@ class _Intake(Generic[Row]):
         raise DataError(
             f"{self.source.source}: none of its {self.num_rows_in} rows can be used ({counts}){first}{hint}"
         )
+
+    def _refuse_unknown_sources(self) -> None:
+        """A name that excludes nothing is a mistake that would let in what it was to keep out."""
+        unknown = [name for name in self.source.exclude_sources if name not in self.excluded]
+        if not unknown:
+            return
+        column = self.source.columns.source or "source"
+        found = f"there are {', '.join(sorted(self.sources))}"
+        have = found if self.sources else f"no row names one in a column {column!r}"
+        raise DataError(
+            f"{self.source.source}: exclude_sources: no row has the source {unknown[0]!r}; {have}"
+        )
+
+    def _refuse_accidental_prompts(self) -> None:
+        """What many pairs of answers do not begin with is no prompt where others do: it was left out."""
+        without = sum(row.reason == "empty_prompt" for row in self.quarantined)
+        if self.num_implicit and without > MAX_WITHOUT_PROMPT * self.num_rows_in:
+            raise DataError(
+                f"{self.source.source}: has no column for the prompt, and in {without} of {self.num_rows_in} "
+                f"rows the answers begin with nothing in common; its first row has {self.first_columns}"
+            )
 
     def _commonest(self) -> str:
         counted = Counter(row.reason for row in self.quarantined).most_common(1)

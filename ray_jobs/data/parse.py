@@ -6,6 +6,7 @@ https://huggingface.co/docs/trl/dataset_formats.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ _ROLES = {
 }
 _CONVERSATIONS = ("conversations", "messages")
 _PROMPTS = ("prompt", "instruction", "question")
+_OTHER_PROMPTS = ("query", "input", "context", "user", "text", "problem")
+"""Names that a column with the prompt may have, though it is not looked for there."""
 _TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 _WRITTEN_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")
 """Messages that became text on their way, as tables without nested values have them."""
@@ -63,6 +66,8 @@ def parse_pair(row: Mapping[str, Any], columns: Columns) -> Pair:
     if isinstance(chosen, str) and isinstance(rejected, str):
         for text, name in ((chosen, chosen_name), (rejected, rejected_name)):
             check_no_written_messages(text, name)
+        if prompt is None and not brings_prompt(row, columns):
+            raise BadRow("empty_prompt", columns.prompt or "prompt")
         turns, chosen, rejected = _text_pair(prompt, chosen, rejected, columns)
     else:
         turns, chosen = _answered(chosen, prompt, "chosen", chosen_name)
@@ -104,7 +109,8 @@ def prompt_column(row: Mapping[str, Any], columns: Columns) -> str:
 def _asked(row: Mapping[str, Any], columns: Columns) -> Any:
     """The value of the prompt's column, with the text that belongs to it."""
     name = prompt_column(row, columns)
-    value, more = row.get(name), row.get(columns.input or ("input" if name == "instruction" else ""))
+    extra = columns.input or ("input" if name == "instruction" else None)
+    value, more = row.get(name), row.get(extra) if extra is not None else None
     if isinstance(value, str):
         check_no_written_messages(value, name)
         if isinstance(more, str) and more.strip():
@@ -125,26 +131,60 @@ def with_system_column(
 def _text_pair(
     prompt: Any, chosen: str, rejected: str, columns: Columns
 ) -> tuple[tuple[Message, ...], str, str]:
-    """Answers as plain text; without a prompt column the prompt is what both begin with."""
+    """Answers as plain text; without a prompt column it is a transcript's, or what both begin with."""
     if prompt is not None:
         return _prompt_turns(prompt, columns.prompt or "prompt"), chosen, rejected
-    pairs = enumerate(zip(chosen, rejected, strict=False))
-    shared = chosen[
-        : next((at for at, (one, other) in pairs if one != other), min(len(chosen), len(rejected)))
-    ]
-    # back to the end of a word: answers that share their first letters do not share them with the prompt
-    shared = shared[: max((at + 1 for at, char in enumerate(shared) if char.isspace()), default=0)]
-    return _transcript(shared), chosen[len(shared) :], rejected[len(shared) :]
+    chosen_name, rejected_name = columns.chosen or "chosen", columns.rejected or "rejected"
+    if not is_transcript(chosen) and not is_transcript(rejected):
+        shared = _shared_words(chosen, rejected)
+        return (Message("user", shared.strip()),), chosen[len(shared) :], rejected[len(shared) :]
+    turns, answer = _transcript(chosen, chosen_name)
+    other, rejected_answer = _transcript(rejected, rejected_name)
+    if turns != other:
+        raise BadRow("prompts_differ", rejected_name)
+    return turns, answer, rejected_answer
 
 
-def _transcript(shared: str) -> tuple[Message, ...]:
-    """The turns of a prompt written as `Human: …` and `Assistant:`; any other prompt is one user turn."""
-    before, *parts = _TRANSCRIPT.split(shared)
-    spoken = list(zip(parts[::2], parts[1::2], strict=True))
-    if before.strip() or not spoken or spoken[-1][0] != "Assistant" or spoken[-1][1].strip():
-        return (Message("user", shared.strip()),)
+def _shared_words(one: str, other: str) -> str:
+    """What both texts begin with, up to the end of a word: letters in common are no part of a prompt."""
+    length = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+    return one[: max((at + 1 for at, char in enumerate(one[:length]) if char.isspace()), default=0)]
+
+
+def brings_prompt(row: Mapping[str, Any], columns: Columns) -> bool:
+    """Whether the answers can bring their prompt along: messages, also in the form of text, or transcripts;
+    plain texts where no other column may be the prompt."""
+    names = columns.chosen or "chosen", columns.rejected or "rejected"
+    for answer in map(row.get, names):
+        if not isinstance(answer, str) or is_transcript(answer) or _WRITTEN_MESSAGES.match(answer):
+            return True
+    others = row.keys() - {*names, "id", columns.source or "source", columns.system or "system"}
+    return columns.prompt is None and not any(_may_be_prompt(name, row[name]) for name in others)
+
+
+def _may_be_prompt(name: str, value: Any) -> bool:
+    """Text of more than one word, or a list: what else is said of a pair is a word or a number."""
+    if isinstance(value, str):
+        return name in _OTHER_PROMPTS or len(value.split()) > 1
+    return isinstance(value, Sequence)
+
+
+def is_transcript(text: str) -> bool:
+    """Whether a text is a whole talk, written as `Human: …` and `Assistant: …` turn by turn."""
+    return text.lstrip().startswith("Human:")
+
+
+def _transcript(text: str, column: str) -> tuple[tuple[Message, ...], str]:
+    """The turns before the last answer of a talk that is written as one text, and that answer."""
+    if not is_transcript(text):
+        raise BadRow("prompts_differ", column)
+    _, *parts = _TRANSCRIPT.split(f"\n\n{text.lstrip()}")
     roles = {"Human": "user", "Assistant": "assistant"}
-    return tuple(Message(roles[who], text.strip()) for who, text in spoken[:-1])
+    spoken = zip(parts[::2], parts[1::2], strict=True)
+    *turns, last = (Message(roles[who], said.strip()) for who, said in spoken)
+    if last.role != "assistant":
+        raise BadRow("no_answer", column)
+    return tuple(turns), last.content
 
 
 def _answered(value: Any, prompt: Any, side: str, column: str) -> tuple[tuple[Message, ...], str]:
@@ -162,7 +202,16 @@ def _answered(value: Any, prompt: Any, side: str, column: str) -> tuple[tuple[Me
     before = turns[:-1]
     if all(turn.role == "system" for turn in before) and prompt is not None:
         before = (*before, *_prompt_turns(prompt, "prompt"))
+    elif before and before[0].role != "system":
+        before = (*_system_turn(prompt), *before)
     return before, turns[-1].content
+
+
+def _system_turn(prompt: Any) -> tuple[Message, ...]:
+    """The system turn of a prompt whose other turns stand inside the answers too."""
+    first = prompt[0] if isinstance(prompt, Sequence) and prompt else None
+    is_system = isinstance(first, Mapping) and "system" in (first.get("role"), first.get("from"))
+    return (_message(first, "prompt"),) if is_system else ()
 
 
 def _last_answer(turns: tuple[Message, ...], column: str) -> tuple[tuple[Message, ...], str]:
@@ -254,7 +303,12 @@ def check_no_written_messages(text: str, column: str) -> None:
 def check_no_tools(row: Mapping[str, Any]) -> None:
     """A prompt that offers tools is another prompt without them."""
     tools = row.get("tools")
-    if isinstance(tools, list) and tools:
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError):
+            return
+    if isinstance(tools, list | dict) and tools:
         raise BadRow("has_tools", "tools")
 
 

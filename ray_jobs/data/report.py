@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from ray_jobs.data.load import Loaded
 from ray_jobs.data.settings import Source
 from ray_jobs.errors import DataError
 from ray_jobs.records import Message, Pair, Prompt
+from serving.storage.remote import local_path
 
 MAX_ROWS_SHOWN = 20
 MAX_BYTES_COUNTED = 64_000_000
@@ -27,6 +27,7 @@ def describe(source: Source, loaded: Loaded[Any]) -> dict[str, Any]:
         "rows_quarantined": len(loaded.quarantined),
         "rows_excluded": sum(loaded.excluded.values()),
         "rows_sampled_out": loaded.num_sampled_out,
+        "repeated_ids": loaded.num_repeated_ids,
         "quarantined": loaded.reasons,
         "excluded": dict(loaded.excluded),
         "first_quarantined": [
@@ -95,7 +96,7 @@ def _what(source: Source) -> str:
 
 
 def _local(name: str) -> str:
-    path = Path(name).expanduser()
+    path = local_path(name)
     if any(char in name for char in "*?[") or path.is_dir():
         return "local files"
     if not path.is_file():

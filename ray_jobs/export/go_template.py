@@ -52,7 +52,7 @@ class TurnTexts:
 def derive(render: Render, bos: str, chats: Sequence[Chat]) -> TurnTexts | None:
     """The texts around turns, or None where no such texts render the chats as the template does.
 
-    `bos` is left out at the beginning: llama.cpp puts it there itself.
+    `bos` is what llama.cpp puts at the beginning itself, and is left out there; nothing where it does not.
     """
     try:
         texts = _around(lambda chat, answer: render(chat, answer).removeprefix(bos))

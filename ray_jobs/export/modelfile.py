@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.export.go_template import Chat, derive
+from ray_jobs.export.gguf_file import GgufFile
+from ray_jobs.export.go_template import Chat, TurnTexts, derive
 from ray_jobs.export.parity import CHATS
 from ray_jobs.runs import write_whole
 
 MODELFILE = "Modelfile"
+BEGIN_WITH_BOS = ("llama-bpe", "llama-v3", "llama3", "tekken")
+"""Byte-level vocabularies before whose texts llama.cpp puts the beginning token, if the file says nothing.
+Source: https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp."""
 CHECKED: tuple[Chat, ...] = (
     *CHATS,
     ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}),
@@ -27,7 +31,7 @@ def write_modelfile(hf_dir: Path, out_dir: Path, context_tokens: int) -> Path:
     """
     lines = ["# ollama create NAME -f Modelfile", "FROM ./model.gguf"]
     tokenizer = _tokenizer(hf_dir)
-    texts = derive(lambda chat, answer: _render(tokenizer, chat, answer), tokenizer.bos_token or "", CHECKED)
+    texts = chat_texts(tokenizer, out_dir / "model.gguf")
     if texts is None:
         lines.append("# the chat template is the one in model.gguf")
     else:
@@ -39,6 +43,20 @@ def write_modelfile(hf_dir: Path, out_dir: Path, context_tokens: int) -> Path:
     path = out_dir / MODELFILE
     write_whole(path, ("\n".join(lines) + "\n").encode())
     return path
+
+
+def chat_texts(tokenizer: Any, gguf: Path) -> TurnTexts | None:
+    """The base's chat template without what llama.cpp puts before it, or None where it cannot be said so."""
+    bos = (tokenizer.bos_token or "") if adds_bos(GgufFile(gguf)) else ""
+    return derive(lambda chat, answer: _render(tokenizer, chat, answer), bos, CHECKED)
+
+
+def adds_bos(gguf: GgufFile) -> bool:
+    """Whether llama.cpp puts the beginning token before a text: as the file says, else by its vocabulary."""
+    said = gguf.get("tokenizer.ggml.add_bos_token")
+    if said is not None:
+        return bool(said)
+    return gguf.get("tokenizer.ggml.model") == "llama" or gguf.get("tokenizer.ggml.pre") in BEGIN_WITH_BOS
 
 
 def _tokenizer(hf_dir: Path) -> Any:

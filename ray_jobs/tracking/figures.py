@@ -1,5 +1,6 @@
 """What trackers are told: settings, figures of the verdict, files."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,20 +13,33 @@ REPORT_FILES = (
     "report/report.md",
     "report/report.html",
     "data/report.md",
-    "config.yaml",
 )
+CONFIG_FILE = "config.yaml"
+_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]*@")
 FIGURES = ("mean_difference", "p_value", "wins", "ties", "losses", "num_prompts", "num_scored_both")
 REACHED = ("heldout_accuracy", "heldout_nll", "heldout_margin")
 
 
 def flat_params(config: Config) -> dict[str, str]:
-    """Every setting by its dotted name; nested values that are no section as text."""
+    """Every setting by its dotted name, without passwords; nested values that are no section as text."""
     from ray_jobs.stages.base import flatten
 
     values = config.model_dump(mode="json")
     return {
-        name: text.strip("'") for key, value in values.items() for name, text in flatten(key, value).items()
+        name: without_passwords(text.strip("'"))
+        for key, value in values.items()
+        for name, text in flatten(key, value).items()
     }
+
+
+def without_passwords(text: str) -> str:
+    """The text without the passwords that addresses in it may hold: trackers have other readers."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+def config_text(folder: RunFolder) -> str:
+    """The run's config as it was written down, for others to read."""
+    return without_passwords(folder.path(CONFIG_FILE).read_text(encoding="utf-8"))
 
 
 def verdict_figures(report: Mapping[str, Any]) -> dict[str, float]:

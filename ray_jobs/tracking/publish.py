@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from ray_jobs.config import Config
 from ray_jobs.runs import RunFolder
+from ray_jobs.tracking.figures import without_passwords
 
 log = logging.getLogger(__name__)
 
@@ -26,5 +27,6 @@ def _tell(tracker: str, tell: Callable[[], None]) -> None:
     try:
         tell()
     except Exception as error:  # whatever a tracker raises, the run itself stands
-        log.warning("tracking %s: %s", tracker, " ".join(str(error).split())[:300])
+        said = f"{tracker}: {' '.join(str(error).split())[:300]}"
+        log.warning("tracking %s", without_passwords(said))
         log.debug("tracking failed", exc_info=error)

@@ -7,11 +7,14 @@ from typing import Any
 from ray_jobs.config import Config
 from ray_jobs.runs import RunFolder
 from ray_jobs.tracking.figures import (
+    CONFIG_FILE,
     best_figures,
+    config_text,
     flat_params,
     promoted_model,
     report_files,
     verdict_figures,
+    without_passwords,
 )
 from ray_jobs.tracking.told import Told
 
@@ -22,7 +25,9 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT
 def to_mlflow(config: Config, folder: RunFolder, uri: str) -> None:
     """Brings the store at `uri` up to date. Raises ImportError without MLflow, and whatever MLflow raises."""
     client = _client(uri)
-    told = Told(folder, "mlflow", uri)
+    told = Told(folder, "mlflow", without_passwords(uri), flat_params(config))
+    if (old := told.superseded()) is not None:
+        client.set_tag(old, "superseded", "true")
     if told.run_id is None:
         told.begin(_parent_run(client, config))
     parent = str(told.run_id)
@@ -79,6 +84,7 @@ def _verdict(client: Any, folder: RunFolder, parent: str) -> None:
     _log(client, parent, metrics=verdict_figures(report))
     for name in report_files(folder):
         client.log_artifact(parent, str(folder.path(name)), name.rpartition("/")[0] or None)
+    client.log_text(parent, config_text(folder), CONFIG_FILE)
 
 
 def _promoted(client: Any, config: Config, folder: RunFolder, parent: str) -> None:

@@ -8,7 +8,9 @@ from ray_jobs.config import Config
 from ray_jobs.runs import RunFolder
 from ray_jobs.search.trials import Trial
 from ray_jobs.tracking.figures import (
+    CONFIG_FILE,
     best_figures,
+    config_text,
     flat_params,
     promoted_model,
     report_files,
@@ -17,18 +19,16 @@ from ray_jobs.tracking.figures import (
 from ray_jobs.tracking.settings import WandbSettings
 from ray_jobs.tracking.told import Told
 
-STAGES = ("tune", "verdict", "promote")
-
 
 def to_wandb(config: Config, folder: RunFolder, settings: WandbSettings) -> None:
     """Brings the project up to date. Raises ImportError without W&B, RuntimeError without a key, and what W&B
     raises.
     """
-    told = Told(folder, "wandb", f"{settings.entity or ''}/{settings.project}")
-    if not any(told.is_new(stage) for stage in STAGES) and not told.ended_otherwise:
+    told = Told(folder, "wandb", f"{settings.entity or ''}/{settings.project}", flat_params(config))
+    if not told.has_news and not told.ended_otherwise:
         return
     wandb = _module(settings)
-    if told.run_id is None:
+    if told.superseded() is not None or told.run_id is None:
         told.begin(secrets.token_hex(4))
     opener = _Opener(wandb, config, folder, settings, str(told.run_id))
     told.once("tune", lambda: _trials(opener, config, folder))
@@ -122,6 +122,8 @@ def _verdict(wandb: Any, run: Any, config: Config, folder: RunFolder) -> None:
     artifact = wandb.Artifact(f"{config.name}-report", type="report")
     for name in report_files(folder):
         artifact.add_file(str(folder.path(name)), name)
+    with artifact.new_file(CONFIG_FILE, encoding="utf-8") as file:
+        file.write(config_text(folder))
     run.log_artifact(artifact)
 
 

@@ -7,16 +7,22 @@ what is new: trials after the search, figures and report after the verdict, the 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray_jobs.runs import RunFolder, StageState
+from ray_jobs.runs import RunFolder, StageState, json_sha256
 
 NOTES = "tracking.json"
+STAGES = ("tune", "verdict", "promote")
+"""Stages whose results trackers are told."""
 
 
 class Told:
-    """One tracker's section. `place` says which store: another one was told nothing yet."""
+    """One tracker's section. `place` says which store: another one was told nothing yet.
 
-    def __init__(self, folder: RunFolder, tracker: str, place: str) -> None:
-        self._folder, self._tracker = folder, tracker
+    `settings` are the run's now: what comes of others does not belong under those that a tracker has.
+    """
+
+    def __init__(self, folder: RunFolder, tracker: str, place: str, settings: Mapping[str, str]) -> None:
+        self._folder, self._tracker, self._place = folder, tracker, place
+        self._settings = json_sha256(settings)
         self.states: Mapping[str, StageState] = folder.states()
         known = self._all().get(tracker)
         ours = known if isinstance(known, dict) and known.get("place") == place else {}
@@ -34,7 +40,19 @@ class Told:
         return any(state.status == "failed" for state in self.states.values())
 
     def begin(self, run_id: str) -> None:
-        self._keep(run_id=run_id)
+        self._keep(run_id=run_id, settings=self._settings)
+
+    def superseded(self) -> str | None:
+        """The tracker's run, if it has other settings and there is something new: another must begin."""
+        old, known = self.run_id, self._notes.get("settings")
+        if old is None or known in (None, self._settings) or not self.has_news:
+            return None
+        self._notes = {"place": self._place}
+        return old
+
+    @property
+    def has_news(self) -> bool:
+        return any(self.is_new(stage) for stage in STAGES)
 
     def is_new(self, stage: str) -> bool:
         """Whether a stage is done, and this tracker does not know its result."""

@@ -3,14 +3,16 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ray_jobs import compare
 from ray_jobs.config import Config
 from ray_jobs.errors import ConfigError
-from ray_jobs.runs import open_run
+from ray_jobs.runs import RunFolder, open_run
 from ray_jobs.stages.compare import comparison, link_or_copy, read_data, stages
+from serving.storage.remote import StorageError
 
 ROWS = [
     {"instruction": f"Question {number}?", "output": f"Answer {number}", "id": f"r{number}"}
@@ -111,6 +113,45 @@ def test_bad_input_is_a_line_that_names_it_and_exit_code_2(
     assert error.startswith("error: ")
     assert says in error
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_comparison_is_json_for_programs(
+    files: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    a, b, prompts = files.values()
+    given = [a, b, "--prompts", prompts, "--json", "--set", f"storage={tmp_path}/runs"]
+    monkeypatch.setattr(compare, "plan_lines", lambda *_: ["judge     20 answers"])
+    assert compare.main([*given, "--check"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"run": "compare-a-b", "plan": {"judge": ["20 answers"]}, "exit_code": 0}
+    report = {
+        "decision": "promote",
+        "reason": "x",
+        "mean_difference": None,
+        "ci95": None,
+        "judge_trust": None,
+    }
+
+    def run_owned(config: Config, *_: Any) -> RunFolder:
+        folder = open_run(config.storage, config.name)
+        folder.write_json("report/report.json", report)
+        return folder
+
+    monkeypatch.setattr(compare, "run_owned", run_owned)
+    assert compare.main(given) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["decision"], found["exit_code"]) == ("promote", 0)
+
+    def fail(*_: Any) -> None:
+        raise StorageError("s3://b: no answer")
+
+    monkeypatch.setattr(compare, "run_owned", fail)
+    assert compare.main(given) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"exit_code": 1, "error": "s3://b: no answer; the same command goes on from here"}
 
 
 def test_a_model_is_put_whole_and_its_hash_is_an_input(files: dict[str, str], tmp_path: Path) -> None:

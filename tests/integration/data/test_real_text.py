@@ -38,6 +38,33 @@ def test_every_real_row_is_used_or_accounted_for() -> None:
     assert all(prompt.reference for prompt in prompts.rows)
 
 
+def as_transcript(turns: list[dict[str, str]]) -> str:
+    names = {"user": "Human", "assistant": "Assistant"}
+    return "".join(f"\n\n{names[turn['role']]}: {turn['content']}" for turn in turns)
+
+
+def test_real_pairs_are_the_same_as_transcripts(tmp_path: Path) -> None:
+    """As Anthropic/hh-rlhf has them; many answers to one prompt begin alike."""
+    rows = [json.loads(line) for line in (REAL / "preferences.jsonl").read_text().splitlines()]
+    path = tmp_path / "transcripts.jsonl"
+    texts = ({side: as_transcript(row[side]) for side in ("chosen", "rejected")} for row in rows)
+    path.write_text("".join(json.dumps(row) + "\n" for row in texts))
+    pairs = load_pairs(Source(source=str(REAL / "preferences.jsonl")), 0)
+    read = load_pairs(Source(source=str(path)), 0)
+    assert [(pair.prompt[-1].content, pair.chosen.strip()) for pair in read.rows] == [
+        (pair.prompt[-1].content.strip(), pair.chosen.strip()) for pair in pairs.rows
+    ]
+
+
+def test_real_answers_alone_are_not_taken_for_prompts(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (REAL / "preferences.jsonl").read_text().splitlines()]
+    path = tmp_path / "answers.jsonl"
+    sides = ({side: row[side][-1]["content"] for side in ("chosen", "rejected")} for row in rows)
+    path.write_text("".join(json.dumps({"query": "?", **row}) + "\n" for row in sides))
+    with pytest.raises(DataError, match="the row has query, chosen, rejected; name it with columns"):
+        load_pairs(Source(source=str(path)), 0)
+
+
 def test_real_sets_on_the_same_instructions_are_refused() -> None:
     with pytest.raises(
         DataError, match=r"of \d+ prompts stand in .*preferences.jsonl too \(first: row \d+\)"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ray_jobs.export.base import BaseModel
 from ray_jobs.export.errors import ModelMismatch
@@ -14,12 +14,14 @@ from ray_jobs.export.export import export_model
 from ray_jobs.export.families import full_config
 from ray_jobs.export.gguf_file import GgufFile
 from ray_jobs.export.gguf_tensors import TensorLayout, layout_of
+from ray_jobs.export.go_template import Chat
 from ray_jobs.export.manifest import Manifest
 from ray_jobs.export.merge import load_merged, merged_state
-from ray_jobs.export.modelfile import write_modelfile
+from ray_jobs.export.modelfile import CHECKED, chat_texts, write_modelfile
 from ray_jobs.export.settings import ExportSettings
 from ray_jobs.export.untouched import check_untouched
 from ray_jobs.runs import file_sha256
+from serving.engine.tokenizer import Tokenizer
 
 SETTINGS = ExportSettings(parity_prompts=2, parity_tokens=16)
 
@@ -80,8 +82,21 @@ def test_rows_in_the_wrong_order_are_caught_by_the_template(
 def test_the_modelfile_says_the_bundled_template_in_ollamas_language(
     bundled: BaseModel, tmp_path: Path
 ) -> None:
+    (tmp_path / "model.gguf").symlink_to(bundled.gguf)
     text = write_modelfile(bundled.hf_dir, tmp_path, 1024).read_text()
     assert text.startswith('# ollama create NAME -f Modelfile\nFROM ./model.gguf\nTEMPLATE """{{- if ne')
+    assert "<|im_start|>system\nYou are" in text
     assert "named SmolLM" in text
     assert "<|im_start|>user\n{{ .Content }}<|im_end|>\n" in text
     assert text.endswith('PARAMETER stop "<|im_end|>"\nPARAMETER num_ctx 1024\n')
+
+
+@pytest.mark.parametrize("chat", CHECKED, ids=range(len(CHECKED)))
+def test_ollama_reads_the_tokens_of_the_models_own_template(bundled: BaseModel, chat: Chat) -> None:
+    """It has llama.cpp put the beginning token before the text where the file asks for it, as here."""
+    tokenizer = AutoTokenizer.from_pretrained(bundled.hf_dir)
+    texts = chat_texts(tokenizer, bundled.gguf)
+    assert texts is not None
+    own = tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, return_dict=False)
+    with Tokenizer.open(bundled.gguf) as vocabulary:
+        assert vocabulary.tokenize(texts.render(chat), special=True, add_bos=True) == own

@@ -90,6 +90,46 @@ def test_a_second_time_tells_only_what_is_new(config: Config, folder: RunFolder,
     assert len(client.search_model_versions("name='helper'")) == 1
 
 
+def test_results_of_other_settings_are_another_run(config: Config, folder: RunFolder, uri: str) -> None:
+    publish(config, folder)
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    first = runs(uri)[0].info.run_id
+    changed = config.model_copy(update={"judge": config.judge.model_copy(update={"model": "other.gguf"})})
+    publish(changed, folder)
+    experiment = client.get_experiment_by_name("orpo-on-ray").experiment_id
+    assert len(client.search_runs([experiment])) == 4, "nothing was found under the new settings yet"
+    folder.write_json("report/report.json", {**REPORT, "decision": "keep_base"})
+    done(folder, "verdict", "other")
+    publish(changed, folder)
+    publish(changed, folder)
+    found = {run.info.run_id: run.data for run in client.search_runs([experiment])}
+    (second,) = [name for name, data in found.items() if "decision" in data.tags and name != first]
+    for run, decision, judge in ((first, "promote", config.judge.model), (second, "keep_base", "other.gguf")):
+        assert (found[run].tags["decision"], found[run].params["judge.model"]) == (decision, judge)
+    assert found[first].tags["superseded"] == "true"
+    assert "superseded" not in found[second].tags
+    parents = [data.tags["mlflow.parentRunId"] for data in found.values() if "best" in data.tags]
+    assert sorted(parents) == sorted([first, second] * 3)
+
+
+def test_no_password_leaves_the_machine(
+    config: Config, folder: RunFolder, caplog: pytest.LogCaptureFixture, tmp_path: Path, uri: str
+) -> None:
+    secret = load_config(
+        SMOKE, ["tracking.mlflow_uri=http://bob:s3cret@127.0.0.1:9", "storage=s3://k:s3cret@b"]
+    )
+    assert flat_params(secret)["tracking.mlflow_uri"] == "http://bob:***@127.0.0.1:9"
+    assert "s3cret" not in str(flat_params(secret))
+    publish(load_config(SMOKE, ["tracking.mlflow_uri=nosuch://bob:s3cret@host"]), folder)
+    assert "tracking mlflow nosuch://bob:***@host: " in caplog.text
+    assert "s3cret" not in caplog.text
+    folder.write("config.yaml", b"mlflow_uri: http://bob:s3cret@host\nname: smoke\n")
+    publish(config, folder)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    kept = client.download_artifacts(runs(uri)[0].info.run_id, "config.yaml", str(tmp_path))
+    assert Path(kept).read_text() == "mlflow_uri: http://bob:***@host\nname: smoke\n"
+
+
 def test_a_failed_run_is_tracked_as_failed(config: Config, folder: RunFolder, uri: str) -> None:
     state = replace(folder.states()["verdict"], status="failed")
     folder.set_state("verdict", state)

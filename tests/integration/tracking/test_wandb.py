@@ -36,6 +36,7 @@ def folder(tmp_path: Path) -> RunFolder:
     write_trials(folder.path("tune/trials.parquet"), [trial(1, 0.3), trial(2, 0.1, "failed")])
     folder.write_json("report/report.json", REPORT)
     folder.write("report/report.html", b"<html></html>")
+    folder.write("config.yaml", b"mlflow_uri: http://bob:s3cret@host\n")
     folder.write_json("promoted.json", {"model": "candidate"})
     folder.write_json("models/candidate/manifest.json", {"sha256": "abc"})
     folder.write("models/candidate/model.gguf", b"GGUF")
@@ -108,7 +109,7 @@ class TestOffline:
         artifacts = {one.name: one for one in of_kind(found["smoke"], "artifact")}
         assert set(artifacts) == {"smoke-report", "helper"}
         held = {entry.path for entry in artifacts["smoke-report"].manifest.contents}
-        assert held == {"report/report.json", "report/report.html"}
+        assert held == {"report/report.json", "report/report.html", "config.yaml"}
         assert "champion" in artifacts["helper"].aliases
         assert '"sha256":"abc"' in artifacts["helper"].metadata.replace(" ", "")
         (entry,) = artifacts["helper"].manifest.contents
@@ -137,6 +138,18 @@ class TestOffline:
         assert summary(rows)["decision"] == '"keep_base"'
         ids = {path.stem for path in folder.root.glob("wandb/offline-run-*/run-*.wandb")}
         assert len(ids) == 3, "the run itself goes on, the trials are not told again"
+
+    def test_results_of_other_settings_are_another_run(self, config: Config, folder: RunFolder) -> None:
+        publish(config, folder)
+        before = set(folder.root.glob("wandb/offline-run-*/*.wandb"))
+        folder.set_state("verdict", StageState("done", "other", {}, {}, "", "", 1.0))
+        publish(config.model_copy(update={"seed": 9}), folder)
+        new = set(folder.root.glob("wandb/offline-run-*/*.wandb")) - before
+        assert len(new) == 3
+        assert not {path.name for path in new} & {path.name for path in before}
+        seeds = [item.value_json for path in new for row in of_kind(list(records(path)), "run")
+                 for item in row.config.update if item.key == "seed"]  # fmt: skip
+        assert seeds == ['"9"']
 
     def test_without_a_key_a_run_that_would_go_online_is_a_warning(
         self, config: Config, folder: RunFolder, caplog: pytest.LogCaptureFixture

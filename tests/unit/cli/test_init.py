@@ -33,6 +33,32 @@ def test_own_data_brings_the_metric_that_it_names(tmp_path: Path, monkeypatch: p
     assert all(Path(metric).is_file() for metric in load_config(path).judge.metrics)
 
 
+def test_own_data_names_its_metric_wherever_it_is_copied_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(), Path("my, 'own' configs"), tmp_path / "absolute"):
+        path = shipped.copy_config("own-data", folder)
+        (metric,) = load_config(path).judge.metrics
+        assert Path(metric).read_bytes() == (CONFIGS / "metrics/instruction-following.yaml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("own-data", "orpo run my/own-data.yaml --check"),
+        ("seed-comparison", "orpo compare my/seed-comparison.yaml --check"),
+        ("serve", "serve deploy my/serve.yaml"),
+    ],
+)
+def test_the_next_step_fits_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, step: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, ["init", name, "--to", "my"])
+    assert done.stdout == f"my/{name}.yaml\nnext: {step}\n"
+
+
 def test_an_unknown_name_and_a_file_that_is_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'lokal': no such config; there are .*local"):
         shipped.copy_config("lokal", tmp_path)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from ray_jobs.cli import main as cli
 from ray_jobs.cli import options
 from ray_jobs.command import STAGES
-from ray_jobs.errors import ConfigError
+from ray_jobs.errors import ConfigError, RunConflict
 from ray_jobs.runs import RunFolder, StageState
 from serving.cluster_env import CLUSTER_ENV
 
@@ -139,6 +139,17 @@ def test_an_unknown_stage_is_a_usage_error(calls: list[tuple[Any, ...]]) -> None
     assert calls == []
 
 
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_json_of_a_command_that_fails_is_an_object_too(check: tuple[str, ...]) -> None:
+    done = invoke("run", LOCAL, *check, "--json", "--set", "seed=abc", "--set", "name=/")
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["exit_code"]) == (2, 2)
+    assert "seed: must be a valid integer" in found["error"]
+    assert found["error"].count("\n") == 1
+    assert "error: " not in found["error"]
+    assert "seed: must be a valid integer" in done.stderr
+
+
 def test_json_of_a_run_says_where_it_stands(calls: list[tuple[Any, ...]], finished: Path) -> None:
     done = invoke("run", LOCAL, "--json", "--set", f"storage={finished.parent}")
     found = json.loads(done.stdout)
@@ -164,7 +175,12 @@ def test_a_missing_run_is_one_line_and_exit_code_2(
     with pytest.raises(SystemExit) as ended:
         cli.entry()
     assert ended.value.code == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}: no run folder\n"
+    assert capsys.readouterr() == ("", f"error: {tmp_path}: no run folder\n")
+    monkeypatch.setattr("sys.argv", ["orpo", "report", str(tmp_path), "--json"])
+    with pytest.raises(SystemExit):
+        cli.entry()
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"exit_code": 2, "error": f"{tmp_path}: no run folder"}
 
 
 def test_a_run_without_a_report_says_how_to_get_one(finished: Path) -> None:
@@ -175,20 +191,62 @@ def test_a_run_without_a_report_says_how_to_get_one(finished: Path) -> None:
         assert str(done.exception) == f"{finished}: has no report yet; `orpo run` goes on to it"
 
 
+@pytest.mark.parametrize("written", [{}, [], "x", {"decision": "promote", "reason": "better"}])
+def test_a_report_that_is_none_is_one_line(finished: Path, written: Any) -> None:
+    (finished / "report/report.json").write_text(json.dumps(written))
+    done = invoke("report", str(finished))
+    assert isinstance(done.exception, RunConflict)
+    missing = "mean_difference" if isinstance(written, dict) and written else "decision"
+    assert str(done.exception).endswith(f"report.json: is no report of a run: {missing!r} is missing")
+
+
 @pytest.mark.parametrize("target", ["runs/local", "model.gguf", "rollback", "status"])
 def test_promote_by_hand_is_the_registrys_command(target: str, calls: list[tuple[Any, ...]]) -> None:
     assert invoke("promote", target, "--registry", "r").exit_code == 0
     assert calls == [("serving.promote", [target, "--registry", "r"], None)]
 
 
-def test_promote_of_a_config_is_the_stage(calls: list[tuple[Any, ...]]) -> None:
-    assert invoke("promote", LOCAL, "--force").exit_code == 0
-    assert calls == [("promote", [LOCAL, "--force", "promote"])]
+def test_promote_of_a_config_is_the_stage(
+    calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVING_REGISTRY", "the/endpoints")  # a config has a registry of its own
+    assert invoke("promote", LOCAL).exit_code == 0
+    assert invoke("promote", LOCAL, "--registry", "a b", "--set", "seed=1").exit_code == 0
+    changes = ["--set", "seed=1", "--set", 'registry="a b"']
+    assert calls == [("promote", [LOCAL]), ("promote", [LOCAL, "--force", "promote", *changes])]
+
+
+def test_promote_of_a_config_by_force_takes_its_run_whatever_was_decided(
+    calls: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    place = ["--set", f"storage={tmp_path}"]
+    assert invoke("promote", LOCAL, "--force", *place).exit_code == 0
+    assert invoke("promote", LOCAL, "--force", *place, "--registry", "r").exit_code == 0
+    assert calls == [
+        ("serving.promote", [str(tmp_path / "local"), "--registry", registry, "--force"], None)
+        for registry in ("registry", "r")
+    ]
 
 
 def test_status_as_json_of_an_empty_registry(tmp_path: Path) -> None:
     done = invoke("promote", "status", "--registry", str(tmp_path), "--json")
-    assert (done.exit_code, json.loads(done.stdout)) == (1, {"champion": None, "previous": []})
+    found = {"champion": None, "previous": [], "exit_code": 1}
+    assert (done.exit_code, json.loads(done.stdout)) == (1, found)
+
+
+def test_promote_by_hand_says_who_is_champion_as_json(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.promote.first_words", lambda _: b"{}")
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"GGUF too")
+    place = ("--registry", str(registry), "--json")
+    found = json.loads(invoke("promote", str(other), *place).stdout)
+    assert (found["champion"]["run"], [one["run"] for one in found["previous"]]) == ("other", ["r"])
+    assert json.loads(invoke("promote", "rollback", *place).stdout)["champion"]["run"] == "r"
+    done = invoke("promote", str(tmp_path / "none"), *place)
+    says = f"{tmp_path / 'none'}: no such run folder or model file"
+    assert (done.exit_code, json.loads(done.stdout)) == (2, {"exit_code": 2, "error": says})
 
 
 def test_compare_takes_a_file_of_bases_or_two_models(calls: list[tuple[Any, ...]]) -> None:

@@ -37,6 +37,16 @@ def as_parquet(rows: list[dict[str, Any]]) -> bytes:
     return buffer.getvalue()
 
 
+def late_as_parquet() -> bytes:
+    """A time that Python has no date for."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"prompt": ["Hi"], "at": pa.array([2**55], pa.timestamp("ms"))}), buffer)
+    return buffer.getvalue()
+
+
 def twice_as_parquet() -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -83,6 +93,26 @@ def test_folders_and_globs_are_read_in_order_of_name(tmp_path: Path) -> None:
     assert values(tmp_path.as_uri() + "/b.jsonl") == ROWS[2:4]
 
 
+def test_hidden_folders_are_the_systems_unless_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / ".home"
+    for name in ("a.jsonl", ".ipynb_checkpoints/a-checkpoint.jsonl", "part/.cache/b.jsonl", "part/c.jsonl"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        put(home / name, lines([{"file": name}]))
+    monkeypatch.chdir(home)
+    for folder in (str(home), "."):
+        for source, found in (
+            (folder, ["a.jsonl", "part/c.jsonl"]),
+            (f"{folder}/*", ["a.jsonl"]),
+            (f"{folder}/**/*.jsonl", ["a.jsonl", "part/c.jsonl"]),
+            (f"{folder}/part/.cache", ["part/.cache/b.jsonl"]),
+            (f"{folder}/part/.cache/*.jsonl", ["part/.cache/b.jsonl"]),
+        ):
+            assert [row["file"] for row in values(source)] == found
+            assert [path.absolute() for path in files.files_of(source)] == [home / name for name in found]
+
+
 def test_a_uri_of_another_file_system_is_read(tmp_path: Path) -> None:
     import fsspec
 
@@ -106,6 +136,7 @@ def test_a_uri_of_another_file_system_is_read(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n1,\xff\n", "a.csv after line"),
         ("a.csv", b'a,b\n1,"2\n', "a.csv line 2: unexpected end of data"),
         ("a.parquet", as_parquet(ROWS)[:-9], "a.parquet after row 0: not readable Parquet"),
+        ("a.parquet", late_as_parquet(), "a.parquet after row 0: column 'at': date value out of range"),
         ("a.parquet", twice_as_parquet(), "a.parquet: column 'a' stands twice"),
         ("a.parquet", b"PAR1", "a.parquet after row 0: not readable Parquet"),
         ("a.parquet.gz", b"", "must end in .jsonl"),

@@ -65,8 +65,10 @@ def test_a_folder_without_a_fast_tokenizer_is_not_counted(tmp_path: Path) -> Non
 def test_the_page_says_what_the_json_says(words: Tokenizer, config: Config) -> None:
     splits = split(config.data, 0)
     report = splits.report | {"tokens": token_report(config, splits.train, splits.prompts, words)}
+    report["preferences"]["repeated_ids"] = 3
     page = report_markdown(json.loads(json.dumps(report)))
     assert f"`bundled:pairs`: {report['preferences']['rows_in']} rows" in page
+    assert page.count("rows have an `id` that an earlier one has: they go by a hash of their content.") == 1
     for stage, tokens in report["tokens"]["forecast"].items():
         assert f"| {stage} | {tokens:,} |" in page
     near = report["near_overlap"]["found"]

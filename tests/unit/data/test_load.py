@@ -65,11 +65,13 @@ def test_rows_keep_their_own_ids(tmp_path: Path) -> None:
     assert len(loaded.rows[2].id) == 16
 
 
-@pytest.mark.parametrize("second", [pair(2, id="a"), pair(1, id="a")])
-def test_an_id_that_stands_twice_is_an_error(tmp_path: Path, second: dict[str, Any]) -> None:
-    path = jsonl(tmp_path, [pair(1, id="a"), second])
-    with pytest.raises(DataError, match=r"line 2: id 'a' stands at .*line 1 too"):
-        load_pairs(Source(source=path), 0)
+def test_an_id_that_stands_twice_is_the_first_rows_alone(tmp_path: Path) -> None:
+    rows = [pair(1, id=0), pair(1, id=0), pair(2, id=0), pair(3, id=1)]
+    loaded = load_pairs(Source(source=jsonl(tmp_path, rows)), 0)
+    plain = load_pairs(Source(source=jsonl(tmp_path, [pair(2)], "plain.jsonl")), 0)
+    assert [row.id for row in loaded.rows] == ["0", plain.rows[0].id, "1"]
+    assert loaded.reasons == {"duplicate": 1}
+    assert (loaded.num_repeated_ids, plain.num_repeated_ids) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,22 @@ def test_an_id_that_stands_twice_is_an_error(tmp_path: Path, second: dict[str, A
         ([pair(1, chosen=""), pair(2, rejected=3)], Columns(), "(1 empty_chosen, 1 not_text); first: "),
         ([pair(1, source="toxic")], Columns(), "none of its 1 rows can be used (1 excluded)"),
         ([], Columns(), "holds no rows"),
+        (
+            [{"query": "a", "chosen": "The sky is", "rejected": "The sea is"}] * 2,
+            Columns(),
+            "column 'prompt' is missing; the row has query, chosen, rejected; name it with columns.prompt",
+        ),
+        (
+            [{"chosen": "The sky is", "rejected": "The sea is"}] * 4
+            + [{"chosen": f"Yes {n}", "rejected": f"No {n}"} for n in range(2)],
+            Columns(),
+            "has no column for the prompt, and in 2 of 6 rows the answers begin with nothing in common",
+        ),
+        (
+            [{"chosen": json.dumps([{"role": "user", "content": "x"}]), "rejected": "[]"}],
+            Columns(),
+            "a column of messages holds text",
+        ),
         ([{**GOOD, " best": "x"}], Columns(chosen="best"), "has source, prompt, chosen, rejected, ' best'"),
         ([pair(1), pair(2)], Columns(source="origin"), "columns.source: no row has a column 'origin'"),
         (
@@ -110,6 +128,24 @@ def test_a_missing_prompt_column_is_named(tmp_path: Path) -> None:
         load_prompts(Source(source=jsonl(tmp_path, [{"text": "a"}])), 0)
     with pytest.raises(DataError, match="column 'ask' is missing; the row has text"):
         load_prompts(Source(source=jsonl(tmp_path, [{"text": "a"}]), columns=Columns(prompt="ask")), 0)
+
+
+@pytest.mark.parametrize(
+    ("sources", "columns", "says"),
+    [
+        (("toxic-dpo-v0.2", "a"), Columns(), "no row has the source 'toxic'; there are a, toxic-dpo-v0.2"),
+        (("toxic", "b"), Columns(source="chosen"), "'toxic'; there are Hello"),
+        (("", ""), Columns(), "'toxic'; no row names one in a column 'source'"),
+    ],
+)
+def test_an_excluded_source_that_no_row_has_is_an_error(
+    tmp_path: Path, sources: tuple[str, ...], columns: Columns, says: str
+) -> None:
+    path = jsonl(tmp_path, [pair(number, source=source) for number, source in enumerate(sources)])
+    with pytest.raises(DataError) as caught:
+        load_pairs(Source(source=path, columns=columns, exclude_sources=("toxic",), max_rows=1), 0)
+    assert str(caught.value).startswith(f"{path}: exclude_sources: no row has the source ")
+    assert says in str(caught.value)
 
 
 def test_a_column_that_one_row_has_is_enough(tmp_path: Path) -> None:
@@ -196,10 +232,11 @@ ROW = st.dictionaries(
 def test_whatever_the_rows_are_each_is_counted_once(
     tmp_path: Path, rows: list[Any], limit: int | None, seed: int
 ) -> None:
-    path = jsonl(tmp_path, [*rows, {**GOOD, "chosen": "the one that is surely good"}])
+    good = {**GOOD, "chosen": "the one that is surely good"}
+    path = jsonl(tmp_path, [*rows, good, {**GOOD, "source": "Hi"}])
     source = Source(source=path, max_rows=limit, exclude_sources=("Hi",))
     for loaded in (load_pairs(source, seed), load_prompts(source, seed)):
-        assert loaded.num_rows_in == len(rows) + 1
+        assert loaded.num_rows_in == len(rows) + 2
         assert accounted(loaded)
         assert len(loaded.row_numbers) == len(loaded.rows) <= (limit or len(rows) + 1)
         assert len({row.id for row in loaded.rows}) == len(loaded.rows)

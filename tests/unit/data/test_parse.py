@@ -47,7 +47,11 @@ def pair_row(**changes: Any) -> dict[str, Any]:
         pair_row(chosen="Scattering.", rejected="Paint."),
         pair_row(chosen="Scattering.", rejected="Paint.", prompt=[ASKED]),
         pair_row(chosen="Scattering.", rejected=[turn("assistant", "Paint.")]),
-        pair_row(prompt=None, chosen=f"{USER.content} Scattering.", rejected=f"{USER.content} Paint."),
+        pair_row(
+            prompt=None,
+            chosen=f"\n\nHuman: {USER.content}\n\nAssistant: Scattering.",
+            rejected=f"Human: {USER.content}\n\nAssistant: Paint.\n",
+        ),
         pair_row(
             chosen=[
                 turn("user", [{"type": "text", "text": USER.content}]),
@@ -82,10 +86,17 @@ def test_columns_may_have_other_names() -> None:
     )
 
 
-def test_an_implicit_prompt_ends_at_a_word() -> None:
-    row = {"chosen": "The sky is blue.", "rejected": "The sky is black."}
-    pair = parse_pair(row, USUAL)
-    assert (pair.prompt[0].content, pair.chosen, pair.rejected) == ("The sky is", "blue.", "black.")
+@pytest.mark.parametrize("beside", [{}, {"id": 3, "source": "made by hand", "score": 5, "kind": "colour"}])
+def test_two_plain_answers_may_begin_with_their_prompt(beside: dict[str, Any]) -> None:
+    """TRL's standard format with an implicit prompt."""
+    pair = parse_pair({"chosen": "The sky is blue.", "rejected": "The sky is black.", **beside}, USUAL)
+    assert (pair.prompt, pair.chosen, pair.rejected) == ((Message("user", "The sky is"),), "blue.", "black.")
+
+
+@pytest.mark.parametrize("beside", [{"query": "Which colour?"}, {"messages": [ASKED]}, {"input": "a colour"}])
+def test_beside_another_text_what_plain_answers_begin_with_is_no_prompt(beside: dict[str, Any]) -> None:
+    with pytest.raises(BadRow, match=r"empty_prompt \(column 'prompt'\)"):
+        parse_pair({"chosen": "The sky is blue.", "rejected": "The sky is black.", **beside}, USUAL)
 
 
 def test_a_transcript_is_read_turn_by_turn() -> None:
@@ -94,9 +105,34 @@ def test_a_transcript_is_read_turn_by_turn() -> None:
     pair = parse_pair({"chosen": f"{before} Because.", "rejected": f"{before} No."}, USUAL)
     assert pair.prompt == (Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Why?"))
     assert (pair.chosen, pair.rejected) == ("Because.", "No.")
-    quoted = "Explain what Human: and Assistant: mean"
-    pair = parse_pair({"chosen": f"{quoted} A chat.", "rejected": f"{quoted} Nothing."}, USUAL)
-    assert pair.prompt == (Message("user", quoted),)
+
+
+def test_answers_of_a_transcript_may_begin_alike() -> None:
+    before = "\n\nHuman: Hi\n\nAssistant:"
+    pair = parse_pair({"chosen": f"{before} I'm sorry, what?", "rejected": f"{before} I'm glad."}, USUAL)
+    assert pair.prompt == (Message("user", "Hi"),)
+    assert (pair.chosen, pair.rejected) == ("I'm sorry, what?", "I'm glad.")
+
+
+TALK = "\n\nHuman: Hi\n\nAssistant: Hey.\n\nHuman: So?\n\nAssistant: Yes."
+
+
+@pytest.mark.parametrize(
+    ("reason", "rejected"),
+    [
+        ("prompts_differ", TALK.replace("Hey.", "Hello.").replace("Yes.", "No.")),
+        ("prompts_differ", TALK.partition("\n\nHuman: So?")[0]),
+        ("prompts_differ", "No."),
+        ("no_answer", f"{TALK}\n\nHuman: Sure?"),
+        ("empty_rejected", TALK.replace(" Yes.", "")),
+        ("bad_turns", TALK.replace("Human: So?", "Assistant: So?")),
+    ],
+)
+def test_transcripts_that_are_no_pair_are_refused(reason: str, rejected: str) -> None:
+    chosen = TALK.replace("Human: So?", "Assistant: So?") if reason == "bad_turns" else TALK
+    with pytest.raises(BadRow) as caught:
+        parse_pair({"chosen": f"{chosen} Sir.", "rejected": rejected}, USUAL)
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("turns", [[], [turn("system", "Be brief.")]])
@@ -117,6 +153,8 @@ def test_the_input_of_an_instruction_belongs_to_the_prompt() -> None:
     assert parse_prompt({**row, "input": ""}, USUAL).messages == (Message("user", "Translate."),)
     assert parse_prompt({"prompt": "Hi", "input": "x"}, USUAL).messages == (Message("user", "Hi"),)
     assert parse_prompt({"prompt": "Hi", "with": "x"}, Columns(input="with")).messages[0].content == "Hi\n\nx"
+    unnamed = {"": "7", "prompt": "Hi", "chosen": "a", "rejected": "b"}  # the index that pandas writes
+    assert parse_pair(unnamed, USUAL).prompt == (Message("user", "Hi"),)
 
 
 @pytest.mark.parametrize("speaker", ["chatgpt", "bing", "bard", "GPT", "Assistant"])
@@ -141,6 +179,23 @@ def test_a_system_turn_without_a_question_takes_the_prompt_column() -> None:
     system = turn("system", "Be brief.")
     sides = {"chosen": [system, turn("assistant", "a")], "rejected": [system, turn("assistant", "b")]}
     assert parse_pair(pair_row(**sides), USUAL).prompt == (Message("system", "Be brief."), USER)
+
+
+def test_the_system_turn_of_the_prompt_column_is_kept() -> None:
+    """Also where the answers repeat the question without it."""
+    system = Message("system", "Be brief.")
+    for asked in ([turn("system", "Be brief."), ASKED], [said("system", "Be brief."), ASKED]):
+        assert parse_pair(pair_row(prompt=asked), USUAL).prompt == (system, USER)
+    other = {name: [turn("system", "Be kind."), *pair_row()[name]] for name in ("chosen", "rejected")}
+    assert parse_pair(pair_row(prompt=[turn("system", "Be brief."), ASKED], **other), USUAL).prompt == (
+        Message("system", "Be kind."),
+        USER,
+    )
+
+
+def test_an_empty_list_of_tools_offers_none() -> None:
+    for tools in ([], "[]", "", "none", None):
+        assert parse_pair(pair_row(tools=tools), USUAL).prompt == (USER,)
 
 
 BAD_PAIRS: list[tuple[str, dict[str, Any]]] = [
@@ -174,6 +229,7 @@ BAD_PAIRS: list[tuple[str, dict[str, Any]]] = [
     ("nul", {"rejected": [ASKED, turn("assistant", "\0\0 x")]}),
     ("too_large", {"chosen": "x" * 1_000_001}),
     ("has_tools", {"tools": [{"type": "function"}]}),
+    ("has_tools", {"tools": json.dumps([{"type": "function"}])}),
     ("messages_as_text", {"chosen": json.dumps([turn("assistant", "x")]), "rejected": "y"}),
     ("messages_as_text", {"chosen": "x", "rejected": str([turn("assistant", "y")])}),
     ("messages_as_text", {"prompt": str([ASKED]), "chosen": "x", "rejected": "y"}),

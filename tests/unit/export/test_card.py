@@ -57,7 +57,7 @@ def test_the_card_tells_data_settings_verdict_and_licence() -> None:
         "+0.250 (+0.100 to +0.400)",
         "| wins, ties, losses | 300, 500, 190 |",
         "50.0% to 62.5% of 80",
-        "| judge | trusted |",
+        f"| judge | `{config.judge.model}`, by {', '.join(config.judge.metrics)}: trusted |",
         "9 of 10 rows usable",
         "| best trial: beta | 0.2 |",
         "127 of 128 greedy tokens equal",

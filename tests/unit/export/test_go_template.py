@@ -1,12 +1,15 @@
 """Chat templates in ollama's language: exactly the original's text, or none."""
 
+from pathlib import Path
 from typing import Any
 
+import gguf
 import jinja2
 import pytest
 
+from ray_jobs.export.gguf_file import GgufFile
 from ray_jobs.export.go_template import TurnTexts, derive
-from ray_jobs.export.modelfile import CHECKED
+from ray_jobs.export.modelfile import CHECKED, adds_bos
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
@@ -65,3 +68,29 @@ def test_the_token_that_llama_cpp_adds_is_left_out() -> None:
 )
 def test_what_cannot_be_said_is_not(template: str) -> None:
     assert derive(renderer(template), "<s>", CHECKED) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "pre", "said", "adds"),
+    [
+        ("gpt2", "smollm", False, False),
+        ("gpt2", "smollm", True, True),
+        ("gpt2", "llama-bpe", False, False),
+        ("gpt2", "llama-bpe", None, True),
+        ("gpt2", "qwen2", None, False),
+        ("llama", "default", None, True),
+        ("llama", "default", False, False),
+    ],
+)
+def test_whether_llama_cpp_begins_with_a_token(
+    tmp_path: Path, model: str, pre: str, said: bool | None, adds: bool
+) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tokenizer_model(model)
+    writer.add_tokenizer_pre(pre)
+    if said is not None:
+        writer.add_add_bos_token(said)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert adds_bos(GgufFile(tmp_path / "m.gguf")) is adds

@@ -15,6 +15,8 @@ from ray_jobs.records import Answer, Judgement, as_row
 from ray_jobs.runs import RunFolder, StageState
 from ray_jobs.stages.spent import Spent, keep
 from ray_jobs.tables import write_rows
+from serving.engine.errors import EngineError
+from serving.storage.remote import StorageError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SEED = CONFIGS / "seed-comparison.yaml"
@@ -118,6 +120,35 @@ def test_a_tie_is_not_told_apart_and_the_smaller_file_goes_first() -> None:
     assert not places[1].told_apart
 
 
+@pytest.mark.parametrize("behind", [[-1.0, -0.5], [-1.0, -1.0, -1.0], [-1.0] * 5])
+def test_a_few_prompts_tell_nobody_apart(behind: list[float]) -> None:
+    """Whatever their interval says: so few signs fall alike by chance."""
+    best = {f"p{number}": 4.0 for number in range(len(behind))}
+    other = {key: 4.0 + distance for (key, distance) in zip(best, behind, strict=True)}
+    entries = [entry("a", "base", best), entry("b", "base", other)]
+    assert not rank(entries, level=0.95, num_resamples=500, seed=0)[1].told_apart
+
+
+def test_the_level_is_shared_by_all_pairs_of_models() -> None:
+    """The data choose the best of six: it could have been any, so 15 comparisons count, not 5."""
+    best = {f"p{number}": 4.0 for number in range(9)}
+    near = {key: 3.5 - number / 20 for number, key in enumerate(best)}  # nine signs alike: p = 2 / 2**9
+    entries = [entry("a", "base", best), entry("b", "base", near)]
+    others = [entry(f"c{number}", "base", dict.fromkeys(best, 1.0)) for number in range(4)]
+    assert 0.05 / 15 < 2 / 2**9 < 0.05 / 5
+    assert rank(entries, level=0.95, num_resamples=500, seed=0)[1].told_apart
+    assert not rank([*entries, *others], level=0.95, num_resamples=500, seed=0)[1].told_apart
+
+
+def test_prompts_of_one_cluster_are_no_more_than_one() -> None:
+    best = {f"p{number:02d}": 4.0 for number in range(60)}
+    other = {key: 3.5 + number // 20 * 0.1 for number, key in enumerate(best)}
+    entries = [entry("a", "base", best), entry("b", "base", other)]
+    clusters = {key: number // 20 for number, key in enumerate(best)}
+    assert rank(entries, level=0.95, num_resamples=500, seed=0)[1].told_apart
+    assert not rank(entries, level=0.95, num_resamples=500, seed=0, clusters=clusters)[1].told_apart
+
+
 def test_models_without_common_prompts_cannot_be_ranked() -> None:
     with pytest.raises(StageFailed, match="0 prompts have a score for all 2 models"):
         common_prompts([entry("a", "base", {"x": 1.0}), entry("b", "base", {"y": 1.0})])
@@ -194,11 +225,64 @@ def test_bases_are_run_ranked_and_a_failed_one_is_listed(
     assert found["num_prompts"] == 20
     assert found["runs"] == {"one": "two-one", "other": "two-other"}
     kept = tmp_path / "runs" / "two"
-    assert json.loads((kept / "ranking.json").read_text()) == found
+    assert {**json.loads((kept / "ranking.json").read_text()), "exit_code": 1} == found
     page = (kept / "ranking.md").read_text()
     assert "| 1 | other, tuned | 4.500 (" in page
     assert "| 0.50 GB | 0.70 GB | 20 | 3 | 2 min 00 s |" in page
     assert {line.count("|") for line in page.splitlines()[2:]} == {12}
+
+
+class RayError(Exception):
+    """As what Ray raises on a cluster."""
+
+    __module__ = "ray.exceptions"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (EngineError("too little memory"), "too little memory"),
+        (StorageError("s3://b: no answer"), "s3://b: no answer; the same command goes on from here"),
+        (RayError("worker died\n  the node is gone\n"), "the node is gone"),
+    ],
+)
+def test_whatever_fails_in_one_base_does_not_stop_the_others(
+    three: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    says: str,
+) -> None:
+    made_up = compare_bases.run
+
+    def run(config: Config, stages: Any, forced: Any) -> None:
+        if config.model.base == "gated":
+            raise error
+        made_up(config, stages, forced)
+
+    monkeypatch.setattr(compare_bases, "run", run)
+    assert compare_bases.main([*three, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["failed"] == {"third": says}
+    assert len(found["ranking"]) == 4
+
+
+def test_a_bug_keeps_its_traceback(three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(config: Config, stages: Any, forced: Any) -> None:
+        raise KeyError(config.name)
+
+    monkeypatch.setattr(compare_bases, "run", run)
+    with pytest.raises(KeyError):
+        compare_bases.main(three)
+
+
+def test_the_plan_and_a_mistake_are_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare_bases.main([str(SEED), "--check", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["name"], found["exit_code"], len(found["bases"])) == ("seed-comparison", 0, 4)
+    assert all(one["plan"]["tune"] for one in found["bases"].values())
+    assert compare_bases.main([str(SEED), "--check", "--json", "--set", "seed=abc"]) == 2
+    assert "seed: must be a valid integer" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_check_prints_the_plan_of_each_base(capsys: pytest.CaptureFixture[str]) -> None:
