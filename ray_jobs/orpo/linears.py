@@ -79,7 +79,8 @@ def backward(
     grad_TD.addmm_(grad_inner_TR, linear.down_RD)
     of_tensors[2] = grad_inner_TR.t() @ x_TD
     of_ups = [grad_TE[:, rows].t() @ inner_TR[:, ranks] for rows, ranks in products]
-    of_tensors[3] = of_ups[0] if len(of_ups) == 1 else _in_blocks(of_ups, products, linear.up_ER)
+    is_whole = of_ups[0].shape == linear.up_ER.shape
+    of_tensors[3] = of_ups[0] if is_whole else _in_blocks(of_ups, products, linear.up_ER)
     return grad_TD, of_tensors
 
 

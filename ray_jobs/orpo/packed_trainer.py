@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from trl.experimental.orpo import ORPOConfig
 
-from ray_jobs.orpo.evaluation import score_pairs
+from ray_jobs.orpo.evaluation import PairScores, score_pairs
 from ray_jobs.orpo.flops import FlopCount
 from ray_jobs.orpo.loss import log_odds_ratio, orpo_loss
 from ray_jobs.orpo.meter import BatchFigures, TrainMeter
@@ -122,11 +122,10 @@ class PackedTrainer(TrlTrainer):
         )
         self.record(figures)
 
-    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+    def scores(self, model: nn.Module) -> PairScores:
         self._trains = False
-        sharded = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
-        scores = score_pairs(
-            self.model_wrapped if sharded else self.model,
+        return score_pairs(
+            model,
             self.job.heldout_pairs,
             max_batch_tokens=self.settings.max_batch_tokens,
             device=self.args.device,
@@ -134,11 +133,6 @@ class PackedTrainer(TrlTrainer):
             num_workers=self.args.world_size,
             learns_prompts=self.settings.learns_prompts,
         )
-        figures = scores.figures(self.settings.beta)
-        self.log({f"eval_{name.removeprefix('heldout_')}": value for name, value in figures.items()})
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
-        self.keep_for_delivery(figures)
-        return dict(figures)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> float:
         return math.fsum(

@@ -37,6 +37,14 @@ def pair_order(num_pairs: int, settings: TrainingSettings) -> list[int]:
     return order[:needed]
 
 
+def check_shares(pairs_per_step: int, num_workers: int) -> None:
+    """Raises ConfigError when the pairs of a step cannot be shared out evenly."""
+    if pairs_per_step % num_workers:
+        raise ConfigError(
+            f"training.pairs_per_step: {pairs_per_step} is not a multiple of {num_workers} workers"
+        )
+
+
 def plan_steps(
     pairs: Sequence[PairTokens], settings: TrainingSettings, *, rank: int, num_workers: int
 ) -> list[StepPlan]:
@@ -45,11 +53,7 @@ def plan_steps(
     All workers get equally many rows in a step, as sharded optimisers need. Raises ConfigError when
     the pairs of a step cannot be shared out evenly, DataError when there are no pairs.
     """
-    if settings.pairs_per_step % num_workers:
-        pairs_per_step = settings.pairs_per_step
-        raise ConfigError(
-            f"training.pairs_per_step: {pairs_per_step} is not a multiple of {num_workers} workers"
-        )
+    check_shares(settings.pairs_per_step, num_workers)
     if not pairs:
         raise DataError("no usable training pairs")
     order = pair_order(len(pairs), settings)

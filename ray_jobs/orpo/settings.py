@@ -2,9 +2,12 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_jobs.settings import Section
+
+EMBEDDINGS = frozenset({"lm_head", "embed_tokens"})
+"""Output and input layer, as all families name them; neither the packed step nor the export adapts them."""
 
 
 class LoraSettings(Section):
@@ -20,6 +23,14 @@ class LoraSettings(Section):
     """Names of the linear layers that get an adapter; `all-linear` leaves out only the output layer."""
     dora: bool = False
     """Train magnitudes apart from directions (DoRA)."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _targets_are_inner_layers(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        names = [] if isinstance(targets, str) else targets
+        if outer := [name for name in names if name.rpartition(".")[2] in EMBEDDINGS]:
+            raise ValueError(f"{outer[0]} cannot have an adapter; only layers between input and output can")
+        return targets
 
 
 class TrainingSettings(Section):
@@ -74,9 +85,9 @@ class TrainingSettings(Section):
     eval_at_start: bool = False
     """Evaluate the base model too, as step 0."""
     eval_every_steps: Annotated[int, Field(ge=1)] | None = None
-    """Steps between evaluations on held-out pairs; null: only at the end, where there always is one."""
+    """Steps between evaluations on held-out pairs; null: only at checkpoints and at the end."""
     checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
-    """Steps between checkpoints; null: only at the end, where there always is one."""
+    """Steps between checkpoints, each with an evaluation; null: only at the end, where one always is."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Latest checkpoints that stay on the worker's disk."""
     logging_steps: Annotated[int, Field(ge=1)] = 10

@@ -1,11 +1,10 @@
 """Sizes of models that need not be on this machine: those that shipped configs name, by their config.json."""
 
-from pathlib import Path
-
 from ray_jobs.errors import ModelError
 from ray_jobs.export.families import read_config
 from ray_jobs.export.settings import ModelSettings
 from ray_jobs.orpo.memory import Shape, shape_of
+from serving.storage.remote import local_path
 
 SHAPES = {
     "bundled:smollm2-135m-instruct": Shape("llama", 576, 30, 1536, 9 * 64, 3 * 64, 49152, True),
@@ -22,7 +21,7 @@ def known_shape(model: ModelSettings) -> Shape | None:
     """The base's sizes without loading or downloading anything; None when they are not known here."""
     if model.base in SHAPES:
         return SHAPES[model.base]
-    folder = Path(model.base).expanduser()
+    folder = local_path(model.base)
     if not folder.is_dir():
         return None
     try:

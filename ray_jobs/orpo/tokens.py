@@ -5,9 +5,11 @@ follows it in the rendered conversation, up to the control token that ends the t
 tokens that the template writes become control tokens; the same characters inside a message stay text.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from ray_jobs.errors import ModelError
@@ -47,12 +49,18 @@ class PairTokens:
         return len(self.chosen) + (len(self.prompt) - 1 if learns_prompts else 0)
 
 
+class TemplateRefusal(ModelError):
+    """The chat template does not render a conversation, or not so that it could be trained on."""
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A pair that is not trained on, and why."""
 
     id: str
     reason: str
+    detail: str = ""
+    """What the chat template says, of reason `template`."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +74,20 @@ class TokenizedPairs:
 
 
 def tokenize_pairs(tokenizer: Tokenizer, pairs: Iterable[Pair], settings: TrainingSettings) -> TokenizedPairs:
-    """All pairs through `tokenize_pair`, in order."""
+    """All pairs through `tokenize_pair`, in order.
+
+    Raises ModelError when none is usable and it is the chat template that refuses some.
+    """
     results = [tokenize_pair(tokenizer, pair, settings) for pair in pairs]
     kept = tuple(item for item in results if isinstance(item, PairTokens))
     skipped = tuple(item for item in results if isinstance(item, Skipped))
     reasons = dict(Counter(item.reason for item in skipped))
+    refused = [item.detail for item in skipped if item.detail]
+    if refused and not kept:
+        raise ModelError(
+            f"of {len(results)} pairs none is usable; {len(refused)} do not fit the model's chat template:"
+            f" {refused[0]}"
+        )
     return TokenizedPairs(kept, skipped, reasons, sum(item.num_cut > 0 for item in kept))
 
 
@@ -82,9 +99,12 @@ def tokenize_pair(tokenizer: Tokenizer, pair: Pair, settings: TrainingSettings) 
     reason = _unusable_text(pair)
     if reason:
         return Skipped(pair.id, reason)
-    prompt = prompt_tokens(tokenizer, pair.prompt)
-    chosen = answer_tokens(tokenizer, pair.prompt, pair.chosen, prompt)
-    rejected = answer_tokens(tokenizer, pair.prompt, pair.rejected, prompt)
+    try:
+        prompt = prompt_tokens(tokenizer, pair.prompt)
+        chosen = answer_tokens(tokenizer, pair.prompt, pair.chosen, prompt)
+        rejected = answer_tokens(tokenizer, pair.prompt, pair.rejected, prompt)
+    except TemplateRefusal as error:
+        return Skipped(pair.id, "template", str(error))
     if chosen == rejected:
         return Skipped(pair.id, "identical")
     return _fit(PairTokens(pair.id, prompt, chosen, rejected), settings)
@@ -129,33 +149,44 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: Sequence[Message]) -> tuple[int,
 def answer_tokens(
     tokenizer: Tokenizer, prompt: Sequence[Message], answer: str, prompt_ids: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The ids that a model would have to produce for `answer`, with the token that ends its turn."""
+    """The ids that a model would have to produce for `answer`, with the token that ends its turn.
+
+    Raises TemplateRefusal when the answered conversation does not go on from the prompt, as where a template
+    writes a system turn only before the last one.
+    """
     conversation = (*prompt, Message("assistant", answer))
     # rendered with the same escapes, so that the prompt's text is a prefix of the conversation's
     whole = _render(tokenizer, conversation, add_generation_prompt=False)
     start = _render(tokenizer, prompt, add_generation_prompt=True, escapes=whole.escapes).text
     if not whole.text.startswith(start):
-        raise ModelError(
-            "the chat template writes an answered conversation differently from the prompt that it"
-            " generates from, so answers have no place to start"
+        raise TemplateRefusal(
+            "it writes an answered conversation differently from the prompt that it generates from, so"
+            " answers have no place to start"
         )
-    ids = _Rendered(whole.text[len(start) :], whole.escapes).ids(tokenizer)
-    joint = whole.ids(tokenizer)
+    end = _end_of_turn(tokenizer, whole, len(start), answer)
+    ids = _Rendered(whole.text[len(start) : end], whole.escapes).ids(tokenizer)
+    joint = _Rendered(whole.text[:end], whole.escapes).ids(tokenizer)
     bare_prompt = prompt_ids[1:] if len(joint) and joint[0] != prompt_ids[0] else prompt_ids
     if joint[: len(bare_prompt)] == list(bare_prompt):
         ids = joint[len(bare_prompt) :]
-    return tuple(_up_to_end_of_turn(tokenizer, ids))
-
-
-def _up_to_end_of_turn(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    """Cut what a template writes after the end of the turn; close a turn that it leaves open."""
-    special = set(_special_tokens(tokenizer).values())
-    ends = [position for position, token in enumerate(ids) if token in special]
-    if ends:
-        return ids[: ends[-1] + 1]
+    if end is not None:
+        return tuple(ids)
     if tokenizer.eos_token_id is None:
         raise ModelError("neither the chat template nor the tokenizer has a token that ends a turn")
-    return [*ids, tokenizer.eos_token_id]
+    return (*ids, tokenizer.eos_token_id)
+
+
+def _end_of_turn(tokenizer: Tokenizer, whole: "_Rendered", start: int, answer: str) -> int | None:
+    """Where in the text an answer's turn ends: behind the first control string after the answer.
+
+    At it a model stops; some templates write more, such as a line break and a token that ends the text.
+    None where the template leaves the turn open.
+    """
+    shown = _escaped(answer, whole.escapes).strip()  # as many templates have it
+    found = whole.text.find(shown, start)
+    after = start if found < 0 else found + len(shown)
+    control = _control_pattern(tokenizer).search(whole.text, after)
+    return control.end() if control else None
 
 
 @dataclass(frozen=True)
@@ -172,13 +203,9 @@ class _Rendered:
 
     def _ids_of_runs(self, tokenizer: Tokenizer) -> list[int]:
         """Control tokens by their id, the runs of text between them with control tokens switched off."""
-        import re
-
         special = _special_tokens(tokenizer)
         ids: list[int] = []
-        for run in re.split(
-            "(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")", self.text
-        ):
+        for run in _control_pattern(tokenizer).split(self.text):
             if run in special:
                 ids.append(special[run])
             elif run:
@@ -199,12 +226,19 @@ def _render(
     add_generation_prompt: bool,
     escapes: dict[str, str] | None = None,
 ) -> _Rendered:
+    from jinja2.exceptions import TemplateError
+
     if getattr(tokenizer, "chat_template", None) is None:
         raise ModelError("the model's tokenizer has no chat template")
     if escapes is None:
         escapes = _escapes_for(tokenizer, [message.content for message in messages])
     rows = [{"role": message.role, "content": _escaped(message.content, escapes)} for message in messages]
-    text = tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=add_generation_prompt)
+    try:
+        text = tokenizer.apply_chat_template(
+            rows, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except TemplateError as error:
+        raise TemplateRefusal(f"it says: {' '.join(str(error).split())[:300]}") from error
     return _Rendered(text, escapes)
 
 
@@ -222,10 +256,18 @@ def _escaped(text: str, escapes: dict[str, str]) -> str:
     return text
 
 
+@lru_cache(maxsize=4)
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
-    """Control strings and their ids."""
+    """Control strings and their ids; a tokenizer takes milliseconds to list thousands of added tokens."""
     added = tokenizer.added_tokens_decoder
     return {str(token.content): index for index, token in added.items() if token.special}
+
+
+@lru_cache(maxsize=4)
+def _control_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
+    """Any control string, as a group."""
+    longest_first = sorted(_special_tokens(tokenizer), key=len, reverse=True)
+    return re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
 
 
 def _adds_bos(tokenizer: Tokenizer) -> bool:

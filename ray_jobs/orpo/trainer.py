@@ -4,10 +4,13 @@
 the same tokens in the same order.
 """
 
+import json
 import logging
 import os
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +19,19 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
+from ray_jobs.orpo.evaluation import PairScores, batches_of_worker, score_rows
 from ray_jobs.orpo.meter import BatchFigures, TrainMeter
 from ray_jobs.orpo.metrics import Metrics, check_finite, check_not_exploded, peak_memory_bytes
-from ray_jobs.orpo.plan import pair_order
+from ray_jobs.orpo.plan import check_shares, pair_order
 from ray_jobs.orpo.schedule import put_settings
 from ray_jobs.orpo.settings import TrainingSettings
+from ray_jobs.orpo.step import PairLogps
 from ray_jobs.orpo.tokens import PairTokens
 
 logger = logging.getLogger(__name__)
+
+FIRST_LOSS = "first_loss.json"
+"""In a checkpoint: what later losses are measured against."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +73,18 @@ class TrlRows(Dataset[dict[str, list[int]]]):
 
 
 class _Schedule(TrainerCallback):
-    """Evaluates and saves at the settings' steps, and always at the last one."""
+    """Evaluates and saves at the settings' steps, and always at the last one; what is saved is evaluated."""
 
     def __init__(self, settings: TrainingSettings, meter: TrainMeter) -> None:
         self.settings, self.meter = settings, meter
 
-    def on_step_begin(self, *_args: Any, **_kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: ORPOConfig, state: TrainerState, control: TrainerControl, **_kwargs: Any
+    ) -> None:
+        del control
         self.meter.start_step()
+        if self.settings.lora is not None and self.settings.lora.dropout:
+            torch.manual_seed(dropout_seed(self.settings.seed, state.global_step, args.process_index))
 
     def on_step_end(
         self, args: ORPOConfig, state: TrainerState, control: TrainerControl, **_kwargs: Any
@@ -80,14 +93,27 @@ class _Schedule(TrainerCallback):
         self.meter.end_step()
         step, settings = state.global_step, self.settings
         last = step >= settings.num_steps
-        control.should_evaluate = last or _is_due(step, settings.eval_every_steps)
         control.should_save = last or _is_due(step, settings.checkpoint_every_steps)
+        control.should_evaluate = control.should_save or _is_due(step, settings.eval_every_steps)
         control.should_log = last or _is_due(step, settings.logging_steps)
         return control
 
 
 def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """What a worker drops in a step, also after a resume, for which it need not have left anything behind."""
+    return random.Random(f"{seed}:{step}:{rank}").getrandbits(63)
+
+
+def restore_adapter_dropout(model: nn.Module, share: float) -> None:
+    """Undo, for adapters, that TRL switches all dropout off; the model's own stays off."""
+    for module in model.modules():
+        for layer in getattr(module, "lora_dropout", {}).values():
+            if isinstance(layer, nn.Dropout):
+                layer.p = share
 
 
 class TrlTrainer(ORPOTrainer):
@@ -100,6 +126,7 @@ class TrlTrainer(ORPOTrainer):
         self._undelivered: Metrics | None = None
         self._grad_norm: float | None = None
         self._first_loss: float | None = None
+        check_shares(job.settings.pairs_per_step, args.world_size)
         order = pair_order(len(job.train_pairs), job.settings)
         super().__init__(
             model=model,
@@ -110,6 +137,8 @@ class TrlTrainer(ORPOTrainer):
             callbacks=[_Schedule(job.settings, meter)],
         )
         self.remove_callback(PrinterCallback)
+        if job.settings.lora is not None:
+            restore_adapter_dropout(model, job.settings.lora.dropout)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
@@ -118,6 +147,8 @@ class TrlTrainer(ORPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:  # it may be another trial's
             put_settings(self.optimizer, self.lr_scheduler, self.settings)
+            if (kept := Path(checkpoint, FIRST_LOSS)).is_file():
+                self._first_loss = json.loads(kept.read_bytes())
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None
@@ -162,18 +193,31 @@ class TrlTrainer(ORPOTrainer):
         result: list[float] = sums.tolist()
         return result
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        figures: dict[str, float] = super().evaluate(*args, **kwargs)
-        self.keep_for_delivery(
-            {
-                "heldout_loss": figures["eval_loss"],
-                "heldout_nll": figures["eval_nll_loss"],
-                "heldout_accuracy": figures["eval_rewards/accuracies"],
-                "heldout_margin": figures["eval_logps/chosen"] - figures["eval_logps/rejected"],
-                "heldout_log_odds": figures["eval_log_odds_chosen"],
-            }
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        sharded = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
+        figures = self.scores(self.model_wrapped if sharded else self.model).figures(self.settings.beta)
+        self.log({f"eval_{name.removeprefix('heldout_')}": value for name, value in figures.items()})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+        self.keep_for_delivery(figures)
+        return dict(figures)
+
+    def scores(self, model: nn.Module) -> PairScores:
+        """Held-out pairs as TRL computes them, each weighing the same; TRL would average batches."""
+        pairs, args = self.job.heldout_pairs, self.args
+        rows = batches_of_worker(
+            len(pairs), args.per_device_eval_batch_size, args.process_index, args.world_size
         )
-        return figures
+        return score_rows(
+            model, pairs, rows, self._padded_logps, device=args.device, num_workers=args.world_size
+        )
+
+    def _padded_logps(self, model: nn.Module, pairs: Sequence[PairTokens]) -> PairLogps:
+        rows = TrlRows(pairs)
+        batch = self._prepare_inputs(self.data_collator([rows[index] for index in range(len(rows))]))
+        chosen_B, rejected_B, _, _, nll, *_ = self.concatenated_forward(model, batch)
+        # of the likelihood TRL has only the batch's mean over tokens
+        share = nll * sum(pair.num_likelihood() for pair in pairs) / len(pairs)
+        return PairLogps(chosen_B, rejected_B, share.expand(len(pairs)))
 
     def keep_for_delivery(self, heldout: dict[str, float]) -> None:
         """Held-out figures are delivered once the checkpoint of the same step is whole."""
@@ -209,6 +253,9 @@ class TrlTrainer(ORPOTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+            (folder / FIRST_LOSS).write_text(json.dumps(self._first_loss), encoding="utf-8")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

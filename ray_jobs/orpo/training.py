@@ -77,6 +77,7 @@ def train(
 
     job = Job(settings, tokenizer, train_tokens.pairs, heldout_tokens.pairs, keep_and_pass_on, on_log)
     trainer, step_used = build_trainer(job, model_dir, output_dir)
+    trainer.args.eval_on_start = settings.eval_at_start and resume_from is None
     trainer.train(resume_from_checkpoint=resume_from)
     return TrainOutcome(
         evaluations[-1],
@@ -196,7 +197,6 @@ def trainer_arguments(settings: TrainingSettings, output_dir: str, device: torch
         logging_strategy="no",
         eval_strategy="no",
         save_strategy="no",
-        eval_on_start=settings.eval_at_start,
         save_total_limit=settings.keep_checkpoints,
         report_to=trackers,
         disable_tqdm=True,
@@ -245,4 +245,7 @@ def deepspeed_config(settings: TrainingSettings) -> dict[str, Any] | None:
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": "auto"},
     }
-    return filled | settings.deepspeed
+    zero = settings.deepspeed.get("zero_optimization", {})
+    if zero.get("stage") == 3:  # else a whole model's weights would lie in a checkpoint as shards only
+        zero = {"stage3_gather_16bit_weights_on_model_save": True} | zero
+    return filled | settings.deepspeed | ({"zero_optimization": zero} if zero else {})

@@ -105,6 +105,8 @@ class SearchSettings(Section):
             _check_dimension(name, dimension)
         if self.algorithm == "optuna" and any(dim.kind == "grid" for dim in self.space.values()):
             raise ValueError("space: optuna draws no grid; use choice, or algorithm: random")
+        if self.algorithm == "optuna" and not self.space:
+            raise ValueError("space: is empty: optuna has nothing to draw; use algorithm: random")
         if self.scheduler == "pbt":
             _check_population(self)
         return self

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from ray_jobs.orpo.settings import TrainingSettings
-from ray_jobs.search.settings import SearchSettings
+from ray_jobs.search.settings import Choice, SearchSettings
 
 HIGHER_IS_BETTER = {"accuracy": True, "margin": True, "nll": False, "loss": False}
 METRICS = {name: f"heldout_{name}" for name in HIGHER_IS_BETTER}
@@ -56,6 +58,45 @@ def largest_trial(training: TrainingSettings, search: SearchSettings) -> Trainin
     if ranks is None:
         return training
     return with_overrides(training, {"lora.rank": max(int(rank) for rank in ranks.values)})
+
+
+def most_steps(training: TrainingSettings, search: SearchSettings) -> int:
+    """Steps of the longest trial that may be drawn."""
+    drawn = search.space.get("num_steps")
+    return training.num_steps if drawn is None else max(int(steps) for steps in drawn.values)
+
+
+def check_trials(training: TrainingSettings, search: SearchSettings, num_workers: int) -> None:
+    """Raises ValueError, naming the field, when a trial may be drawn that would be refused."""
+    for name, dimension in search.space.items():
+        if name.startswith("lora.") and training.lora is None:
+            raise ValueError(f"search.space.{name}: there are no adapters: training.lora is null")
+        for value in dimension.values:
+            if reason := _why_refused(training, name, value):
+                raise ValueError(f"search.space.{name}: {value!r} does not fit: {reason}")
+    _check_shares(training, search, num_workers)
+
+
+def _why_refused(training: TrainingSettings, name: str, value: Choice) -> str | None:
+    try:
+        with_overrides(training, {name: value})
+    except ValidationError as error:
+        reason = str(error.errors(include_url=False, include_context=False)[0]["msg"])
+        return reason.removeprefix("Value error, ").replace("Input should be", "must be")
+    return None
+
+
+def _check_shares(training: TrainingSettings, search: SearchSettings, num_workers: int) -> None:
+    """Pairs of a step are shared out evenly over a trial's workers."""
+    drawn = search.space.get("pairs_per_step")
+    field = "training.pairs_per_step" if drawn is None else "search.space.pairs_per_step"
+    if num_workers > 1 and drawn is not None and drawn.kind in ("uniform", "loguniform"):
+        raise ValueError(
+            f"{field}: a range holds numbers that {num_workers} workers cannot share; use choice"
+        )
+    for pairs in (training.pairs_per_step,) if drawn is None else drawn.values:
+        if int(pairs) % num_workers:
+            raise ValueError(f"{field}: {pairs} is not a multiple of workers.per_trial, {num_workers}")
 
 
 def best_trial(trials: Iterable[Trial], objective: str) -> Trial | None:

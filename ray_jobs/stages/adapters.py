@@ -1,6 +1,4 @@
-"""Where the adapters of a search's best trials are kept in a run."""
-
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+"""Where a run keeps what a search's best trials have trained: adapters, or all weights."""
 
 
 def candidate_folder(number: int) -> str:

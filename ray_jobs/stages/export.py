@@ -1,4 +1,4 @@
-"""The base and the best adapter as GGUF files of one recipe."""
+"""The base and what the best trials made of it as GGUF files of one recipe."""
 
 import logging
 import os
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from ray_jobs.config import Config
 from ray_jobs.export.recipe import recipe_name, with_recipe
+from ray_jobs.export.trained import trained_files
 from ray_jobs.runs import RunFolder, file_sha256
-from ray_jobs.stages.adapters import ADAPTER_FILES, candidate_folder
+from ray_jobs.stages.adapters import candidate_folder
 from ray_jobs.stages.base import Stage, config_inputs
+from ray_jobs.stages.base_model import NOTE, base_of
 from ray_jobs.stages.begun import INPUTS, ahead_of
 from serving.storage.mirror import discard
 
@@ -24,9 +26,8 @@ log = logging.getLogger(__name__)
 
 def run(config: Config, folder: RunFolder) -> list[str]:
     from ray_jobs.export.adapter_gguf import write_adapter_gguf
-    from ray_jobs.export.base import default_cache_dir, resolve_base
 
-    base = resolve_base(config.model, default_cache_dir())
+    base = base_of(config, folder)
     if not taken_up(config, folder):
         write_model(config, folder, base, "base", None)
     outputs = outputs_of("base")
@@ -66,11 +67,9 @@ def outputs_of(model: str) -> list[str]:
 
 def base_ahead(config: Config, folder: RunFolder) -> None:
     """The base's files before the trials are done, unless they are there."""
-    from ray_jobs.export.base import default_cache_dir, resolve_base
-
     inner, inputs = ahead_of(folder), inputs_of_base(config, folder)
     if not made_from(inner, inputs):
-        write_model(config, inner, resolve_base(config.model, default_cache_dir()), "base", None)
+        write_model(config, inner, base_of(config, folder), "base", None)
         inner.write_json(INPUTS, inputs)
 
 
@@ -103,7 +102,7 @@ def inputs_of_base(config: Config, folder: RunFolder) -> dict[str, str]:
 
 
 def candidates(folder: RunFolder) -> dict[str, str]:
-    """Candidate -> the folder of its adapter, the best trial's first."""
+    """Candidate -> the folder of its adapter or weights, the best trial's first."""
     found = {"candidate": candidate_folder(1)}
     while folder.path(candidate_folder(len(found) + 1)).is_dir():
         number = len(found) + 1
@@ -111,8 +110,9 @@ def candidates(folder: RunFolder) -> dict[str, str]:
     return found
 
 
-def adapter_files(folder: RunFolder) -> tuple[str, ...]:
-    return tuple(f"{adapter}/{name}" for adapter in candidates(folder).values() for name in ADAPTER_FILES)
+def candidate_files(folder: RunFolder) -> tuple[str, ...]:
+    kept = candidates(folder).values()
+    return tuple(f"{relative}/{name}" for relative in kept for name in trained_files(folder.path(relative)))
 
 
 def recipe_inputs(config: Config) -> dict[str, str]:
@@ -127,9 +127,9 @@ def recipe_inputs(config: Config) -> dict[str, str]:
 STAGE = Stage(
     name="export",
     settings=("export", "model"),
-    needs=("data/base.json",),
+    needs=(NOTE,),
     folders=("models",),
     run=run,
     extra_inputs=recipe_inputs,
-    more_needs=adapter_files,
+    more_needs=candidate_files,
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray_jobs.stages.base_model import refuse_other
 from ray_jobs.stages.checkpoints import read_note, whole_since, why_damaged, write_note
 from ray_jobs.stages.diverged import note_diverged
 from ray_jobs.stages.ray_storage import ray_storage
@@ -24,9 +25,10 @@ log = logging.getLogger(__name__)
 def train_worker(job: dict[str, Any]) -> None:
     """Runs in every worker of a trial. `job` is plain data:
 
-    base (ModelSettings), training (TrainingSettings, with the trial's own values), train and heldout
-    (Parquet files, by path or URI), threads (of this worker), storage (folder of all groups, by path or URI),
-    start_from (another trial's checkpoint from which this one starts, as Ray names its path, or None).
+    base (ModelSettings), base_sha256 (of the run's base), training (TrainingSettings, with the trial's own
+    values), train and heldout (Parquet files, by path or URI), threads (of this worker), storage (folder of
+    all groups, by path or URI), start_from (another trial's checkpoint from which this one starts, as Ray
+    names its path, or None).
     """
     resumed(job, run_training)
 
@@ -102,6 +104,7 @@ def run_training(
     if not is_uri(job["storage"]):
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{group_folder(job)}/tensorboard")
     base = resolve_base(ModelSettings.model_validate_json(job["base"]), default_cache_dir())
+    refuse_other(base.name, base.sha256, job["base_sha256"], job["storage"])
     with tempfile.TemporaryDirectory() as output_dir:
         train(
             settings,

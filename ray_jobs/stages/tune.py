@@ -14,12 +14,14 @@ from typing import Any
 
 from ray_jobs.config import Config
 from ray_jobs.errors import StageFailed
-from ray_jobs.runs import RunFolder, write_whole
-from ray_jobs.search.trials import Trial, ranked_trials, with_overrides
+from ray_jobs.export.trained import trained_files
+from ray_jobs.runs import RunFolder, replacing
+from ray_jobs.search.trials import Trial, most_steps, ranked_trials, with_overrides
 from ray_jobs.stages import cluster
-from ray_jobs.stages.adapters import ADAPTER_FILES, candidate_folder
+from ray_jobs.stages.adapters import candidate_folder
 from ray_jobs.stages.ahead import base_ahead
 from ray_jobs.stages.base import Stage
+from ray_jobs.stages.base_model import NOTE, base_of
 from ray_jobs.stages.checkpoints import prepare_search, why_damaged
 from ray_jobs.stages.forgotten import forgotten_trials
 from ray_jobs.stages.gpu_share import with_gpu_share
@@ -37,6 +39,7 @@ ROOM = 2**20
 
 def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
+    base_of(config, folder)
     config = with_gpu_share(config)
     job = trial_job(config, folder)
     with base_ahead(config, folder):
@@ -55,7 +58,8 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     kept = [candidate_folder(number) for number in range(1, len(ranked) + 1)]
     for trial, relative in zip(ranked, kept, strict=True):
         keep_best(trial, folder.path(relative))
-    return ["tune/trials.parquet", *(f"{relative}/{name}" for relative in kept for name in ADAPTER_FILES)]
+    files = [f"{relative}/{name}" for relative in kept for name in trained_files(folder.path(relative))]
+    return ["tune/trials.parquet", *files]
 
 
 def trial_job(config: Config, folder: RunFolder) -> dict[str, Any]:
@@ -63,6 +67,7 @@ def trial_job(config: Config, folder: RunFolder) -> dict[str, Any]:
     training = with_overrides(config.training, {"seed": config.seed})
     return {
         "base": config.model.model_dump_json(),
+        "base_sha256": folder.read_json(NOTE)["sha256"],
         "training": training.model_dump_json(),
         "train": folder.shared("data/train.parquet"),
         "heldout": folder.shared("data/heldout.parquet"),
@@ -108,7 +113,7 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
                 **ray_storage(shared(folder)),
                 # A lost driver of a trial, besides the lost workers that Ray Train sees to.
                 failure_config=ray.tune.FailureConfig(max_failures=config.search.max_failures),
-                callbacks=[TrialLog(config.search.num_trials, config.training.num_steps)],
+                callbacks=[TrialLog(config.search.num_trials, most_steps(config.training, config.search))],
                 verbose=0,
             ),
         )
@@ -134,22 +139,24 @@ def with_errors(fit_all: Callable[[], Any], folder: Path) -> Any:
 
 
 def keep_best(best: Trial, folder: Path) -> None:
-    """Copies the winning adapter beside the trial table, whole."""
+    """Copies the winning adapter, or all weights, beside the trial table, whole."""
     assert best.checkpoint is not None
-    if reason := why_damaged(fetched_folder(Path(best.checkpoint))):
+    checkpoint = fetched_folder(Path(best.checkpoint))
+    if reason := why_damaged(checkpoint):
         raise StageFailed(f"tune: {reason}; redo it with --force tune")
     shutil.rmtree(folder, ignore_errors=True)
-    for name in ADAPTER_FILES:
-        source = Path(best.checkpoint) / name
+    for name in trained_files(checkpoint):
+        source = checkpoint / name
         if not source.is_file():
-            raise StageFailed(f"tune: {source} is missing: the best trial kept no adapter")
-        write_whole(folder / name, source.read_bytes())
+            raise StageFailed(f"tune: {source} is missing: the best trial kept no weights")
+        with source.open("rb") as there, replacing(folder / name) as here:
+            shutil.copyfileobj(there, here, ROOM)
 
 
 STAGE = Stage(
     name="tune",
     settings=("seed", "model", "training", "search", "verdict.num_candidates", "workers.per_trial"),
-    needs=("data/train.parquet", "data/heldout.parquet", "data/base.json"),
+    needs=("data/train.parquet", "data/heldout.parquet", NOTE),
     folders=("tune",),
     run=run,
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray_jobs.config import Config
 from ray_jobs.search.settings import SEARCHABLE, Dimension, SearchSettings
-from ray_jobs.search.trials import HIGHER_IS_BETTER, METRICS
+from ray_jobs.search.trials import HIGHER_IS_BETTER, METRICS, most_steps
 from ray_jobs.stages import cluster
 
 log = logging.getLogger(__name__)
@@ -105,10 +105,11 @@ def scheduler(config: Config) -> Any:
 
     search = config.search
     if search.scheduler == "asha":
+        longest = most_steps(config.training, search)
         return ASHAScheduler(
             time_attr="step",
-            max_t=config.training.num_steps,
-            grace_period=min(search.grace_steps, config.training.num_steps),
+            max_t=longest,
+            grace_period=min(search.grace_steps, longest),
             reduction_factor=search.reduction_factor,
         )
     if search.scheduler == "median":

@@ -1,11 +1,18 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from ray_jobs.config import load_config
+from ray_jobs.errors import ConfigError
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.search.settings import SearchSettings
-from ray_jobs.search.trials import Trial, best_trial, with_overrides
+from ray_jobs.search.trials import Trial, best_trial, check_trials, most_steps, with_overrides
+from ray_jobs.stages.tune_search import scheduler
+
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
 
 
 def search(**fields: object) -> SearchSettings:
@@ -39,6 +46,88 @@ def test_a_wrong_space_is_refused_by_name(space: dict[str, object], says: str) -
 def test_optuna_draws_no_grid() -> None:
     with pytest.raises(ValidationError, match="optuna draws no grid"):
         search(space={"beta": {"grid": [0.1, 0.2]}}, algorithm="optuna")
+
+
+def test_optuna_needs_something_to_draw() -> None:
+    with pytest.raises(ValidationError, match="space: is empty: optuna has nothing to draw"):
+        search(algorithm="optuna")
+
+
+@pytest.mark.parametrize(
+    ("training", "space", "workers", "says"),
+    [
+        (
+            {},
+            {"lora.dropout": {"uniform": [0, 1.5]}},
+            1,
+            "lora.dropout: 1.5 does not fit: must be less than 1",
+        ),
+        (
+            {},
+            {"pairs_per_step": {"uniform": [0, 8]}},
+            1,
+            "pairs_per_step: 0 does not fit: must be greater than or equal to 1",
+        ),
+        (
+            {},
+            {"lr_schedule": {"choice": ["linear", "cosin"]}},
+            1,
+            "lr_schedule: 'cosin' does not fit: must be",
+        ),
+        (
+            {"lora": {"dora": True}},
+            {"lora.dropout": {"grid": [0, 0.1]}},
+            1,
+            "lora.dropout: 0.1 does not fit: lora.dora: is only supported",
+        ),
+        ({"lora": None}, {"lora.rank": {"choice": [4]}}, 1, "lora.rank: there are no adapters"),
+        ({}, {"pairs_per_step": {"choice": [4, 5]}}, 2, "pairs_per_step: 5 is not a multiple of workers"),
+        ({}, {"pairs_per_step": {"uniform": [4, 8]}}, 2, "pairs_per_step: a range holds numbers that 2"),
+        (
+            {"pairs_per_step": 3},
+            {},
+            2,
+            "training.pairs_per_step: 3 is not a multiple of workers.per_trial, 2",
+        ),
+    ],
+)
+def test_trials_that_would_be_refused_are_told_before_any_starts(
+    training: dict[str, object], space: dict[str, object], workers: int, says: str
+) -> None:
+    settings = TrainingSettings.model_validate_json(json.dumps(training))
+    with pytest.raises(ValueError, match=re.escape(says)):
+        check_trials(settings, search(space=space), workers)
+
+
+def test_trials_that_fit_are_let_through() -> None:
+    space = {
+        "lora.rank": {"loguniform": [4, 64]},
+        "pairs_per_step": {"choice": [4, 8]},
+        "lr_schedule": {"grid": ["linear", "cosine"]},
+        "warmup_share": {"uniform": [0, 1]},
+    }
+    check_trials(TrainingSettings(pairs_per_step=3), search(space=space), 2)
+
+
+def test_the_longest_trial_is_the_longest_of_the_space() -> None:
+    training = TrainingSettings(num_steps=100)
+    assert most_steps(training, search()) == 100
+    assert most_steps(training, search(space={"num_steps": {"choice": [50, 400]}})) == 400
+    assert most_steps(training, search(space={"num_steps": {"uniform": [10, 60]}})) == 60
+
+
+def test_a_config_names_the_trial_that_would_be_refused() -> None:
+    with pytest.raises(ConfigError, match=r"smoke\.yaml: search\.space\.lora\.rank: 0 does not fit: must be"):
+        load_config(SMOKE, ["search.space={lora.rank: {choice: [4, 0]}}"])
+    with pytest.raises(ConfigError, match=r"training\.pairs_per_step: 3 is not a multiple of workers"):
+        load_config(SMOKE, ["training.pairs_per_step=3", "workers.per_trial=2", "search.space={}"])
+
+
+def test_asha_lets_the_longest_trial_come_to_its_end() -> None:
+    changes = ["search.scheduler=asha", "search.grace_steps=200"]
+    assert scheduler(load_config(SMOKE, changes))._max_t == load_config(SMOKE).training.num_steps
+    longer = load_config(SMOKE, [*changes, "search.space={num_steps: {choice: [5, 400]}}"])
+    assert scheduler(longer)._max_t == 400
 
 
 def test_grid_points_multiply() -> None:

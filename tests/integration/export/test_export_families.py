@@ -1,5 +1,6 @@
 """Each family's GGUF computes in llama.cpp what the model computes in transformers."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from export_tiny_models import FAMILIES, LLAMA3_ROPE, make_model
 
 from ray_jobs.errors import ModelError
 from ray_jobs.export.families import full_config
+from ray_jobs.export.gguf_file import GgufFile
 from ray_jobs.export.modelfile import write_modelfile
 from ray_jobs.export.rope import rope_tensors
 from ray_jobs.export.template import template_from_hf
@@ -67,6 +69,25 @@ def test_rope_factors_are_those_of_transformers() -> None:
     np.testing.assert_allclose(plain / factors, frequencies.numpy(), rtol=1e-5)
     assert factors.min() == 1.0
     assert factors.max() == 32.0
+
+
+def test_a_tokenizer_with_more_than_the_model_uses_gives_a_whole_template(tmp_path: Path) -> None:
+    """As Gemma 3's text-only sizes: a token for images beyond the embedding; and two chat templates."""
+    folder = make_model("gemma-3", tmp_path / "gemma-3")
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["added_tokens"].append(
+        {**tokenizer["added_tokens"][-1], "id": 640, "content": "<image_soft_token>", "special": True}
+    )
+    path.write_text(json.dumps(tokenizer))
+    loaded = transformers.AutoTokenizer.from_pretrained(folder)
+    plain = loaded.chat_template
+    loaded.chat_template = {"default": plain, "tool_use": "{{ tools }}"}
+    loaded.save_pretrained(folder)
+    assert "<image_soft_token>" in path.read_text()
+    template = GgufFile(template_from_hf(folder, tmp_path / "t.gguf", "gemma-3"))
+    assert len(template.get("tokenizer.ggml.tokens")) == 640
+    assert template.get("tokenizer.chat_template") == plain
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ from ray_jobs.export.manifest import Manifest
 from ray_jobs.export.merge import load_merged, merged_state
 from ray_jobs.export.quantize import tensor_formats
 from ray_jobs.export.settings import ExportSettings, ModelSettings
+from ray_jobs.search.trials import Trial
+from ray_jobs.stages.checkpoints import write_note
+from ray_jobs.stages.tune import keep_best
 
 F16 = ExportSettings(quantization="f16", parity_prompts=2, parity_tokens=16)
 Adapters = Callable[..., Path]
@@ -229,6 +232,59 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = resolve_base(ModelSettings(base=str(folder / "model")), folder / "cache")
     export_model(base, None, folder / "out", F16, quiet)
     return folder / "out" / "model.gguf"
+
+
+@pytest.mark.parametrize("kind", ["folder", "gguf, tied", "in parts"])
+def test_a_model_of_which_all_weights_were_trained_is_exported(
+    tiny: BaseModel, tiny_gguf: Path, tmp_path: Path, kind: str
+) -> None:
+    base = resolve_base(ModelSettings(base=str(tiny_gguf)), tmp_path) if kind == "gguf, tied" else tiny
+    checkpoint = Path(trained_whole(base, tmp_path / "training"))
+    trained = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    if kind == "in parts":
+        trained.save_pretrained(checkpoint, max_shard_size="200KB")
+        (checkpoint / "model.safetensors").unlink(missing_ok=True)
+        assert len(list(checkpoint.glob("model-*.safetensors"))) > 1
+    write_note(checkpoint, 0, [{"step": 2}])
+    best = Trial("t", "done", {}, str(checkpoint), steps=2, seconds=1.0)
+    keep_best(best, tmp_path / "best")
+    assert not (tmp_path / "best" / "config.json").exists()
+    steps: list[str] = []
+    manifest = export_model(base, tmp_path / "best", tmp_path / "out", F16, steps.append)
+    assert steps[0] == "loading the trained weights"
+    assert manifest.parity.max_relative_compute_error < 0.05
+    assert (manifest.untouched.tensors, manifest.adapter_sha256 is None) == (0, False)
+    written = GgufFile(tmp_path / "out" / "model.gguf").array("blk.1.ffn_up.weight")
+    expected = trained.model.layers[1].mlp.up_proj.weight.detach().numpy()
+    before = AutoModelForCausalLM.from_pretrained(base.hf_dir).model.layers[1].mlp.up_proj.weight
+    np.testing.assert_allclose(written, expected, rtol=1e-3, atol=1e-6)
+    assert not np.allclose(written, before.detach().float().numpy(), rtol=1e-3, atol=1e-6)
+
+
+def trained_whole(base: BaseModel, folder: Path) -> str:
+    """The checkpoint of two steps on all weights."""
+    from ray_jobs.orpo.settings import TrainingSettings
+    from ray_jobs.orpo.training import train
+    from tests.unit.orpo.tiny import text_pairs
+
+    settings = TrainingSettings(
+        lora=None,
+        num_steps=2,
+        pairs_per_step=2,
+        learning_rate=1e-2,
+        warmup_share=0,
+        precision="fp32",
+        compile="off",
+    )
+    outcome = train(
+        settings,
+        model_dir=str(base.hf_dir),
+        train_pairs=text_pairs(4),
+        heldout_pairs=text_pairs(2, seed=1),
+        output_dir=str(folder),
+        on_eval=lambda *_: None,
+    )
+    return outcome.checkpoint_dir
 
 
 def test_a_gguf_base_is_dequantised_once_and_exports_to_itself(tiny_gguf: Path, tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from ray_jobs.errors import DataError, ModelError
+from ray_jobs.errors import ConfigError, DataError, ModelError
+from ray_jobs.orpo.meter import TrainMeter
 from ray_jobs.orpo.metrics import Metrics, TrainingDiverged
 from ray_jobs.orpo.packed_trainer import PackedTrainer
 from ray_jobs.orpo.settings import LoraSettings, TrainingSettings
+from ray_jobs.orpo.trainer import FIRST_LOSS, Job, TrlTrainer
 from ray_jobs.orpo.training import TrainOutcome, train
 from tests.unit.orpo.tiny import save_tiny_model, text_pairs
 
@@ -89,7 +92,18 @@ def test_evaluates_and_saves_when_told_and_at_the_end(model_dir: str, tmp_path: 
     assert [log["step"] for log in run.logs if "loss" in log] == [1, 2, 3, 4, 5, 6]
 
 
-def test_saved_adapter_gives_the_scores_that_were_reported(model_dir: str, tmp_path: Path) -> None:
+def test_checkpoints_come_with_an_evaluation_whatever_its_own_interval(
+    model_dir: str, tmp_path: Path
+) -> None:
+    run = Run(changed(checkpoint_every_steps=2, eval_every_steps=3), model_dir, tmp_path)
+    told = [(metrics.step, folder and Path(folder).name) for metrics, folder in run.evaluations]
+    assert told == [(2, "checkpoint-2"), (3, None), (4, "checkpoint-4"), (6, "checkpoint-6")]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_saved_adapter_gives_the_scores_that_were_reported(
+    model_dir: str, tmp_path: Path, dropout: float
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -98,7 +112,7 @@ def test_saved_adapter_gives_the_scores_that_were_reported(model_dir: str, tmp_p
     from ray_jobs.orpo.step import enable_packed_step
     from ray_jobs.orpo.tokens import tokenize_pairs
 
-    run = Run(SETTINGS, model_dir, tmp_path)
+    run = Run(changed(lora=LoraSettings(rank=4, dropout=dropout)), model_dir, tmp_path)
     model = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(model_dir), run.outcome.checkpoint_dir
     )
@@ -120,10 +134,53 @@ def test_resumed_training_equals_an_uninterrupted_one(model_dir: str, tmp_path: 
     assert resumed.outcome.metrics.heldout_loss == straight.outcome.metrics.heldout_loss
 
 
+@pytest.mark.parametrize("step", ["packed", "trl"])
+def test_dropout_changes_what_is_learnt(model_dir: str, tmp_path: Path, step: str) -> None:
+    adapters = []
+    for number, dropout in enumerate((0.0, 0.5, 0.5)):
+        settings = changed(step=step, num_steps=2, lora=LoraSettings(rank=4, dropout=dropout))
+        adapters.append(Run(settings, model_dir, tmp_path / str(number)).adapter)
+    assert not torch.allclose(adapters[0], adapters[1], rtol=1e-2)
+    assert torch.equal(adapters[1], adapters[2])
+
+
+def test_only_the_dropout_of_adapters_is_switched_on_again() -> None:
+    from ray_jobs.orpo.trainer import restore_adapter_dropout
+    from tests.unit.orpo.tiny import tiny_llama, with_adapters
+
+    model = with_adapters(tiny_llama(), lora_dropout=0.3)
+    model.own_dropout = torch.nn.Dropout(0.3)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0
+    restore_adapter_dropout(model, 0.3)
+    found = {
+        "lora_dropout" in name: module.p
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Dropout)
+    }
+    assert found == {True: 0.3, False: 0}
+
+
+def test_a_resumed_training_goes_by_what_came_before(model_dir: str, tmp_path: Path) -> None:
+    settings = changed(eval_at_start=True, checkpoint_every_steps=3)
+    Run(settings, model_dir, tmp_path / "straight")
+    start = tmp_path / "straight" / "checkpoint-3"
+    resumed = Run(settings, model_dir, tmp_path / "resumed", str(start))
+    assert [metrics.step for metrics, _ in resumed.evaluations] == [6], "not the base again"
+    first = json.loads((start / FIRST_LOSS).read_bytes())
+    assert first > 0
+    assert json.loads((tmp_path / "resumed" / "checkpoint-6" / FIRST_LOSS).read_bytes()) == first
+    (start / FIRST_LOSS).write_text(json.dumps(first / 100))
+    with pytest.raises(TrainingDiverged, match="over 4 times the first step's"):
+        Run(settings, model_dir, tmp_path / "diverged", str(start))
+
+
 def test_trl_step_trains_the_same_adapter(model_dir: str, tmp_path: Path) -> None:
     # TRL averages micro batches; with all pairs of a step in one, both steps are the same arithmetic
-    packed = Run(changed(max_batch_tokens=2000), model_dir, tmp_path / "packed")
-    trl = Run(changed(step="trl", max_batch_tokens=2000), model_dir, tmp_path / "trl")
+    settings = changed(max_batch_tokens=2000, eval_at_start=True)
+    packed = Run(settings, model_dir, tmp_path / "packed")
+    trl = Run(settings.model_copy(update={"step": "trl"}), model_dir, tmp_path / "trl")
     assert trl.outcome.step_used == "trl"
     ours, theirs = packed.outcome.metrics, trl.outcome.metrics
     assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
@@ -131,6 +188,18 @@ def test_trl_step_trains_the_same_adapter(model_dir: str, tmp_path: Path) -> Non
     assert theirs.padding_share is not None
     assert theirs.padding_share > 0
     assert torch.nn.functional.cosine_similarity(packed.adapter, trl.adapter, dim=0) > 0.9999
+    # seven held-out pairs in two batches of unlike sizes: each pair weighs the same
+    ours, theirs = packed.evaluations[0][0], trl.evaluations[0][0]
+    for name in ("loss", "nll", "accuracy", "margin", "log_odds"):
+        expected = pytest.approx(getattr(ours, f"heldout_{name}"), rel=1e-4)
+        assert getattr(theirs, f"heldout_{name}") == expected, name
+
+
+def test_trls_step_refuses_pairs_that_workers_cannot_share(model_dir: str) -> None:
+    job = Job(changed(pairs_per_step=5), None, [], [], lambda *_: None, None)
+    args: Any = SimpleNamespace(world_size=2)
+    with pytest.raises(ConfigError, match=r"training\.pairs_per_step: 5 is not a multiple of 2 workers"):
+        TrlTrainer(torch.nn.Identity(), args, job, TrainMeter(1.0))
 
 
 def test_all_layers_are_in_training_mode_in_every_step(
@@ -187,7 +256,6 @@ def test_unverified_architecture_falls_back_to_trl(tmp_path: Path, caplog: pytes
 
     from ray_jobs.orpo.models import load_tokenizer
     from ray_jobs.orpo.tokens import tokenize_pairs
-    from ray_jobs.orpo.trainer import Job
     from ray_jobs.orpo.training import build_trainer
     from tests.unit.orpo.tiny import tiny_tokenizer
 
@@ -312,6 +380,18 @@ def test_two_workers_equal_one_with_twice_the_pairs(
     assert [worker[-1]["checkpoint"] is not None for worker in two_workers] == [True, False]
     together = adapter_of(two_workers[0][-1]["checkpoint"])
     assert torch.nn.functional.cosine_similarity(one.adapter, together, dim=0) > 0.9999
+
+
+def test_workers_with_dropout_go_on_from_what_the_first_one_left(model_dir: str, tmp_path: Path) -> None:
+    lora = {"rank": 4, "dropout": 0.3}
+    settings = PLAIN | {"checkpoint_every_steps": 2, "lora": lora}
+    straight = run_workers(2, settings, model_dir, tmp_path / "straight")
+    start = tmp_path / "straight" / "out" / "checkpoint-2"
+    for state in start.glob("rng_state_*"):
+        state.unlink()  # of the others only the first worker's folder is kept
+    resumed = run_workers(2, settings, model_dir, tmp_path / "resumed", str(start))
+    ends = [adapter_of(workers[0][-1]["checkpoint"]) for workers in (straight, resumed)]
+    assert torch.equal(*ends)
 
 
 @pytest.mark.skipif(

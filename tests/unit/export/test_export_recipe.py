@@ -21,6 +21,7 @@ from ray_jobs.export.quantize import LLAMA_FTYPES, quantize
 from ray_jobs.export.rope import rope_tensors
 from ray_jobs.export.safetensors_file import read_shapes, write_tensors
 from ray_jobs.export.settings import ExportSettings, ModelSettings, Quantization
+from ray_jobs.export.template import chat_template
 from ray_jobs.export.untouched import Untouched
 from ray_jobs.export.vocabulary import CONTROL, NORMAL, UNUSED, read_vocabulary
 
@@ -165,13 +166,35 @@ def test_a_vocabulary_is_filled_up_to_the_embedding(tmp_path: Path) -> None:
     assert (found.model, found.pre, found.merges) == ("gpt2", "gpt-2", ["a b"])
 
 
+def test_an_added_token_beyond_the_embedding_is_left_out(tmp_path: Path) -> None:
+    vocab = {"a": 0, "b": 1, "ab": 2, "<image>": 6}
+    changes = {
+        "model": {"type": "BPE", "vocab": vocab, "merges": ["a b"]},
+        "added_tokens": [
+            {"id": 4, "content": "<end>", "special": True},
+            {"id": 6, "content": "<image>", "special": True},
+        ],
+    }
+    assert read_vocabulary(_tokenizer(tmp_path, **changes), 6) == read_vocabulary(_tokenizer(tmp_path), 6)
+
+
+def test_of_several_chat_templates_the_default_is_written(tmp_path: Path) -> None:
+    assert chat_template("{{ one }}", tmp_path) == "{{ one }}"
+    assert chat_template({"tool_use": "{{ tools }}", "default": "{{ one }}"}, tmp_path) == "{{ one }}"
+    with pytest.raises(ModelError, match=r"of its chat templates \(tool_use, rag\) none is named default"):
+        chat_template({"tool_use": "", "rag": ""}, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"model": {"type": "Unigram", "vocab": []}}, "a Unigram tokenizer needs its GGUF"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "cuts words in a way that is not known"),
         ({"model": {"type": "BPE"}}, "is damaged"),
-        ({"added_tokens": [{"id": 6, "content": "<x>"}]}, "has token 6, the model's embedding has 6 rows"),
+        (
+            {"model": {"type": "BPE", "vocab": {"a": 0, "b": 6}, "merges": []}},
+            "has token 6, the model's embedding has 6 rows",
+        ),
     ],
 )
 def test_tokenizers_without_an_equal_are_refused(

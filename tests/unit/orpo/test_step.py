@@ -73,6 +73,13 @@ def test_loss_and_gradients_equal_the_plain_step(fused: bool, adapters: bool) ->
     assert_equal_steps(make, fused=fused)
 
 
+@pytest.mark.parametrize(
+    "targets", [["q_proj"], ["v_proj", "up_proj"], ["k_proj", "gate_proj", "down_proj"], ["q_proj", "v_proj"]]
+)
+def test_adapters_on_some_of_the_layers_that_are_joined(targets: list[str]) -> None:
+    assert_equal_steps(lambda: with_adapters(tiny_llama(), target_modules=targets), fused=True)
+
+
 def test_untied_output_layer() -> None:
     assert_equal_steps(lambda: tiny_llama(tie_word_embeddings=False), fused=True)
 

@@ -107,9 +107,77 @@ def test_overlong_pairs_are_dropped_or_cut_from_the_left_and_counted() -> None:
     assert cut.pairs[0].chosen == whole.chosen
 
 
-def test_templates_that_training_cannot_follow_are_refused() -> None:
+def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
     with pytest.raises(ModelError, match="no chat template"):
         prompt_tokens(tiny_tokenizer(None), (Message("user", "a"),))
-    reordered = tiny_tokenizer("{% if add_generation_prompt %}>{% else %}{{ messages }}{% endif %}")
-    with pytest.raises(ModelError, match="no place to start"):
-        tokenize_pair(reordered, make_pair(), SETTINGS)
+
+
+TURN = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
+ASKS = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+SYSTEM = (Message("system", "Be brief."), Message("user", "Hi"))
+SYSTEM_IN_LAST_TURN = (  # as Mistral's: before the user's turn if that is the last, else not at all
+    "{% set first = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}"
+    "{% for m in messages if m['role'] != 'system' %}"
+    "{% if m['role'] == 'user' %}<|im_start|>{% if loop.last and first %}{{ first }}\n{% endif %}"
+    "{{ m['content'] }}<|im_start|>{% else %} {{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"
+)
+NO_SYSTEM = (  # as Gemma's
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system turns here') }}{% endif %}"
+)
+TWO_SIDES = (  # as older ones of Mistral
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Turns must take turns') }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (SYSTEM_IN_LAST_TURN, "no place to start"),
+        (NO_SYSTEM + TURN + ASKS, "No system turns here"),
+        (TWO_SIDES + TURN + ASKS, "Turns must take turns"),
+    ],
+)
+def test_pairs_that_the_template_refuses_are_skipped_and_counted(template: str, says: str) -> None:
+    tokenizer = tiny_tokenizer(template)
+    refused = dataclasses.replace(make_pair(), id="2", prompt=SYSTEM)
+    both = tokenize_pairs(tokenizer, [refused, make_pair()], SETTINGS)
+    assert ([pair.id for pair in both.pairs], both.reasons) == (["1"], {"template": 1})
+    assert tokenizer.decode(both.pairs[0].chosen).strip() == "Yes<|im_end|>"
+    with pytest.raises(ModelError, match=f"of 2 pairs none is usable; 2 do not fit .*{says}"):
+        tokenize_pairs(tokenizer, [refused, refused], SETTINGS)
+
+
+def test_what_a_template_writes_after_the_end_of_a_turn_is_not_learnt() -> None:
+    # as Phi-3's: a line break and the token that ends a text
+    ends_text = tiny_tokenizer(
+        TURN.replace("<|im_end|>", "<|im_end|>\n")
+        + "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}<|endoftext|>{% endif %}"
+    )
+    tokens = tokens_of(make_pair(chosen="end <|im_end|> end"), ends_text)
+    assert ends_text.decode(tokens.chosen) == "end <|im_end|> end<|im_end|>"
+    assert [token for token in (*tokens.chosen, *tokens.rejected) if token < 3] == [END, END]
+
+
+def test_a_turn_ends_behind_the_answer_not_behind_what_stands_before_it() -> None:
+    thinks_first = tiny_tokenizer(
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{% if m['role'] == 'assistant' %}<|endoftext|>{% endif %}{{ m['content'] | trim }}<|im_end|>\n"
+        "{% endfor %}" + ASKS
+    )
+    tokens = tokens_of(make_pair(chosen=" Yes "), thinks_first)
+    assert thinks_first.decode(tokens.chosen) == "<|endoftext|>Yes<|im_end|>"
+
+
+def test_added_tokens_are_listed_once_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer()
+    calls: list[int] = []
+    listed = type(tokenizer).added_tokens_decoder.fget
+    monkeypatch.setattr(
+        type(tokenizer), "added_tokens_decoder", property(lambda self: (calls.append(1), listed(self))[1])
+    )
+    tokenize_pairs(tokenizer, [make_pair(), make_pair(prompt="<|im_end|>")], SETTINGS)
+    of_two = len(calls)
+    tokenize_pairs(tokenizer, [make_pair(prompt="<|im_end|>")] * 5, SETTINGS)
+    assert of_two < 10
+    assert len(calls) == of_two

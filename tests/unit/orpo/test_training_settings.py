@@ -21,6 +21,8 @@ def test_defaults_are_valid_and_survive_json() -> None:
         {"qlora": True, "lora": None},
         {"likelihood": "answer", "step": "trl"},
         {"lora": {"rank": 4, "dora": True, "dropout": 0.1}},
+        {"lora": {"target_modules": ("q_proj", "lm_head")}},
+        {"lora": {"target_modules": ("model.embed_tokens",)}},
     ],
 )
 def test_wrong_fields_are_refused(changes: dict[str, object]) -> None:
@@ -39,7 +41,12 @@ def test_deepspeed_block_keeps_what_the_user_wrote() -> None:
     block = {"zero_optimization": {"stage": 3}, "gradient_clipping": 0.5}
     filled = deepspeed_config(TrainingSettings(deepspeed=block))
     assert filled is not None
-    assert filled["zero_optimization"] == {"stage": 3}
+    gathers = {"stage3_gather_16bit_weights_on_model_save": True}
+    assert filled["zero_optimization"] == {"stage": 3} | gathers
+    kept = block | {"zero_optimization": {"stage": 3, **dict.fromkeys(gathers, False)}}
+    assert (deepspeed_config(TrainingSettings(deepspeed=kept)) or {})["zero_optimization"] == kept[
+        "zero_optimization"
+    ]
     assert filled["gradient_clipping"] == 0.5
     assert filled["train_batch_size"] == "auto"
     assert deepspeed_config(TrainingSettings()) is None

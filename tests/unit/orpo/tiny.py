@@ -61,13 +61,12 @@ def tiny_llama(seed: int = 0, **changes: Any) -> Any:
 
 
 def with_adapters(model: Any, rank: int = 4, seed: int = 1, **changes: Any) -> Any:
-    """LoRA on all linear layers, away from its start where `up` is 0 and hides mistakes."""
+    """LoRA, by default on all linear layers, away from its start where `up` is 0 and hides mistakes."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", **changes
-    )
+    options = {"target_modules": "all-linear"} | changes
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", **options)
     model = get_peft_model(model, config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
