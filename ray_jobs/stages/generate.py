@@ -24,7 +24,7 @@ from ray_jobs.stages.base import Stage, config_inputs
 from ray_jobs.stages.begun import ahead_of, begin_rows, begun_rows
 from ray_jobs.stages.engine_rows import RowJob, compute_file
 from ray_jobs.stages.spent import Spent
-from ray_jobs.tables import PROMPT_COLUMNS, iter_rows
+from ray_jobs.tables import PROMPT_COLUMNS, RowFile, has_rows, iter_rows
 from serving.storage.mirror import discard
 from serving.storage.node_cache import local_copy
 
@@ -95,7 +95,7 @@ def failed_answer(row: Mapping[str, Any], error: str, *, spec: dict[str, Any]) -
 
 
 def _answer(row: dict[str, Any], result: Any, error: str | None, spec: dict[str, Any]) -> dict[str, Any]:
-    failed = result is None or result.finish_reason == "error"
+    failed = result is None or result.finish_reason not in ("stop", "length")
     answer = Answer(
         id=row["id"],
         source=row["source"],
@@ -107,18 +107,23 @@ def _answer(row: dict[str, Any], result: Any, error: str | None, spec: dict[str,
         num_answer_tokens=0 if failed else result.num_answer_tokens,
         finish_reason="error" if failed else result.finish_reason,
         seconds=0.0 if result is None else round(result.seconds, 4),
-        error=(error or (result.error if result is not None else None) or "no result") if failed else None,
+        error=(error or _why(result)) if failed else None,
         backend=spec["backend"],
     )
     return as_row(answer)
+
+
+def _why(result: Any) -> str:
+    return "no result" if result is None else result.error or result.finish_reason
 
 
 def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
     models = models_of(folder)
     outputs = [ANSWERS.format(model=model) for model in models]
+    num_prompts = len(RowFile(folder.path("data/prompts.parquet")))
     for model, output in zip(models, outputs, strict=True):
-        if folder.path(output).exists():
+        if has_rows(folder.path(output), num_prompts):
             continue
         log.info("generate answers of the %s model", model)
         spec = actor_spec(config, folder, model)

@@ -23,7 +23,7 @@ from serving.engine.settings import EngineSettings
 from serving.engine.slots import Job
 from serving.engine.stream import Stream
 from serving.engine.tokenizer import Tokenizer
-from serving.engine.types import Request, Result
+from serving.engine.types import ENGINE_FAILED, Request, Result
 
 logger = logging.getLogger(__name__)
 
@@ -114,24 +114,26 @@ class Engine:
         """Answer a batch; results in the order of the requests.
 
         A bad request gets a result with finish reason `error`, and the rest are answered. `on_done` is called
-        on the caller's thread as results arrive. If it raises, or the wait is interrupted, what is left is
-        cancelled.
+        on the caller's thread as results arrive. If it or the requests raise, or the wait is interrupted,
+        what is left is cancelled. Raises EngineError when the engine fails meanwhile.
         """
         results: list[Result | None] = []
         arrived: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
-        streams = []
-        for index, request in enumerate(requests):
-            results.append(None)
-            deliver = functools.partial(_deliver, arrived, index)
-            stream = Stream(request, keep_deltas=False, on_cancel=self._runtime.cancel, on_finish=deliver)
-            streams.append(stream)
-            try:
-                self._enqueue(stream, bounded=False)
-            except RequestError as error:
-                stream.finish(_refused(request, error))
+        streams: list[Stream] = []
         try:
+            for index, request in enumerate(requests):
+                results.append(None)
+                deliver = functools.partial(_deliver, arrived, index)
+                stream = Stream(request, keep_deltas=False, on_cancel=self._runtime.cancel, on_finish=deliver)
+                try:
+                    self._enqueue(stream, bounded=False)
+                except RequestError as error:
+                    stream.finish(_refused(request, error))
+                streams.append(stream)
             for _ in streams:
                 index, result = arrived.get()
+                if result.error_code == ENGINE_FAILED:
+                    raise EngineError(result.error)
                 results[index] = result
                 if on_done is not None:
                     on_done(result)

@@ -15,6 +15,7 @@ from serving.engine.scheduler import Scheduler
 from serving.engine.settings import EngineSettings
 from serving.engine.slots import Job
 from serving.engine.stream import Stream
+from serving.engine.types import ENGINE_FAILED
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,9 @@ class Lane(threading.Thread):
             self._work(self.scheduler)
         except Exception as error:
             logger.exception("%s has failed", self.name)
-            self._queue.close(f"the engine has failed: {error}")
-            self.scheduler.end_all("error", f"the engine has failed: {error}")
+            why = f"the engine has failed: {error}"
+            self._queue.close(why, failed=True)
+            self.scheduler.end_all("error", why, ENGINE_FAILED)
         finally:
             self._close_backend(self.backend)
 
@@ -91,7 +93,10 @@ class Lane(threading.Thread):
         while True:
             jobs = self._queue.take(self.index, num_active=scheduler.num_jobs, num_free=scheduler.num_free)
             if jobs is None:
-                scheduler.end_all("cancelled", "the engine was closed")
+                if why := self._queue.failure:  # of another lane
+                    scheduler.end_all("error", why, ENGINE_FAILED)
+                else:
+                    scheduler.end_all("cancelled", "the engine was closed")
                 return
             self._step(scheduler, jobs)
 

@@ -44,7 +44,14 @@ def place(
     fitting = [s for s in idle if s is victim or 2 * ready.get(s.index, 0) >= max(1, s.num_computed)]
     keep = max(fitting, key=lambda slot: _worth(slot, ready.get(slot.index, 0)))
     kept = ready.get(keep.index, 0)
-    coming = max((shared[slot.index] for slot in slots if slot.index in shared and slot.job), default=0)
+    coming = max(
+        (
+            _before_a_tile(shared[slot.index], job, tile_tokens)
+            for slot in slots
+            if slot.index in shared and slot.job
+        ),
+        default=0,
+    )
     best = max(ready, key=lambda index: ready[index], default=keep.index)
     if coming - max(kept, ready.get(best, 0)) >= min_copy_tokens:
         return None

@@ -9,6 +9,7 @@ from collections import deque
 from serving.engine.errors import EngineError, RequestError
 from serving.engine.slots import Job
 from serving.engine.stream import Stream
+from serving.engine.types import ENGINE_FAILED, FinishReason
 
 
 class JobQueue:
@@ -20,6 +21,8 @@ class JobQueue:
         self._active = [0] * num_lanes
         self._max_queued = max_queued
         self._closed: str | None = None
+        self.failure: str | None = None
+        """Why the engine has failed, if that is what closed the queue."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -59,14 +62,15 @@ class JobQueue:
         _end(job, "cancelled")
         return True
 
-    def close(self, reason: str) -> None:
-        """Cancel what waits; `put` raises from now on, and `take` returns None."""
+    def close(self, reason: str, *, failed: bool = False) -> None:
+        """End what waits; `put` raises from now on, and `take` returns None."""
         with self._changed:
-            self._closed = self._closed or reason
+            if self._closed is None:
+                self._closed, self.failure = reason, reason if failed else None
             jobs, self._jobs = self._jobs, deque()
             self._changed.notify_all()
         for job in jobs:
-            _end(job, "cancelled")
+            _end(job, "error" if self.failure else "cancelled", self.failure)
 
     def _share(self, lane: int) -> int:
         total = sum(self._active) + len(self._jobs)
@@ -80,6 +84,7 @@ class JobQueue:
             _end(job, "timeout")
 
 
-def _end(job: Job, reason: str) -> None:
+def _end(job: Job, reason: FinishReason, error: str | None = None) -> None:
     job.sampler.close()
-    job.stream.finish(job.unanswered("timeout" if reason == "timeout" else "cancelled", time.monotonic()))
+    code = None if error is None else ENGINE_FAILED
+    job.stream.finish(job.unanswered(reason, time.monotonic(), error=error, code=code))

@@ -88,16 +88,16 @@ class Scheduler:
         self.counters.kv_tokens = sum(slot.num_computed for slot in self.slots)
         self.counters.busy_s += self._clock() - began_s
 
-    def end_all(self, reason: FinishReason, why: str) -> None:
+    def end_all(self, reason: FinishReason, why: str, code: str | None = None) -> None:
         """End every job and forget the cache; the scheduler can go on."""
         now_s = self._clock()
         error = why if reason == "error" else None
         for job in self._waiting:
-            self._close(job, job.unanswered(reason, now_s, error=error))
+            self._close(job, job.unanswered(reason, now_s, error=error, code=code))
         self._waiting.clear()
         for slot in self.slots:
             if slot.job is not None:
-                self._close(slot.job, slot.result(reason, now_s, error=error))
+                self._close(slot.job, slot.result(reason, now_s, error=error, code=code))
                 slot.release(self._ticks, num_kept=0)
             slot.forget()
             self._backend.truncate(slot.index, 0)

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
+LEAST_TEMPERATURE = 1e-5
+"""What is below is greedy: logits divided by it could leave the range of a float."""
+ENGINE_FAILED = "engine_failed"
+"""The error code of what an engine could not answer because it has failed itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +18,7 @@ class Sampling:
     """How the next token is chosen, and when to end."""
 
     temperature: float = 0.0
-    """0: greedy."""
+    """0, or below `LEAST_TEMPERATURE`: greedy."""
     top_p: float = 1.0
     top_k: int = 0
     """0: the whole vocabulary."""
@@ -36,6 +40,10 @@ class Sampling:
     """GBNF."""
     json_schema: str | None = None
     """A JSON schema as JSON text; excludes `grammar`."""
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < LEAST_TEMPERATURE
 
 
 GREEDY = Sampling()

@@ -81,8 +81,9 @@ class LlamaBackend:
         padded = self._with_company(chunks) if self._apart else self._with_bridges(chunks)
         self._rows = self._batch.fill(padded, first_too=self._apart and not chunks[0].tiled)
         status = llama_cpp.llama_decode(self._context, self._batch.native)
-        if status == _ABORTED:
+        if status != 0:
             self._settle(padded, ())
+        if status == _ABORTED:
             return False
         if status != 0:
             raise EngineError(f"llama_decode failed with status {status}: {library.take_errors()}")

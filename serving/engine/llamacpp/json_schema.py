@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from serving.engine.errors import RequestError
@@ -11,23 +10,31 @@ from serving.engine.errors import RequestError
 _ROOT = "the_root"
 _BY_NAME = ("properties", "$defs", "definitions")
 _IN_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SURROGATES = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
 
 
 def grammar_of_schema(schema: str) -> str:
-    """A JSON schema as GBNF. Raises RequestError `bad_json_schema`."""
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
+    """A JSON schema as GBNF. Raises RequestError `bad_json_schema`.
 
+    As in llama.cpp's own converter, what no grammar says well is let go without a word: bounds of fractions,
+    uniqueness, conditions, names of properties by pattern.
+    """
     try:
         wanted = json.loads(schema)
         if not isinstance(wanted, dict):
             raise ValueError("it must be an object")
-        grammar = str(json_schema_to_gbnf(json.dumps(_with_named_root(_without_true(wanted)))))
+        return _converted(_with_named_root(_without_true(wanted)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AssertionError) as error:
         raise RequestError(
             "bad_json_schema", f"json_schema: it has a part that is not supported: {error}"[:300]
         ) from error
-    return _SURROGATES.sub(_one_character, grammar)
+
+
+def _converted(schema: dict[str, Any]) -> str:
+    from serving.engine.llamacpp.schema_converter import Converter
+
+    converter = Converter()
+    converter.visit(converter.resolve_refs(schema, "stdin"), "")
+    return str(converter.format_grammar())
 
 
 def _without_true(schema: Any) -> Any:
@@ -73,9 +80,3 @@ def _renamed(value: Any) -> Any:
             return {**value, "$ref": f"#/$defs/{_ROOT}"}
         return {key: _renamed(each) for key, each in value.items()}
     return [_renamed(each) for each in value] if isinstance(value, list) else value
-
-
-def _one_character(pair: re.Match[str]) -> str:
-    """JSON writes characters beyond 16 bits as two; a grammar means the character."""
-    high, low = (int(half, 16) for half in pair.groups())
-    return f"\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08x}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import llama_cpp
 
-from serving.engine.errors import ModelLoadError, ModelMismatch
+from serving.engine.errors import EngineError, ModelLoadError, ModelMismatch
 from serving.engine.llamacpp import amx, library
 
 
@@ -20,6 +22,8 @@ class LlamaModel:
     def __init__(self, handle: Any, path: str) -> None:
         self.handle = handle
         self.path = path
+        self._readers = 0
+        self._no_reader = threading.Condition()
         self._vocab = llama_cpp.llama_model_get_vocab(handle)
         self.num_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._pieces: list[bytes | None] = [None] * self.num_vocab
@@ -44,20 +48,43 @@ class LlamaModel:
         ):
             model.close()
             raise ModelMismatch(f"{path}: not a decoder-only text model")
+        if llama_cpp.llama_model_is_recurrent(handle) or llama_cpp.llama_model_is_hybrid(handle):
+            model.close()
+            raise ModelMismatch(
+                f"{path}: recurrent and hybrid models are not supported: their state cannot be cut"
+            )
         return model
 
     def close(self) -> None:
-        if self.handle is not None:
-            llama_cpp.llama_model_free(self.handle)
-            self.handle = None
+        """Free it, once no thread reads its vocabulary any more."""
+        with self._no_reader:
+            self._no_reader.wait_for(lambda: self._readers == 0)
+            if self.handle is not None:
+                llama_cpp.llama_model_free(self.handle)
+                self.handle = None
+
+    @contextmanager
+    def _read(self) -> Iterator[None]:
+        """The model stays for as long as the block. Raises EngineError if it was closed."""
+        with self._no_reader:
+            if self.handle is None:
+                raise EngineError(f"{self.path}: the engine is closed")
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._no_reader:
+                self._readers -= 1
+                self._no_reader.notify_all()
 
     def metadata(self, key: str) -> str | None:
         """A metadata value as text, or None."""
-        size = llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
-        if size < 0:
-            return None
-        buffer = ctypes.create_string_buffer(size + 1)
-        llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
+        with self._read():
+            size = llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+            if size < 0:
+                return None
+            buffer = ctypes.create_string_buffer(size + 1)
+            llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
         return buffer.value.decode("utf-8", "replace")
 
     def size_of(self, what: str) -> int:
@@ -71,10 +98,13 @@ class LlamaModel:
         """Token ids of UTF-8 text; `special`: read control tokens' names as control tokens."""
         capacity = len(data) + 2
         buffer = (ctypes.c_int32 * capacity)()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, capacity, add_bos, special)
-        if count < 0:
-            buffer = (ctypes.c_int32 * -count)()
-            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, -count, add_bos, special)
+        with self._read():
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, capacity, add_bos, special)
+            if count < 0:
+                buffer = (ctypes.c_int32 * -count)()
+                count = llama_cpp.llama_tokenize(
+                    self._vocab, data, len(data), buffer, -count, add_bos, special
+                )
         return buffer[:count]
 
     def piece(self, token: int) -> bytes:
@@ -96,7 +126,8 @@ class LlamaModel:
     def end_tokens(self) -> frozenset[int]:
         """The tokens with which the model ends an answer."""
         is_eog = llama_cpp.llama_vocab_is_eog
-        return frozenset(token for token in range(self.num_vocab) if is_eog(self._vocab, token))
+        with self._read():
+            return frozenset(token for token in range(self.num_vocab) if is_eog(self._vocab, token))
 
     @functools.cached_property
     def control_tokens(self) -> dict[str, tuple[int, int]]:
@@ -104,25 +135,28 @@ class LlamaModel:
         mask = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
         get = llama_cpp.llama_vocab_get_attr
         found: dict[str, tuple[int, int]] = {}
-        for token in range(self.num_vocab):
-            attributes = get(self._vocab, token)
-            if attributes & mask and (name := self.token_text(token)):
-                found[name] = (token, attributes)
+        with self._read():
+            for token in range(self.num_vocab):
+                attributes = get(self._vocab, token)
+                if attributes & mask and (name := self.token_text(token)):
+                    found[name] = (token, attributes)
         return found
 
     def token_text(self, token: int) -> str:
         if token < 0:
             return ""
-        return (llama_cpp.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
+        with self._read():
+            return (llama_cpp.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
 
     def named_tokens(self) -> dict[str, str]:
         """The variables bos_token, eos_token, … that chat templates may use."""
         names = {"bos_token": "bos", "eos_token": "eos", "pad_token": "pad", "sep_token": "sep"}
-        return {
-            name: text
-            for name, short in names.items()
-            if (text := self.token_text(getattr(llama_cpp, f"llama_vocab_{short}")(self._vocab)))
-        }
+        with self._read():
+            return {
+                name: text
+                for name, short in names.items()
+                if (text := self.token_text(getattr(llama_cpp, f"llama_vocab_{short}")(self._vocab)))
+            }
 
     @property
     def vocab(self) -> Any:
@@ -130,8 +164,9 @@ class LlamaModel:
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(64)
-        size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 64, 0, special)
-        if size < 0:
-            buffer = ctypes.create_string_buffer(-size)
-            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -size, 0, special)
+        with self._read():
+            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 64, 0, special)
+            if size < 0:
+                buffer = ctypes.create_string_buffer(-size)
+                size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -size, 0, special)
         return buffer.raw[:size]

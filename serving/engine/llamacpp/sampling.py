@@ -19,8 +19,17 @@ from serving.engine.llamacpp.json_schema import grammar_of_schema
 from serving.engine.llamacpp.model import LlamaModel
 from serving.engine.types import Request, Sampling, TokenLogprob
 
+_NO_TOKEN = "the grammar allows no further token"
 PENALTY_TOKENS = 64
 """How far back the repetition penalties look, in tokens; llama.cpp's default."""
+
+_LAST_SEED = llama_cpp.LLAMA_DEFAULT_SEED - 1
+"""llama.cpp takes the one after it for any."""
+_MAX_BIAS = 10_000.0
+_MAX_GROUPS = 20_000
+"""Of a grammar: llama.cpp's parser calls itself for each that stands within another."""
+_LIKELIEST = 256
+"""Tokens among which the best that a grammar allows is looked for first."""
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
@@ -34,7 +43,7 @@ class LlamaSampler:
         self._top_logprobs = sampling.top_logprobs
         self._candidates: npt.NDArray[Any] | None = None
         reweighs = bool(sampling.logit_bias) or _penalises(sampling)
-        self._takes_largest = sampling.temperature == 0.0 and not reweighs
+        self._takes_largest = sampling.is_greedy and not reweighs
         self._grammar = _open_grammar(model, grammar_of(sampling))
         self._chain: Any = _open_chain(model, sampling)
         if _penalises(sampling):
@@ -72,10 +81,29 @@ class LlamaSampler:
         logits = self._logits(context, row)
         token = int(logits.argmax()) if self._takes_largest else self._choose(logits, constrained=False)
         if not self._allows(token):
-            token = self._choose(logits, constrained=True)
+            token = self._choose_allowed(logits)
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
+
+    def _choose_allowed(self, logits: npt.NDArray[np.float32]) -> int:
+        """Raises ValueError if there is none: llama.cpp aborts on a token that its grammar forbids."""
+        token = self._best_of_likeliest(logits) if self._takes_largest else None
+        if token is None:
+            token = self._choose(logits, constrained=True)
+            if not self._allows(token):  # a sampler has made it of values beyond the range of a float
+                raise ValueError(_NO_TOKEN)
+        return token
+
+    def _best_of_likeliest(self, logits: npt.NDArray[np.float32]) -> int | None:
+        """The largest logit that the grammar allows, if it is among the first; to ask for all takes long."""
+        number = min(_LIKELIEST, len(logits))
+        some = np.argpartition(logits, -number)[-number:]
+        candidates = np.zeros(len(some), _CANDIDATE)
+        candidates["id"], candidates["logit"] = some, logits[some]
+        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(_as_array(candidates)))
+        best = candidates[np.lexsort((candidates["id"], -candidates["logit"]))[0]]
+        return int(best["id"]) if math.isfinite(best["logit"]) else None
 
     def _choose(self, logits: npt.NDArray[np.float32], *, constrained: bool) -> int:
         if self._candidates is None:
@@ -86,7 +114,7 @@ class LlamaSampler:
         if constrained:
             llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
             if not np.isfinite(self._candidates["logit"]).any():
-                raise ValueError("the grammar allows no further token")
+                raise ValueError(_NO_TOKEN)
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(array.data[array.selected].id)
 
@@ -108,10 +136,10 @@ def check_sampling(sampling: Sampling, num_vocab: int) -> None:
         value = getattr(sampling, name)
         if value is not None and not low <= value <= high:
             raise RequestError("bad_sampling", f"{name} must be between {low} and {high}, not {value}")
-    if any(not stop for stop in sampling.stop):
-        raise RequestError("bad_sampling", "a stop string must not be empty")
+    if not all(isinstance(stop, str) and stop for stop in sampling.stop):
+        raise RequestError("bad_sampling", "a stop string must be text, and not empty")
     for token, bias in sampling.logit_bias.items():
-        if not 0 <= token < num_vocab or math.isnan(bias):
+        if not (0 <= token < num_vocab and abs(bias) <= _MAX_BIAS):
             raise RequestError(
                 "bad_sampling", f"logit_bias: token {token} or its bias {bias} is out of range"
             )
@@ -136,6 +164,10 @@ def _open_grammar(model: LlamaModel, grammar: str | None) -> Any:
         return None
     if "\0" in grammar:
         raise RequestError("bad_grammar", "the grammar contains a NUL character")
+    if not grammar.strip():
+        raise RequestError("bad_grammar", "the grammar is empty")
+    if grammar.count("(") > _MAX_GROUPS:
+        raise RequestError("bad_grammar", f"the grammar has more than {_MAX_GROUPS} groups")
     try:
         sampler = llama_cpp.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
     except UnicodeEncodeError as error:
@@ -159,7 +191,7 @@ def _open_chain(model: LlamaModel, sampling: Sampling) -> Any:
     if _penalises(sampling):
         penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
         add(chain, llama_cpp.llama_sampler_init_penalties(model.num_vocab, PENALTY_TOKENS, *penalties))
-    if sampling.temperature == 0.0:
+    if sampling.is_greedy:
         add(chain, llama_cpp.llama_sampler_init_greedy())
         return chain
     if sampling.top_k > 0:
@@ -169,7 +201,7 @@ def _open_chain(model: LlamaModel, sampling: Sampling) -> Any:
     if sampling.min_p > 0.0:
         add(chain, llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1))
     add(chain, llama_cpp.llama_sampler_init_temp(sampling.temperature))
-    add(chain, llama_cpp.llama_sampler_init_dist(sampling.seed))
+    add(chain, llama_cpp.llama_sampler_init_dist(min(sampling.seed, _LAST_SEED)))
     return chain
 
 

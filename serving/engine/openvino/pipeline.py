@@ -67,7 +67,7 @@ def generation_config(
     config = openvino_genai.GenerationConfig()
     config.max_new_tokens = max_tokens
     config.stop_token_ids = set(end_tokens) | set(sampling.stop_token_ids)
-    config.do_sample = sampling.temperature > 0.0
+    config.do_sample = not sampling.is_greedy
     if config.do_sample:
         config.temperature, config.top_p, config.min_p = sampling.temperature, sampling.top_p, sampling.min_p
         config.rng_seed = sampling.seed

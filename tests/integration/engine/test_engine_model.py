@@ -325,6 +325,59 @@ def test_grammar_and_json_schema(engine: Engine) -> None:
     assert by_grammar.text in ("yes", "no")
 
 
+@pytest.mark.parametrize("temperature", [1e-39, 1e-38, 1e-6, 1e-5, 1.0, 100.0])
+def test_no_temperature_leads_out_of_a_grammar(engine: Engine, temperature: float) -> None:
+    """Logits divided by almost nothing are infinite, and the sampler's choice then means nothing."""
+    prompt, schema = chat(engine, "Describe a bird as JSON."), '{"type": "object"}'
+    for bias in ({}, dict.fromkeys(range(40_000), -10_000.0)):
+        sampling = Sampling(max_tokens=24, temperature=temperature, json_schema=schema, logit_bias=bias)
+        (result,) = engine.generate([Request("a", prompt, sampling)])
+        assert result.error in (None, "the grammar allows no further token")
+        assert not result.text or result.text.startswith("{")
+
+
+def test_a_temperature_of_almost_nothing_is_greedy(engine: Engine) -> None:
+    prompt = chat(engine, "Name a colour.")
+    requests = [Request(str(t), prompt, Sampling(max_tokens=12, temperature=t)) for t in (0.0, 1e-39)]
+    greedy, nearly = engine.generate(requests)
+    assert greedy.tokens == nearly.tokens
+
+
+def test_the_last_seed_is_a_seed_too(engine: Engine) -> None:
+    """llama.cpp takes 2**32 - 1 for any."""
+    sampling = Sampling(max_tokens=24, temperature=1.5, seed=2**32 - 1)
+    requests = [Request(str(index), chat(engine, "Tell a story."), sampling) for index in range(3)]
+    assert len({result.tokens for result in engine.generate(requests)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"enum": ["line\nbreak"]}, "line\nbreak"),
+        ({"const": 'tab\t, C:\\new, "quoted", é and 😀'}, 'tab\t, C:\\new, "quoted", é and 😀'),
+        ({"type": "object", "properties": {'a\\b"c': {"const": 1}}, "required": ['a\\b"c']}, {'a\\b"c': 1}),
+        ({"$defs": {"string": {"enum": [1]}}, "$ref": "#/$defs/string"}, 1),
+        (
+            {
+                "$defs": {"name": {"const": "b"}, "value": {"const": [1]}},
+                "type": "object",
+                "properties": {
+                    "name": {"const": "a"},
+                    "other": {"$ref": "#/$defs/name"},
+                    "value": {"$ref": "#/$defs/value"},
+                },
+                "required": ["name", "other", "value"],
+            },
+            {"name": "a", "other": "b", "value": [1]},
+        ),
+    ],
+)
+def test_what_a_schema_says_is_what_is_written(engine: Engine, schema: dict[str, Any], value: object) -> None:
+    sampling = Sampling(max_tokens=80, json_schema=json.dumps(schema))
+    (result,) = engine.generate([Request("a", chat(engine, "Answer in JSON."), sampling)])
+    assert json.loads(result.text) == value
+
+
 def test_half_characters_are_never_streamed(engine: Engine) -> None:
     emoji = engine.tokenize("😀")
     assert len(emoji) > 1
@@ -345,13 +398,19 @@ def test_half_characters_are_never_streamed(engine: Engine) -> None:
         (Request("a", (1, -1)), "bad_token"),
         (Request("a", (1,), Sampling(grammar="root ::= (")), "bad_grammar"),
         (Request("a", (1,), Sampling(grammar="other ::= [a]")), "bad_grammar"),
+        (Request("a", (1,), Sampling(grammar="")), "bad_grammar"),
+        (Request("a", (1,), Sampling(grammar=f"root ::= {'(' * 100_000}[a]{')' * 100_000}")), "bad_grammar"),
+        (Request("a", (1,), Sampling(json_schema='{"type": "string", "maxLength": 100000}')), "bad_grammar"),
         (Request("a", (1,), Sampling(json_schema="{")), "bad_json_schema"),
         (Request("a", (1,), Sampling(json_schema="[1]")), "bad_json_schema"),
         (Request("a", (1,), Sampling(temperature=float("nan"))), "bad_sampling"),
         (Request("a", (1,), Sampling(top_p=1.5)), "bad_sampling"),
         (Request("a", (1,), Sampling(max_tokens=0)), "bad_sampling"),
         (Request("a", (1,), Sampling(stop=("",))), "bad_sampling"),
+        (Request("a", (1,), Sampling(stop=(b"x",))), "bad_sampling"),  # type: ignore[arg-type]
         (Request("a", (1,), Sampling(logit_bias={10**9: 1.0})), "bad_sampling"),
+        (Request("a", (1,), Sampling(logit_bias={1: float("-inf")})), "bad_sampling"),
+        (Request("a", (1,), Sampling(logit_bias={1: 1e300})), "bad_sampling"),
         (Request("a", (1,), adapter="none"), "unknown_adapter"),
         (Request("a", (1,), num_written=2), "bad_request"),
         (Request("a", (1,), num_written=-1), "bad_request"),
@@ -405,6 +464,62 @@ def test_a_bounded_queue_and_async_streams(model_path: Path) -> None:
         assert [result.id for result in results] == ["0", "1", "2", "3"]
     with pytest.raises(EngineError, match="closed"):
         engine.submit(Request("d", prompt))
+
+
+def test_an_engine_that_fails_says_so_for_all_that_it_had(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were never answered must not pass for empty answers."""
+    engine = Engine.open(model_path, EngineSettings(pin=False, slots=1, context_tokens=512))
+    prompt = chat(engine, "Tell a story.")
+    streams = [engine.submit(Request(str(index), prompt, Sampling(max_tokens=400))) for index in range(3)]
+    next(iter(streams[0]))
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(LlamaBackend, "decode", fail)
+    results = [stream.result(30) for stream in streams]
+    assert [(each.finish_reason, each.error_code) for each in results] == [("error", "engine_failed")] * 3
+    with pytest.raises(EngineError, match="the engine has failed: no room"):
+        engine.generate([Request("d", prompt)])
+    engine.close()
+
+
+def test_a_batch_ends_with_the_engine(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    with Engine.open(model_path, EngineSettings(pin=False, slots=1, context_tokens=512)) as engine:
+        prompt = chat(engine, "Tell a story.")
+        monkeypatch.setattr(LlamaBackend, "decode", fail)
+        with pytest.raises(EngineError, match="the engine has failed: no room"):
+            engine.generate([Request(str(index), prompt) for index in range(3)])
+
+
+def test_requests_that_cannot_be_made_leave_nothing_running(engine: Engine) -> None:
+    def requests() -> Iterator[Request]:
+        yield Request("a", chat(engine, "Tell a story."), Sampling(max_tokens=400))
+        wait_until(lambda: engine.metrics().requests_active == 1)
+        raise KeyError("no more")
+
+    before = engine.metrics().requests_cancelled
+    with pytest.raises(KeyError):
+        engine.generate(requests())
+    wait_until(lambda: engine.metrics().requests_cancelled == before + 1)
+
+
+def test_a_closed_engine_says_so(model_path: Path) -> None:
+    engine = Engine.open(model_path, EngineSettings(pin=False, slots=1, context_tokens=512))
+    template, tokenizer = engine.chat, engine.tokenizer
+    engine.close()
+    for call in (
+        lambda: template.render([{"role": "user", "content": "hi"}]),
+        lambda: tokenizer.tokenize("hi"),
+        lambda: tokenizer.detokenize([44_000]),
+    ):
+        with pytest.raises(EngineError, match="the engine is closed"):
+            call()
 
 
 def test_closing_cancels_what_runs(model_path: Path) -> None:

@@ -214,6 +214,22 @@ def test_deterministic_passes_are_batched_share_prompts_and_tile_long_ones(lengt
     assert_nothing_left(scheduler, backend, jobs)
 
 
+def test_prompts_that_differ_within_the_last_tile_wait_for_no_answer() -> None:
+    """One system prompt and short questions: what two of them share ends within the tiles of both."""
+    backend = FakeBackend(16, 600, tile_tokens=64)
+    scheduler = scheduler_of(backend, deterministic=True)
+    starts = [1 + index % 90 for index in range(300)]
+    jobs = [job([*starts, *[40 + index] * 25], name=str(index), max_tokens=40) for index in range(16)]
+    for each in jobs:
+        scheduler.add(each)
+    run(scheduler)
+    num_tokens = [len(expected_answer(each.request.prompt, 40)) for each in jobs]
+    assert len(backend.passes) < sum(num_tokens) / 4
+    for each in jobs:
+        assert each.stream.result(0).tokens == expected_answer(each.request.prompt, 40)
+    assert_nothing_left(scheduler, backend, jobs)
+
+
 def test_what_was_written_is_gone_on_with_from_the_cache_and_a_longer_prompt_is_not() -> None:
     backend = FakeBackend(tile_tokens=10)
     scheduler = scheduler_of(backend, deterministic=True)
