@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LLAMA_CXXFLAGS ?= -fno-tree-dse -fno-dse
+LLAMA_CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: run test check setup lint types docs unit integration faults e2e chaos clean
@@ -22,12 +23,13 @@ setup: $(READY)
 
 # llama-cpp-python and deepspeed build from source. The first is built for this very machine, so never taken
 # from pip's cache, and with the compiler flag that keeps GCC from dropping the stores which set up the AMX
-# tiles of newer Intel CPUs (without it the first matrix product crashes). The second needs torch to be there.
+# tiles of newer Intel CPUs (without it the first matrix product crashes); without the part that reads pictures,
+# which nothing here uses and which takes a while to compile. The second needs torch to be there.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q -c constraints.txt setuptools wheel ninja packaging torch
-	CXXFLAGS="$(LLAMA_CXXFLAGS)" $(BIN)/pip install -q -c constraints.txt --no-cache-dir llama-cpp-python
+	CXXFLAGS="$(LLAMA_CXXFLAGS)" CMAKE_ARGS="$(LLAMA_CMAKE_ARGS) $$CMAKE_ARGS" $(BIN)/pip install -q -c constraints.txt --no-cache-dir llama-cpp-python
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation deepspeed
 	$(BIN)/pip install -q -c constraints.txt -e ".[local,openvino,tracking,wandb,dev]"
 	touch $(READY)
