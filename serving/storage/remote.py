@@ -103,17 +103,20 @@ class Remote:
             return bytes(stream.read())
 
     def write(self, data: bytes) -> None:
-        self._put(io.BytesIO(data))
+        self._put(lambda: io.BytesIO(data))
 
     def upload(self, source: Path) -> None:
-        with source.open("rb") as file:
-            self._put(file)
+        self._put(lambda: source.open("rb"))
 
-    def _put(self, file: BinaryIO) -> None:
+    def _put(self, opened: Callable[[], BinaryIO]) -> None:
         """A stream that is closed too early makes an object of what it has: no interrupt may do that."""
 
         def put() -> None:
-            with _named(self.uri), self.filesystem.open_output_stream(self.path) as stream:
+            with (
+                opened() as file,
+                _named(self.uri),
+                self.filesystem.open_output_stream(self.path) as stream,
+            ):
                 while chunk := file.read(_CHUNK_BYTES):
                     stream.write(chunk)
 

@@ -23,7 +23,15 @@ def grammar_of_schema(schema: str) -> str:
         if not isinstance(wanted, dict):
             raise ValueError("it must be an object")
         return _converted(_with_named_root(_without_true(wanted)))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AssertionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        AssertionError,
+        OverflowError,
+    ) as error:
         raise RequestError(
             "bad_json_schema", f"json_schema: it has a part that is not supported: {error}"[:300]
         ) from error

@@ -58,10 +58,10 @@ class LlamaModel:
     def close(self) -> None:
         """Free it, once no thread reads its vocabulary any more."""
         with self._no_reader:
+            handle, self.handle = self.handle, None
             self._no_reader.wait_for(lambda: self._readers == 0)
-            if self.handle is not None:
-                llama_cpp.llama_model_free(self.handle)
-                self.handle = None
+        if handle is not None:
+            llama_cpp.llama_model_free(handle)
 
     @contextmanager
     def _read(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ import math
 from itertools import count
 from typing import Any
 
-from llama_cpp.llama_grammar import BuiltinRule, SchemaConverter
+from llama_cpp.llama_grammar import RESERVED_NAMES, BuiltinRule, SchemaConverter
 
 from serving.engine.llamacpp.whole_numbers import whole_numbers
 
@@ -35,7 +35,8 @@ class Converter(SchemaConverter):
         if schema.get("type") == "integer" and not _SAID_OTHERWISE & schema.keys():
             low, high = _bounds(schema)
             if (low, high) != (None, None):
-                return str(self._add_rule(name or "root", f"({whole_numbers(low, high)}) space"))
+                rule_name = f"{name}-" if name in RESERVED_NAMES else name or "root"
+                return str(self._add_rule(rule_name, f"({whole_numbers(low, high)}) space"))
         return str(super().visit(schema, name))
 
     def _add_primitive(self, name: str, rule: BuiltinRule) -> str:
@@ -59,14 +60,23 @@ class Converter(SchemaConverter):
 
 
 def _bounds(schema: dict[str, Any]) -> tuple[int | None, int | None]:
-    """The least and the largest whole number. Raises TypeError for bounds that are no numbers."""
-    lows, highs = [], []
-    if "minimum" in schema:
-        lows.append(math.ceil(schema["minimum"]))
-    if "exclusiveMinimum" in schema:
-        lows.append(math.floor(schema["exclusiveMinimum"]) + 1)
-    if "maximum" in schema:
-        highs.append(math.floor(schema["maximum"]))
-    if "exclusiveMaximum" in schema:
-        highs.append(math.ceil(schema["exclusiveMaximum"]) - 1)
+    """The least and the largest whole number. Raises TypeError for bounds that are no numbers.
+
+    `exclusiveMinimum` and `exclusiveMaximum` are numbers or, up to draft 4 and in OpenAPI 3.0, say whether
+    `minimum` and `maximum` themselves are left out.
+    """
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    if isinstance(above, bool):
+        low, above = (None, low) if above else (low, None)
+    if isinstance(below, bool):
+        high, below = (None, high) if below else (high, None)
+    lows = [
+        *([math.ceil(low)] if low is not None else []),
+        *([math.floor(above) + 1] if above is not None else []),
+    ]
+    highs = [
+        *([math.floor(high)] if high is not None else []),
+        *([math.ceil(below) - 1] if below is not None else []),
+    ]
     return max(lows, default=None), min(highs, default=None)

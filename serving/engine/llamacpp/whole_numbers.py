@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 _MAX_DIGITS = 16
-"""Of numbers without a bound, as everywhere in the converter's grammars."""
+"""Of any number, as everywhere in the converter's grammars; a bound beyond them is none."""
+_LIMIT: int = 10**_MAX_DIGITS
 
 
 def whole_numbers(low: int | None, high: int | None) -> str:
     """A rule for the decimal numbers from `low` to `high`, both included; None: no bound.
 
-    Raises ValueError if there are none.
+    Raises ValueError if there are none, or none of 16 digits at most.
     """
-    if low is not None and high is not None and low > high:
-        raise ValueError(f"there is no whole number from {low} to {high}")
+    low = None if low is None or low <= -_LIMIT else low
+    high = None if high is None or high >= _LIMIT else high
+    least, most = 1 - _LIMIT if low is None else low, _LIMIT - 1 if high is None else high
+    if least > most:
+        raise ValueError(f"there is no whole number from {low} to {high} of {_MAX_DIGITS} digits at most")
     ways = []
-    if low is None or low < 0:
-        least = 1 if high is None or high >= 0 else -high
-        ways.append(f'"-" ({_from(least) if low is None else _naturals(least, -low)})')
-    if high is None or high >= 0:
-        least = max(low or 0, 0)
-        ways.append(_from(least) if high is None else _naturals(least, high))
+    if least < 0:
+        ways.append(f'"-" ({_naturals(max(1, -most), -least)})')
+    if most >= 0:
+        ways.append(_naturals(max(0, least), most))
     return " | ".join(ways)
 
 
-def _from(low: int) -> str:
-    digits = max(len(str(low)), _MAX_DIGITS)
-    return _naturals(low, 10**digits - 1)
-
-
 def _naturals(low: int, high: int) -> str:
-    """One alternative for each number of digits, and all that are in full at once."""
-    ways = []
+    """Numbers of each length; neighbouring lengths of which all numbers belong to it are one alternative.
+
+    Each alternative is one more that the grammar has to keep open for every token.
+    """
+    ways: list[str] = []
+    full: list[int] = []
     for length in range(len(str(low)), len(str(high)) + 1):
         first, last = 10 ** (length - 1) if length > 1 else 0, 10**length - 1
-        ways.append(_between(str(max(low, first)), str(min(high, last))))
+        if length > 1 and low <= first and last <= high:
+            full.append(length)
+        else:
+            ways.append(_between(str(max(low, first)), str(min(high, last))))
+    if full:
+        ways.append(f"[1-9] [0-9]{{{full[0] - 1},{full[-1] - 1}}}")
     return " | ".join(ways)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from serving.engine import RequestError
 
 pytest.importorskip("llama_cpp")
+
+from llama_cpp.llama_grammar import RESERVED_NAMES
 
 from serving.engine.llamacpp.json_schema import grammar_of_schema
 from serving.engine.llamacpp.whole_numbers import whole_numbers
@@ -64,6 +67,7 @@ def test_true_allows_everything() -> None:
     [
         {"type": "strin"},
         {"type": "integer", "minimum": "1"},
+        {"type": "integer", "minimum": math.inf},
         {"type": "integer", "minimum": 3, "maximum": 2},
         {"$ref": "#"},
         {"$ref": "#/$defs/none"},
@@ -94,7 +98,10 @@ def test_whole_numbers_are_those_between_the_bounds() -> None:
             assert found == list(range(least, most + 1)), given
             assert not any(pattern.fullmatch(text) for text in ("", "-", "007", "-0", "+1", "1.0"))
     assert as_pattern(whole_numbers(None, None)).fullmatch("9" * 16)
-    assert as_pattern(whole_numbers(10**20, None)).fullmatch("1" + "0" * 20)
+    assert whole_numbers(-(10**300), 10**300) == whole_numbers(None, None)
+    assert whole_numbers(0, None).count("|") == 1  # each alternative costs every token
+    with pytest.raises(ValueError, match="no whole number from"):
+        whole_numbers(10**20, None)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +111,9 @@ def test_whole_numbers_are_those_between_the_bounds() -> None:
         ({"minimum": 0.5, "maximum": 5.5}, 1, 5),
         ({"exclusiveMinimum": 0, "exclusiveMaximum": 6}, 1, 5),
         ({"exclusiveMinimum": 0.5, "exclusiveMaximum": 5.5, "minimum": -3}, 1, 5),
+        ({"minimum": 0, "exclusiveMinimum": True, "maximum": 6, "exclusiveMaximum": True}, 1, 5),
+        ({"minimum": 1, "exclusiveMinimum": False, "maximum": 5, "exclusiveMaximum": False}, 1, 5),
+        ({"minimum": 1, "maximum": 5, "exclusiveMaximum": None}, 1, 5),
     ],
 )
 def test_bounds_of_integers_are_kept(bounds: dict[str, float], least: int, most: int) -> None:
@@ -117,3 +127,13 @@ def test_bounds_of_integers_are_kept(bounds: dict[str, float], least: int, most:
 def test_strings_hold_no_raw_control_characters() -> None:
     for schema in ({"type": "string"}, {"type": "string", "maxLength": 3}, {"type": "object"}):
         assert rules(schema)["char"].startswith(r'[^"\\\x7F\x00-\x1F] | ')
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
+def test_a_bounded_integer_replaces_no_rule_of_its_name(name: str) -> None:
+    properties = {name: {"type": "integer", "minimum": 0, "maximum": 10}, "free": {"type": "object"}}
+    found = rules({"type": "object", "properties": properties, "required": [name, "free"]})
+    free = rules({"type": "object", "properties": {"free": {"type": "object"}}})
+    assert found["root"].startswith('"{" space')
+    for builtin in ("value", "number", "string", "object", "integral-part"):
+        assert found[builtin] == free[builtin]

@@ -52,7 +52,7 @@ def test_an_interrupt_waits_for_the_write_and_ends_what_called_it(
     before = signal.signal(signal.SIGUSR2, interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            target._put(Slow(data))
+            target._put(lambda: Slow(data))
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert target.read() == data
