@@ -134,6 +134,7 @@ def evaluate(
     metric = MetricEvidence(
         metric="score",
         paired=paired,
+        p_gain=paired.p_value,
         p_holm=paired.p_value if p_holm is None else p_holm,
         adjusted=length_adjusted(differences, lengths, level=level, clusters_B=clusters),
         mean_length_difference=float(lengths.mean()),

@@ -139,12 +139,14 @@ def power_line(config: Config, number: int) -> str:
     num_tests = verdict.num_candidates * len(verdict.metrics or config.judge.metrics)
     tail = (1 - verdict.level) / 2 / num_tests
     quantiles = normal.inv_cdf(1 - tail) + normal.inv_cdf(verdict.power)
-    least = quantiles * verdict.expected_sd / math.sqrt(number)
+    least = verdict.min_gain + quantiles * verdict.expected_sd / math.sqrt(number)
     text = (
         f"{number} prompts show a score difference of about {least:.2g} with {verdict.power:.0%} power, "
         f"if paired differences have a standard deviation of {verdict.expected_sd:g}"
+        f"{' and every cluster has one prompt' * (verdict.cluster_by != 'none')}"
     )
     if verdict.wished_gain is None:
         return text
-    needed = math.ceil((quantiles * verdict.expected_sd / verdict.wished_gain) ** 2)
+    above = verdict.wished_gain - verdict.min_gain
+    needed = math.ceil((quantiles * verdict.expected_sd / above) ** 2)
     return f"{text}; a gain of {verdict.wished_gain:g} takes about {needed} prompts"

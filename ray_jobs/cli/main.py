@@ -158,9 +158,12 @@ def promote(
     """Make the winner of a run, or a model, the champion; go back to the one before; tell who it is."""
     if target.endswith((".yaml", ".yml")):
         from ray_jobs.config import load_config
+        from serving.storage.remote import absolute
 
         source = context.get_parameter_source("registry")
-        elsewhere = source is not None and source.name == "COMMANDLINE"
+        given = source is not None and source.name == "COMMANDLINE"
+        theirs = load_config(Path(target), changes or []).registry
+        elsewhere = given and absolute(registry) != absolute(theirs)
         if elsewhere:
             changes = [*(changes or []), f"registry={json.dumps(registry)}"]
         if not force:  # another registry than before takes the stage anew

@@ -76,10 +76,14 @@ def run_root(config: Config, *, with_models: bool = False) -> Path:
         return folder_path(config.storage).resolve() / config.name
     root = open_mirror(f"{absolute(config.storage)}/{config.name}", VIEWS)
     try:
-        pull(root, skip=lambda name: in_store_only(name) or (name.endswith(".gguf") and not with_models))
+        pull(root, skip=lambda name: in_store_only(name) or (_is_weights(name) and not with_models))
     except StorageError as error:
         raise ConfigError(f"storage: {error}") from error
     return root
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith((".gguf", ".safetensors"))
 
 
 def find_run(target: Path, changes: Sequence[str] = (), *, with_models: bool = False) -> RunFolder:

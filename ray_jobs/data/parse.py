@@ -158,20 +158,20 @@ def brings_prompt(row: Mapping[str, Any], columns: Columns) -> bool:
     for answer in map(row.get, names):
         if not isinstance(answer, str) or is_transcript(answer) or _WRITTEN_MESSAGES.match(answer):
             return True
-    others = row.keys() - {*names, "id", columns.source or "source", columns.system or "system"}
-    return columns.prompt is None and not any(_may_be_prompt(name, row[name]) for name in others)
+    has_column = prompt_column(row, columns) in row
+    return not has_column and not any(_may_be_prompt(name, row[name]) for name in row.keys() - {*names})
 
 
 def _may_be_prompt(name: str, value: Any) -> bool:
-    """Text of more than one word, or a list: what else is said of a pair is a word or a number."""
+    """Whether a column holds messages, or text under a name that prompts have."""
     if isinstance(value, str):
-        return name in _OTHER_PROMPTS or len(value.split()) > 1
-    return isinstance(value, Sequence)
+        return name in _OTHER_PROMPTS
+    return isinstance(value, Sequence) and bool(value) and isinstance(value[0], Mapping)
 
 
 def is_transcript(text: str) -> bool:
     """Whether a text is a whole talk, written as `Human: …` and `Assistant: …` turn by turn."""
-    return text.lstrip().startswith("Human:")
+    return text.lstrip().startswith("Human:") and "\n\nAssistant:" in text
 
 
 def _transcript(text: str, column: str) -> tuple[tuple[Message, ...], str]:

@@ -45,6 +45,8 @@ class Backend(Protocol):
 
     sha256: str
     """Of the judge's file, or of what names it."""
+    fingerprint: str
+    """Of how it is run, as far as its words depend on it and `JudgeSettings` and `sha256` do not say it."""
     tokenizes: bool
     """Whether this process makes the tokens, so that control tokens in text stay text."""
 
@@ -64,6 +66,7 @@ class FlowJudgeBackend:
     seeds."""
 
     tokenizes = False
+    fingerprint = ""
 
     def __init__(self, model: "BaseFlowJudgeModel", name: str) -> None:
         self._model = model

@@ -1,8 +1,8 @@
 """Judged once, ever: judgements by the hash of everything that decides them.
 
-The key covers the judge's file, the text it reads (which holds metric, rubric, prompt, reference and answer)
-and how it is asked, so an entry is never out of date and is only ever added. One sqlite file, shared by the
-processes of a machine.
+The key covers the judge's file and how it is run, the text it reads (which holds metric, rubric, prompt,
+reference and answer) and how it is asked, so an entry is never out of date and is only ever added. One sqlite
+file, shared by the processes of a machine.
 """
 
 import hashlib

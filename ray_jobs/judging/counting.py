@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ray_jobs.judging.backend import Call, Completion, OnDone
 from ray_jobs.judging.inputs import JudgeItem
 from ray_jobs.judging.judge import Judge
+from ray_jobs.judging.metrics import wants_reference
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.records import Prompt
 
@@ -18,6 +19,7 @@ class CountingBackend:
     """A judge's tokenizer without its weights: it counts, and completes nothing."""
 
     sha256 = "0" * 64
+    fingerprint = ""
     tokenizes = True
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
@@ -39,7 +41,8 @@ def check_context(
 ) -> None:
     """Raises DataError that names the rows which leave no room in the judge's context.
 
-    `prompts` are counted with an answer of `max_answer_tokens`, `known` items with the answers they have.
+    `prompts` are counted with an answer of `max_answer_tokens`, `known` items with the answers they have, by
+    the metrics that they can be judged by.
     """
     from serving.engine import Tokenizer
 
@@ -47,4 +50,5 @@ def check_context(
         for metric in settings.metrics:
             judge = Judge(CountingBackend(tokenizer), settings, metric)
             judge.check_context([JudgeItem(prompt.id, prompt, "") for prompt in prompts], max_answer_tokens)
-            judge.check_context(known)
+            compares = wants_reference(judge.metric, settings.inputs)
+            judge.check_context([item for item in known if item.prompt.reference is not None or not compares])

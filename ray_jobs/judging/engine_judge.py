@@ -30,6 +30,7 @@ from ray_jobs.judging.flow import BaseFlowJudgeModel
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.records import row_seed, text_sha256
 from serving.engine.metrics import EngineMetrics
+from serving.engine.settings import EngineSettings
 from serving.engine.types import Request, Result, Sampling, TokenLogprob
 
 FEEDBACK_START = "<feedback>\n"
@@ -61,6 +62,8 @@ class Pending(Protocol):
 class Engine(Protocol):
     """What is used of serving.engine.Engine."""
 
+    @property
+    def settings(self) -> EngineSettings: ...
     @property
     def chat(self) -> ChatTemplate: ...
     @property
@@ -94,6 +97,8 @@ class EngineJudge(BaseFlowJudgeModel):
         params = {"temperature": settings.temperature, "max_new_tokens": settings.max_verdict_tokens}
         super().__init__(settings.model, "llama_cpp", params)
         self.sha256 = sha256
+        run = engine.settings
+        self.fingerprint = f"{run.backend}, {run.kv_type}, deterministic {run.deterministic}"
         self._engine = engine
         self._settings = settings
         self._scores = tuple(scores)

@@ -62,7 +62,7 @@ class Judge:
 
         def settle(task: _Task, judgement: Judgement) -> None:
             for item in task.items:
-                done[item.id] = replace(judgement, id=item.id)
+                done[item.id] = replace(judgement, id=item.id, answer_sha256=text_sha256(item.answer))
                 if on_done is not None:
                     on_done(done[item.id])
 
@@ -109,11 +109,12 @@ class Judge:
 
     def _key(self, prompt: str) -> str:
         """Of everything that decides the judgement; the prompt text holds metric, inputs and answer."""
-        settings = self._settings
+        settings, backend = self._settings, self._backend
+        judge = (backend.sha256, backend.fingerprint)
         lengths = (settings.max_verdict_tokens, settings.context_tokens, settings.long_feedback)
         asked = (settings.feedback, *lengths, settings.retries)
         sampled = (settings.temperature, settings.retry_temperature, self._seed)
-        return judgement_key(FORMAT_VERSION, self._backend.sha256, self.metric.key, *asked, *sampled, prompt)
+        return judgement_key(FORMAT_VERSION, *judge, self.metric.key, *asked, *sampled, prompt)
 
     def _attempt(
         self, tasks: Mapping[str, _Task], attempt: int, settle: Callable[[_Task, Judgement], None]

@@ -11,7 +11,8 @@ from ray_jobs.errors import ConfigError, DataError
 from ray_jobs.judging.neutral import TEMPLATE_TAGS
 from ray_jobs.judging.presets import PRESETS, MetricOutline, NamedInputs, tag_of
 from ray_jobs.judging.settings import DEFAULT_INPUT_PARTS, InputPart
-from ray_jobs.records import Prompt
+from ray_jobs.records import Prompt, text_sha256
+from ray_jobs.runs import json_sha256
 from ray_jobs.settings import Section
 from ray_jobs.yaml_files import read_yaml
 
@@ -77,6 +78,13 @@ def outlines_of(metrics: Sequence[str]) -> list[MetricOutline]:
     return found
 
 
+def metric_sha256(name_or_path: str) -> str:
+    """Of a metric's name in flow_judge, or of what its file holds. Raises ConfigError as load_metric does."""
+    if name_or_path in PRESETS:
+        return text_sha256(name_or_path)
+    return json_sha256(_read_metric_file(name_or_path).model_dump(mode="json"))
+
+
 def load_metric(name_or_path: str) -> "Metric":
     """A preset by its name in flow_judge, or the metric in a YAML file, as a flow_judge Metric.
 
@@ -126,6 +134,11 @@ def _message(error: Any) -> str:
     if error["type"] == "string_pattern_mismatch":
         return "is empty"
     return str(error["msg"]).removeprefix("Value error, ")
+
+
+def wants_reference(metric: NamedInputs, chosen: Mapping[str, InputPart]) -> bool:
+    """Whether the metric compares an answer with a reference; `chosen`: `judge.inputs`."""
+    return "reference" in input_parts(metric, chosen).values()
 
 
 def input_parts(metric: NamedInputs, chosen: Mapping[str, InputPart]) -> dict[str, InputPart]:

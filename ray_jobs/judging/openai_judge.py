@@ -30,6 +30,7 @@ class OpenAIBackend:
 
     def __init__(self, client: "OpenAI", settings: JudgeSettings) -> None:
         self.sha256 = name_sha256(f"openai:{client.base_url}:{settings.model}")
+        self.fingerprint = f"logprobs {settings.openai.logprobs}"
         self._client = client
         self._settings = settings
 

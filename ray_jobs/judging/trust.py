@@ -3,8 +3,10 @@
 Each pair's two answers are judged on their own, as in the evaluation; the judge agrees when the chosen one
 gets the higher expected score (the score, where probabilities are missing). A tie counts half, and so does a
 pair that the judge could not score on both sides: what a judge cannot tell it does not know. Pairs on one
-prompt are not independent, so the interval is that of as many pairs as there are prompts. Trusted when the
-Wilson interval of the agreement lies above one half plus the margin.
+prompt are not independent, so the interval is that of as many pairs as there are prompts, or fewer where some
+have more pairs than others (Kish's effective number). Trusted when the exact interval of the agreement
+(Clopper and Pearson's) lies above one half plus the margin: a coin passes no oftener than the level says,
+which Wilson's shorter interval does not keep to where pairs are few.
 
 Metrics with a reference. The judge then compares an answer with a right one, in the evaluation as here. To
 hand it the chosen answer as the reference of itself would ask only whether two texts are the same, which
@@ -13,7 +15,7 @@ without one is left out. Where a prompt has one right answer (its reference in t
 that text too), `reference: chosen` allows it; the report says for how many pairs (`self_referenced`).
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -48,6 +50,7 @@ class JudgeTrust:
     pairs: int
     agreement: float | None
     ci95: tuple[float, float] | None
+    level: float
     trusted: bool
     ties: int
     unscored: int
@@ -81,11 +84,14 @@ def trust_references(
     return found
 
 
-def trust_items(pairs: Iterable[Pair], references: Mapping[str, str] | None = None) -> list[JudgeItem]:
+def trust_items(
+    pairs: Iterable[Pair], references: Mapping[str, str] | None = None, *, keep_all: bool = False
+) -> list[JudgeItem]:
     """Both answers of each pair as items `<pair id>/chosen` and `<pair id>/rejected`.
 
     `references`: from trust_references, for metrics that compare with one; pairs without an entry are left
-    out. Raises DataError for a repeated pair id.
+    out, or with `keep_all`, for metrics that want none, have no reference. Raises DataError for a repeated
+    pair id.
     """
     items = []
     seen: set[str] = set()
@@ -93,9 +99,9 @@ def trust_items(pairs: Iterable[Pair], references: Mapping[str, str] | None = No
         if pair.id in seen:
             raise DataError(f"pair {pair.id}: the id stands twice")
         seen.add(pair.id)
-        if references is not None and pair.id not in references:
+        reference = None if references is None else references.get(pair.id)
+        if references is not None and reference is None and not keep_all:
             continue
-        reference = None if references is None else references[pair.id]
         prompt = Prompt(pair.id, pair.source, pair.prompt, reference)
         items.append(JudgeItem(f"{pair.id}/{CHOSEN}", prompt, pair.chosen))
         items.append(JudgeItem(f"{pair.id}/{REJECTED}", prompt, pair.rejected))
@@ -126,6 +132,7 @@ def judge_trust(
         pairs=whole.pairs,
         agreement=whole.agreement,
         ci95=whole.ci95,
+        level=settings.level,
         trusted=whole.ci95 is not None and whole.ci95[0] > 0.5 + settings.margin,
         ties=sum(value == 0.5 for value in points.values()),
         unscored=sum(value is None for value in points.values()),
@@ -159,8 +166,9 @@ def _agreement(pairs: Sequence[Pair], points: Mapping[str, float | None], level:
 
     agreed = [0.5 if (value := points[pair.id]) is None else value for pair in pairs]
     agreement = sum(agreed) / len(agreed)
-    num_prompts = len({prompt_sha256(pair.prompt) for pair in pairs})
-    low, high = proportion_confint(agreement * num_prompts, num_prompts, alpha=1 - level, method="wilson")
+    of_prompts = Counter(prompt_sha256(pair.prompt) for pair in pairs).values()
+    number = len(pairs) ** 2 / sum(count**2 for count in of_prompts)
+    low, high = proportion_confint(agreement * number, number, alpha=1 - level, method="beta")
     return Agreement(len(pairs), agreement, (float(low), float(high)))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ray_jobs.errors import StageFailed
 from ray_jobs.logs import duration
 from ray_jobs.records import Judgement
-from ray_jobs.verdict.statistics import mean_interval
+from ray_jobs.verdict.statistics import enough_resamples, mean_interval, sign_flip_p
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Place:
     behind_best: float
     behind_best_ci: tuple[float, float] | None
     told_apart: bool
-    """Whether the interval of the distance to the best one lies below 0."""
+    """Whether the interval of the distance to the best one lies below 0, and a sign-flip test agrees."""
     mean_answer_tokens: float
     cost: Cost
 
@@ -85,21 +85,35 @@ def common_prompts(entries: Sequence[Entry]) -> list[str]:
     return sorted(shared)
 
 
-def rank(entries: Sequence[Entry], *, level: float, num_resamples: int, seed: int) -> list[Place]:
+def rank(
+    entries: Sequence[Entry],
+    *,
+    level: float,
+    num_resamples: int,
+    seed: int,
+    clusters: Mapping[str, int] | None = None,
+) -> list[Place]:
     """The models by mean score, best first.
 
-    Distances to the best are paired, prompt by prompt; their level is shared out among them (Bonferroni).
+    Distances to the best are paired, prompt by prompt. The scores say which one is best, so the level is
+    shared out among all pairs of models (Bonferroni). `clusters`: prompt ID -> cluster, where prompts are not
+    independent.
     """
     shared = common_prompts(entries)
     rows = {entry.name: np.array([entry.scores[key] for key in shared]) for entry in entries}
     ordered = sorted(entries, key=lambda entry: (-rows[entry.name].mean(), entry.cost.file_bytes, entry.name))
     best = rows[ordered[0].name]
-    each = 1 - (1 - level) / max(1, len(entries) - 1)
-    options: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
+    alpha = (1 - level) / max(1, math.comb(len(entries), 2))
+    options: dict[str, Any] = {
+        "num_resamples": enough_resamples(num_resamples, alpha),
+        "seed": seed,
+        "clusters_B": None if clusters is None else np.array([clusters[key] for key in shared]),
+    }
     places = []
     for number, entry in enumerate(ordered, start=1):
         own = rows[entry.name]
-        behind = None if number == 1 else mean_interval(own - best, level=each, **options).ends
+        behind = None if number == 1 else mean_interval(own - best, level=1 - alpha, **options).ends
+        below = behind is not None and behind[1] < 0
         places.append(
             Place(
                 rank=number,
@@ -110,7 +124,7 @@ def rank(entries: Sequence[Entry], *, level: float, num_resamples: int, seed: in
                 ci=mean_interval(own, level=level, **options).ends,
                 behind_best=math.fsum(own - best) / len(own),
                 behind_best_ci=behind,
-                told_apart=behind is not None and behind[1] < 0,
+                told_apart=below and sign_flip_p(own - best, **options)[0] <= alpha,
                 mean_answer_tokens=entry.mean_answer_tokens,
                 cost=entry.cost,
             )
@@ -122,7 +136,7 @@ def table(places: Sequence[Place], failed: Mapping[str, str], *, num_prompts: in
     """The ranking as Markdown."""
     lines = [
         f"Mean score of {num_prompts} prompts that all models have a score for, with {level:.0%} intervals; "
-        "distances to the best are paired and share the level.",
+        "distances to the best are paired and share the level among all pairs of models.",
         "",
         "| | model | score | behind the best | told apart | answer tokens | file | memory | tokens/s "
         "| per core | tuning |",

@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
 from ray_jobs.orpo.settings import TrainingSettings
-from ray_jobs.search.settings import Choice, SearchSettings
+from ray_jobs.search.settings import Choice, Dimension, SearchSettings
 
 HIGHER_IS_BETTER = {"accuracy": True, "margin": True, "nll": False, "loss": False}
 METRICS = {name: f"heldout_{name}" for name in HIGHER_IS_BETTER}
@@ -71,10 +71,19 @@ def check_trials(training: TrainingSettings, search: SearchSettings, num_workers
     for name, dimension in search.space.items():
         if name.startswith("lora.") and training.lora is None:
             raise ValueError(f"search.space.{name}: there are no adapters: training.lora is null")
-        for value in dimension.values:
+        for value in _drawn(dimension):
             if reason := _why_refused(training, name, value):
                 raise ValueError(f"search.space.{name}: {value!r} does not fit: {reason}")
     _check_shares(training, search, num_workers)
+
+
+def _drawn(dimension: Dimension) -> Sequence[Choice]:
+    """The values, of a range of fractions those next to its ends: the ends themselves are never drawn."""
+    ends = dimension.values
+    if dimension.kind not in ("uniform", "loguniform") or not all(isinstance(end, float) for end in ends):
+        return ends
+    low, high = float(ends[0]), float(ends[-1])
+    return math.nextafter(low, high), math.nextafter(high, low)
 
 
 def _why_refused(training: TrainingSettings, name: str, value: Choice) -> str | None:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 FULL = os.strerror(errno.ENOSPC)
 ABSENT = "absent"
+CONTENTS = ": "
+"""In the name of an input that is the hash of what a setting names: `judge.model: file`."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ def config_inputs(stage: Stage, config: Config) -> dict[str, str]:
     return inputs | stage.extra_inputs(config)
 
 
-def data_files(field: str, source: str) -> dict[str, str]:
-    """Hashes of the local files that a data source names, so that a changed one is noticed."""
-    return {f"{field}: {path}": file_sha256(path) for path in files_of(source)}
+def data_files(*sources: str) -> dict[str, str]:
+    """Hashes of the local files that data sources name, so that a changed one is noticed."""
+    return {str(path): file_sha256(path) for source in sources for path in files_of(source)}
 
 
 def flatten(prefix: str, value: Any) -> dict[str, str]:
@@ -89,9 +91,16 @@ def stage_inputs(stage: Stage, config: Config, run: RunFolder) -> dict[str, str]
 def refuse_changed(
     stage: Stage, before: Mapping[str, str], inputs: Mapping[str, str], run: RunFolder
 ) -> None:
-    """Raises RunConflict, naming what changed, when what the stage made came from other inputs."""
+    """Raises RunConflict, naming what changed, when what the stage made came from other inputs.
+
+    The contents of what a setting names (`judge.model: file`) are compared where they are known: not of a run
+    that was begun before they were recorded, nor on a machine that does not have the file.
+    """
     changed = sorted(
-        key for key in before.keys() | inputs.keys() if before.get(key, ABSENT) != inputs.get(key, ABSENT)
+        key
+        for key in before.keys() | inputs.keys()
+        if before.get(key, ABSENT) != inputs.get(key, ABSENT)
+        and not (CONTENTS in key and (key not in before or key not in inputs))
     )
     if changed:
         what = ", ".join(
@@ -111,13 +120,18 @@ def made_before(stage: Stage, run: RunFolder) -> StageState | None:
 
 
 def check_unchanged(stages: Sequence[Stage], config: Config, run: RunFolder) -> None:
-    """Refuses a changed config before anything is started. `stages`: the first ones, in order."""
+    """Refuses a changed config before anything is started. `stages`: the first ones, in order.
+
+    What may be a file of an earlier stage, which is not there yet, is left to `run_stage`.
+    """
     folders = {folder for stage in stages for folder in stage.folders}
     for stage in stages:
         if state := made_before(stage, run):
-            # Besides files of earlier stages; names of all other inputs begin with a config field.
-            before = {key: text for key, text in state.inputs.items() if key.partition("/")[0] not in folders}
-            refuse_changed(stage, before, config_inputs(stage, config), run)
+            before, inputs = (
+                {key: text for key, text in each.items() if key.partition("/")[0] not in folders}
+                for each in (state.inputs, config_inputs(stage, config))
+            )
+            refuse_changed(stage, before, inputs, run)
 
 
 def forget(stages: Iterable[Stage], run: RunFolder) -> None:

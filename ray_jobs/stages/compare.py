@@ -61,9 +61,8 @@ def stages(given: Comparison) -> tuple[Stage, ...]:
 
 def data_inputs(given: Comparison, config: Config) -> dict[str, str]:
     """The pairs, and hashes of all local data files."""
-    hashes = data_files("data.prompts", config.data.prompts.source)
-    if given.pairs:
-        hashes |= data_files("pairs", given.pairs.source)
+    sources = [config.data.prompts, *([given.pairs] if given.pairs else [])]
+    hashes = data_files(*(source.source for source in sources))
     pairs = flatten("pairs", given.pairs.model_dump(mode="json")) if given.pairs else {"pairs": "none"}
     return pairs | hashes
 

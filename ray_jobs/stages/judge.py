@@ -3,22 +3,28 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_jobs.config import Config, EngineActors
-from ray_jobs.judging.metrics import check_inputs, outline_of, outlines_of
+from ray_jobs.errors import ConfigError, ModelError
+from ray_jobs.judging.metrics import check_inputs, metric_sha256, outline_of, outlines_of, wants_reference
 from ray_jobs.records import Judgement, Pair, Prompt, as_row, pair_from_row, row_seed
 from ray_jobs.runs import RunFolder, file_sha256
 from ray_jobs.stages import cluster, generate
 from ray_jobs.stages.base import Stage, config_inputs, flatten
 from ray_jobs.stages.begun import ahead_of, begin_rows, begun_rows, forget_ahead
 from ray_jobs.stages.engine_rows import RowJob, compute_tables
-from ray_jobs.stages.judge_actor import ITEM_COLUMNS, RESULT_COLUMNS, JudgeActor, quarantined
+from ray_jobs.stages.judge_actor import ITEM_COLUMNS, RESULT_COLUMNS, JudgeActor, metrics_of, quarantined
 from ray_jobs.tables import ROWS_PER_GROUP, iter_rows, iter_tables, read_rows, table_of, write_tables
 from serving.storage.mirror import discard
+from serving.storage.remote import local_path
+
+if TYPE_CHECKING:
+    from ray_jobs.judging.inputs import JudgeItem
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +137,8 @@ def judgements_in(judged: Sequence[Path], subject: str) -> Iterator[Any]:
 
 def judge_job(config: Config, folder: RunFolder) -> RowJob:
     pool = judge_pool(config)
-    metrics = [outline_of(metric).key for metric in config.judge.metrics]
+    outlines = map(outline_of, config.judge.metrics)
+    metrics = {metric.key: wants_reference(metric, config.judge.inputs) for metric in outlines}
     return RowJob(
         stage="judge",
         what="judgements",
@@ -145,7 +152,7 @@ def judge_job(config: Config, folder: RunFolder) -> RowJob:
         columns_in=ITEM_COLUMNS,
         columns_out=RESULT_COLUMNS,
         key=("subject", "id", "metric"),
-        keys_of=lambda row: [(row["subject"], row["id"], metric) for metric in metrics],
+        keys_of=lambda row: [(row["subject"], row["id"], metric) for metric in metrics_of(row, metrics)],
         failed=partial(quarantined, metrics=metrics),
     )
 
@@ -190,23 +197,35 @@ def row_tables(
 def trust_references(config: Config, pairs: Sequence[Pair]) -> dict[str, str] | None:
     """References of the known pairs, where a metric wants one; else None."""
     from ray_jobs.judging import trust as known
-    from ray_jobs.judging.metrics import input_parts
 
-    wanted = any(
-        "reference" in input_parts(outline_of(metric), config.judge.inputs).values()
-        for metric in config.judge.metrics
-    )
+    wanted = any(wants_reference(outline_of(metric), config.judge.inputs) for metric in config.judge.metrics)
     return known.trust_references(pairs, config.judge.trust.reference) if wanted else None
+
+
+def known_items(
+    config: Config, pairs: Sequence[Pair], references: Mapping[str, str] | None
+) -> list["JudgeItem"]:
+    """Both answers of each known pair that some metric can judge."""
+    from ray_jobs.judging.trust import trust_items
+
+    every = all(wants_reference(outline_of(metric), config.judge.inputs) for metric in config.judge.metrics)
+    return trust_items(pairs, references, keep_all=not every)
 
 
 def trust_rows(
     config: Config, pairs: Sequence[Pair], references: Mapping[str, str] | None
 ) -> list[dict[str, Any]]:
-    """Both answers of each known pair, and those of the first pairs once more."""
-    from ray_jobs.judging.trust import repeated_items, trust_items
+    """Both answers of each known pair, and those of the first once more: of all, and with a reference."""
+    from ray_jobs.judging.trust import repeated_items
 
-    items = trust_items(pairs, references)
-    repeats = repeated_items(items, config.judge.trust.num_repeats)
+    items = known_items(config, pairs, references)
+    compared = [item for item in items if item.prompt.reference is not None]
+    again = {
+        item.id
+        for chosen in (items, compared)
+        for item in repeated_items(chosen, config.judge.trust.num_repeats)
+    }
+    repeats = [item for item in items if item.id in again]
     return [
         {"subject": subject, **as_row(item.prompt), "id": item.id, "answer": item.answer}
         for subject, chosen in (("trust", items), ("repeat", repeats))
@@ -222,10 +241,11 @@ def trust(
 
     judged = {subject: list(iter_judgements(folder, subject)) for subject in ("trust", "repeat")}
     by_metric = {}
-    for metric in config.judge.metrics:
-        key = outline_of(metric).key
+    for metric in map(outline_of, config.judge.metrics):
+        key = metric.key
+        compared = references if wants_reference(metric, config.judge.inputs) else None
         rows, repeats = ([row for row in judged[name] if row.metric == key] for name in ("trust", "repeat"))
-        found = judge_trust(pairs, rows, config.judge.trust, repeats=repeats, references=references)
+        found = judge_trust(pairs, rows, config.judge.trust, repeats=repeats, references=compared)
         by_metric[key] = dataclasses.asdict(found)
     return {**next(iter(by_metric.values())), "by_metric": by_metric}
 
@@ -241,6 +261,27 @@ def looks_depend_on(config: Config) -> dict[str, str]:
     return flatten("verdict", config.verdict.model_dump(mode="json"))
 
 
+def judged_by(config: Config) -> dict[str, str]:
+    """The metrics' text and the judge's files on this machine, so that a changed one is noticed."""
+    from ray_jobs.export.base import default_cache_dir, resolve_gguf
+    from ray_jobs.export.hashes import remembered_sha256
+    from ray_jobs.judging.adapter import adapter_path
+
+    settings, found = config.judge, {}
+    for metric in settings.metrics:
+        with suppress(ConfigError):  # named where it is needed
+            found[f"judge.metrics: {metric}"] = metric_sha256(metric)
+    is_here = settings.model.startswith("bundled:") or local_path(settings.model).is_file()
+    with suppress(ModelError):
+        if settings.adapter:
+            adapter = adapter_path(settings.adapter)
+            found["judge.adapter: file"] = remembered_sha256(adapter, default_cache_dir())
+        if settings.backend == "engine" and is_here:
+            model = resolve_gguf(settings.model, None, default_cache_dir())
+            found["judge.model: file"] = remembered_sha256(model, default_cache_dir())
+    return found
+
+
 STAGE = Stage(
     name="judge",
     settings=(
@@ -253,6 +294,6 @@ STAGE = Stage(
     needs=("data/prompts.parquet", "data/trust.parquet"),
     folders=("judgements",),
     run=run,
-    extra_inputs=looks_depend_on,
+    extra_inputs=lambda config: looks_depend_on(config) | judged_by(config),
     more_needs=generate.answer_files,
 )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray_jobs.judging.inputs import JudgeItem
-from ray_jobs.judging.metrics import outline_of
+from ray_jobs.judging.metrics import outline_of, wants_reference
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.records import Judgement, Message, Prompt, as_row, text_sha256
 from ray_jobs.tables import MESSAGES
@@ -28,6 +28,10 @@ class JudgeActor:
     def __init__(self, spec: dict[str, Any]) -> None:
         self._settings = JudgeSettings.model_validate_json(spec["judge"])
         self._seed = spec["seed"]
+        self._metrics = {
+            metric: wants_reference(outline_of(metric), self._settings.inputs)
+            for metric in self._settings.metrics
+        }
         self.engine = open_engine(self._settings, spec)
         self._backend = open_backend(self.engine, self._settings)
 
@@ -36,12 +40,12 @@ class JudgeActor:
 
         from ray_jobs.tables import schema
 
-        rows = table.to_pylist()
-        results = [
-            {"subject": row["subject"], **as_row(judgement)}
-            for metric in self._settings.metrics
-            for row, judgement in zip(rows, self._judge(metric, rows), strict=True)
-        ]
+        given = table.to_pylist()
+        results = []
+        for metric in self._metrics:
+            rows = [row for row in given if metric in metrics_of(row, self._metrics)]
+            judged = zip(rows, self._judge(metric, rows), strict=True)
+            results += [{"subject": row["subject"], **as_row(judgement)} for row, judgement in judged]
         return pa.Table.from_pylist(results, schema=schema(RESULT_COLUMNS))
 
     def _judge(self, metric: str, rows: Sequence[Mapping[str, Any]]) -> list[Judgement]:
@@ -104,16 +108,28 @@ def open_backend(engine: Any, settings: JudgeSettings) -> Any:
     return open_local(engine, settings, engine.model_sha256)
 
 
+def metrics_of(row: Mapping[str, Any], metrics: Mapping[str, bool]) -> list[str]:
+    """Those of the metrics that judge a row: a known pair may lack the reference that some want.
+
+    `metrics`: name -> whether it wants one.
+    """
+    lacks = row["subject"] in ("trust", "repeat") and row["reference"] is None
+    return [metric for metric, wants in metrics.items() if not (lacks and wants)]
+
+
 def unscored(row: Mapping[str, Any], metric: str, failure: str, judge_sha256: str) -> Judgement:
     """The judgement of a row that the judge never saw to its end."""
     answer = text_sha256(row["answer"] or "")
     return Judgement(row["id"], metric, None, None, None, failure, answer, judge_sha256, 0.0)
 
 
-def quarantined(row: Mapping[str, Any], error: str, *, metrics: Sequence[str]) -> list[dict[str, Any]]:
+def quarantined(row: Mapping[str, Any], error: str, *, metrics: Mapping[str, bool]) -> list[dict[str, Any]]:
     """The judgements of a row that no judge survives: its engine cannot say which file it had."""
     failure = error.partition(":")[0]
-    return [{"subject": row["subject"], **as_row(unscored(row, metric, failure, ""))} for metric in metrics]
+    return [
+        {"subject": row["subject"], **as_row(unscored(row, metric, failure, ""))}
+        for metric in metrics_of(row, metrics)
+    ]
 
 
 def item_id(row: Mapping[str, Any]) -> str:

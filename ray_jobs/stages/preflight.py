@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ray_jobs.config import Config
 from ray_jobs.records import Pair, Prompt
-from ray_jobs.stages.judge import check, trust_references
+from ray_jobs.stages.judge import check, known_items, trust_references
 
 log = logging.getLogger(__name__)
 
@@ -19,16 +19,15 @@ def check_judging(config: Config, prompts: Sequence[Prompt], pairs: Sequence[Pai
     is no such judge. Endpoints and other backends count their own tokens; for them only the inputs are
     checked.
     """
-    from ray_jobs.judging.trust import trust_items
-
     check(config, lambda: prompts)
-    items = trust_items(pairs, trust_references(config, pairs))
+    references = trust_references(config, pairs)
+    items = known_items(config, pairs, references)
     num_tested = len(items) // 2
-    if num_tested < len(pairs):
+    if references is not None and len(references) < len(pairs):
         log.warning(
             "judge    %d of %d known pairs have no other right answer that could be their reference, and do "
-            "not test the judge; see judge.trust.reference, or take a metric without a reference",
-            len(pairs) - num_tested, len(pairs),
+            "not test the judge by metrics that want one; see judge.trust.reference, or take one without",
+            len(pairs) - len(references), len(pairs),
         )  # fmt: skip
     if config.judge.backend != "engine":
         return num_tested

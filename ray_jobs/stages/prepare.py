@@ -1,8 +1,10 @@
 """Splits of the data sets, and which base model this run is about."""
 
 import logging
+from contextlib import suppress
 
 from ray_jobs.config import Config
+from ray_jobs.errors import ModelError
 from ray_jobs.records import as_row
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages.base import Stage, data_files
@@ -52,12 +54,11 @@ def local_files(config: Config) -> dict[str, str]:
     """Hashes of the data files and of the model on this machine, so that a changed file is noticed."""
     from ray_jobs.export.base import default_cache_dir, local_sha256
 
-    base = local_sha256(config.model.base, default_cache_dir())
-    return (
-        data_files("data.preferences", config.data.preferences.source)
-        | data_files("data.prompts", config.data.prompts.source)
-        | ({"model.base: files": base} if base else {})
-    )
+    found = data_files(config.data.preferences.source, config.data.prompts.source)
+    with suppress(ModelError):  # later stages need none of its files
+        if base := local_sha256(config.model.base, default_cache_dir()):
+            found["model.base: files"] = base
+    return found
 
 
 STAGE = Stage(

@@ -1,12 +1,13 @@
 """The paired statistics, the decision, and the report that shows them."""
 
 import logging
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ray_jobs.config import Config
+from ray_jobs.errors import StageFailed
 from ray_jobs.judging.metrics import outline_of
 from ray_jobs.runs import RunFolder
 from ray_jobs.search.trials import Trial, ranked_trials
@@ -24,8 +25,10 @@ BEFORE = ("prepare", "models", "tune", "export", "generate", "judge")
 """Stages whose times the report shows."""
 
 
-EARLY_CLAUSES = ("gain", "worse", "min_gain", "program_checks")
-"""What may end a run before all answers are judged: tests at the look's level, no guards or counts."""
+EARLY_CLAUSES = ("guard", "gain", "worse", "program_checks")
+"""What may end a run before all answers are judged: guards, which see all answers at every look, and tests
+at the look's level. That a gain is below the wanted one is not among them: few rows say little of rare ones.
+"""
 
 
 def run(config: Config, folder: RunFolder) -> list[str]:
@@ -40,22 +43,29 @@ def run(config: Config, folder: RunFolder) -> list[str]:
 
 
 def decided_early(config: Config, folder: RunFolder) -> bool:
-    """Whether what is judged so far decides by a test at its look's level."""
+    """Whether what is judged so far decides, and more of it could not say otherwise."""
     from ray_jobs.verdict.candidates import best_report
 
     settings = config.verdict.model_copy(update={"num_examples": 0})
-    _, report = best_report(all_inputs(config, folder), settings, config.seed)
-    return report["decision"] != "inconclusive" and report["clause"] in EARLY_CLAUSES
+    try:
+        _, report = best_report(all_inputs(config, folder), settings, config.seed)
+    except StageFailed:  # not one of a look's few rows may have a score
+        return False
+    if report["decision"] == "promote":
+        return report["clause"] in EARLY_CLAUSES
+    rows = report.get("candidates", [report])
+    return all(row["decision"] == "keep_base" and row["clause"] in EARLY_CLAUSES for row in rows)
 
 
 def all_inputs(config: Config, folder: RunFolder) -> "dict[str, VerdictInputs]":
-    """Candidate -> its rows beside the base's, of the prompts that were looked at."""
+    """Candidate -> its rows beside the base's."""
     from ray_jobs.verdict.verdict import VerdictInputs
 
     look = folder.read_json("judgements/look.json")
     order = judge.look_order((prompt.id for prompt in generate.iter_prompts(folder)), config.seed)
     models = generate.models_of(folder)
-    rows = read_facts(folder, models, set(order[: look["num_prompts"]]))
+    judged = set(order[: look["num_prompts"]]) if look["num_prompts"] < len(order) else None
+    rows = read_facts(folder, models)
     trials = trials_of(folder)
     ranked = [trial.trial_id for trial in ranked_trials(trials, config.search.objective)]
     metrics = [outline_of(metric) for metric in config.judge.metrics]
@@ -77,6 +87,7 @@ def all_inputs(config: Config, folder: RunFolder) -> "dict[str, VerdictInputs]":
             best_trial=best,
             objective=config.search.objective,
             look=look["look"],
+            judged=judged,
             score_ranges={metric.key: (min(metric.scores), max(metric.scores)) for metric in metrics},
         )
 
@@ -102,15 +113,13 @@ class RunFacts:
     counts as a wrong one."""
 
 
-def read_facts(folder: RunFolder, models: Sequence[str], ids: Container[str]) -> RunFacts:
+def read_facts(folder: RunFolder, models: Sequence[str]) -> RunFacts:
     """Reads every file once, of which few rows are in memory at a time."""
     from ray_jobs.data.checks import check_answer
     from ray_jobs.verdict.facts import AnswerFacts, PromptFacts, Score
 
     facts = RunFacts([], {model: [] for model in models}, {}, {model: {} for model in models})
     for prompt, answers in generate.in_step(folder, models):
-        if prompt.id not in ids:
-            continue
         facts.prompts.append(PromptFacts.of(prompt))
         for model, answer in zip(models, answers, strict=True):
             row = AnswerFacts.of(answer)
@@ -166,4 +175,5 @@ STAGE = Stage(
     folders=("report",),
     run=run,
     more_needs=files_of_models,
+    resumes=False,
 )

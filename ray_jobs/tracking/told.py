@@ -12,6 +12,11 @@ from ray_jobs.runs import RunFolder, StageState, json_sha256
 NOTES = "tracking.json"
 STAGES = ("tune", "verdict", "promote")
 """Stages whose results trackers are told."""
+NO_BEARING = (
+    "storage", "registry", "tracking.", "workers.", "search.max_concurrent_trials", "search.max_failures",
+    "engine.actors", "engine.ahead", "engine.rows_per_block",
+)  # fmt: skip
+"""Settings that no result depends on, by how their names begin."""
 
 
 class Told:
@@ -22,7 +27,9 @@ class Told:
 
     def __init__(self, folder: RunFolder, tracker: str, place: str, settings: Mapping[str, str]) -> None:
         self._folder, self._tracker, self._place = folder, tracker, place
-        self._settings = json_sha256(settings)
+        self._settings = json_sha256(
+            {name: value for name, value in settings.items() if not name.startswith(NO_BEARING)}
+        )
         self.states: Mapping[str, StageState] = folder.states()
         known = self._all().get(tracker)
         ours = known if isinstance(known, dict) and known.get("place") == place else {}
@@ -43,9 +50,10 @@ class Told:
         self._keep(run_id=run_id, settings=self._settings)
 
     def superseded(self) -> str | None:
-        """The tracker's run, if it has other settings and there is something new: another must begin."""
+        """The tracker's run, if it has other settings and there are new results: another must begin."""
         old, known = self.run_id, self._notes.get("settings")
-        if old is None or known in (None, self._settings) or not self.has_news:
+        has_results = any(self.is_new(stage) for stage in STAGES if stage != "promote")
+        if old is None or known in (None, self._settings) or not has_results:
             return None
         self._notes = {"place": self._place}
         return old

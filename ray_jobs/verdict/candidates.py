@@ -66,5 +66,6 @@ def _row(name: str, report: Mapping[str, Any], inputs: VerdictInputs) -> dict[st
         "p_value_holm": report["metrics"][report["metric"]]["p_value_holm"],
         "program_accuracy": checks[CANDIDATE] if checks else None,
         "decision": report["decision"],
+        "clause": report["clause"],
         "reason": report["reason"],
     }

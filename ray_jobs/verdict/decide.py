@@ -32,8 +32,10 @@ class MetricEvidence:
 
     metric: str
     paired: Paired
+    p_gain: float
+    """Of "the difference is the minimal gain"."""
     p_holm: float
-    """Of "the difference is the minimal gain", corrected for all metrics and candidates."""
+    """The same, corrected for all metrics and candidates."""
     adjusted: Estimate
     mean_length_difference: float
     """Candidate minus base, in characters."""
@@ -49,16 +51,17 @@ class Trust:
     pairs: int
     agreement: float | None
     ci95: tuple[float, float] | None
+    """At `level`, 95 % by default."""
     self_referenced: int = 0
     """Pairs whose right answer was its own reference: the judge only had to see that texts are equal."""
+    level: float = 0.95
 
     def clause(self) -> str:
         word = "judge trusted" if self.trusted else "judge not trusted"
         if self.pairs == 0 or self.agreement is None:
             return f"{word} (never tried on known pairs)"
-        ends = (
-            f", 95 % interval {percent(self.ci95[0], 0)} to {percent(self.ci95[1], 0)}" if self.ci95 else ""
-        )
+        level = f"{100 * self.level:.4g} % interval"
+        ends = f", {level} {percent(self.ci95[0], 0)} to {percent(self.ci95[1], 0)}" if self.ci95 else ""
         own = f", {self.self_referenced} of them with the right answer as reference" * bool(
             self.self_referenced
         )
@@ -80,7 +83,7 @@ class Evidence:
     trust_by_metric: Mapping[str, Trust] = field(default_factory=dict)
     """Where it was measured for each metric."""
     program_p: float | None = None
-    """P-value of the program checks, corrected for all candidates; null: there is one candidate."""
+    """The program checks' `p_wanted`, corrected for all candidates; null: there is one candidate."""
 
     def trust_in(self, metric: str) -> Trust:
         return self.trust_by_metric.get(metric, self.trust)
@@ -135,8 +138,8 @@ def _without_judge(evidence: Evidence, settings: VerdictSettings) -> Decision:
         return Decision(
             "inconclusive", f"{untrusted}, and no prompt has a check that a program can make", "trust"
         )
-    wanted = settings.guards.program_accuracy_min_gain or 0.0
-    p_value = program.p_value if evidence.program_p is None else evidence.program_p
+    wanted = settings.guards.wanted_accuracy_gain
+    p_value = program.p_wanted if evidence.program_p is None else evidence.program_p
     outcome, verb = _by_checks(program, wanted, p_value, evidence.alpha)
     change = (
         f"{percent(program.base)} to {percent(program.candidate)} on {program.num_rows} prompts, a change of "
@@ -150,7 +153,7 @@ def _by_checks(program: PairedShares, wanted: float, p_value: float, alpha: floa
     ends = program.interval.ends
     if ends and ends[0] > wanted and p_value <= alpha:
         return "promote", "is above the wanted gain of"
-    if ends and ends[1] < wanted:
+    if ends and ends[1] < wanted and program.interval.method != "constant":
         return "keep_base", "is below the wanted gain of"
     return "inconclusive", "cannot be told from the wanted gain of"
 
@@ -167,15 +170,23 @@ def _worse(evidence: Evidence) -> Decision | None:
 def _no_gain(evidence: Evidence, settings: VerdictSettings) -> Decision | None:
     if _winners(evidence, settings):
         return None
-    intervals = [row.paired.interval.ends for row in evidence.metrics]
-    if all(ends is not None and ends[1] < settings.min_gain for ends in intervals):
-        reason = f"the gain is below the wanted {settings.min_gain:g}: {_clause(evidence.metrics[0])}"
+    if all(_below(row, settings.min_gain, evidence.alpha) for row in evidence.metrics):
+        row = evidence.metrics[0]
+        reason = f"the gain is below the wanted {settings.min_gain:g}: {_clause(row, row.p_gain)}"
         return Decision("keep_base", reason, "min_gain")
     row = evidence.metrics[0]
     needed = row.min_detectable_difference
     hint = f"; {row.paired.num_rows} prompts detect {needed:.2g} or more" if needed else ""
     reason = f"not enough evidence of a gain above {settings.min_gain:g}: {_clause(row)}{hint}"
     return Decision("inconclusive", reason, "evidence")
+
+
+def _below(row: MetricEvidence, min_gain: float, alpha: float) -> bool:
+    """Whether the gain is below the minimal one. Differences that are all equal say nothing of rare ones."""
+    interval = row.paired.interval
+    if interval.ends is None or interval.method == "constant":
+        return False
+    return interval.ends[1] < min_gain and row.p_gain <= alpha
 
 
 def _gain(evidence: Evidence, settings: VerdictSettings) -> Decision:

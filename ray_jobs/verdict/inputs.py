@@ -1,8 +1,8 @@
 """What a verdict is made from, checked and lined up row by row."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -43,12 +43,23 @@ class VerdictInputs:
     """What the search ranked trials by, on held-out pairs: accuracy, nll, loss or margin."""
     look: int | None = None
     """Which look of `sequential.looks` this is, from 0; null is the last, with all rows in."""
+    judged: Container[str] | None = None
+    """IDs of the prompts whose answers this look judges; null: all. Guards see all answers."""
     num_candidates: int = 1
     """Candidates that are judged against this base."""
     rivals: "Rivals | None" = None
     """What the other candidates' tests say, for Holm's correction over all of them."""
     score_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Metric -> lowest and highest score of its rubric; else the ones that occur."""
+
+    def of_look(self) -> "VerdictInputs":
+        """The rows of this look alone."""
+        judged = self.judged
+        if judged is None:
+            return self
+        answers = {model: [row for row in rows if row.id in judged] for model, rows in self.answers.items()}
+        prompts = [prompt for prompt in self.prompts if prompt.id in judged]
+        return replace(self, prompts=prompts, answers=answers, judged=None)
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,8 @@ class ScoredRows:
     num_prompts: int
     failures: Mapping[str, Mapping[str, int]]
     """Per model: reason -> rows without a score."""
+    failure_shares: Mapping[str, float]
+    """Per model: the share of all answers that are missing, or fail to be judged as often as this look's."""
     score_range: tuple[float, float]
 
     @property
@@ -86,9 +99,6 @@ class ScoredRows:
     @property
     def length_differences(self) -> Floats:
         return self.candidate_lengths - self.base_lengths
-
-    def failure_share(self, model: str) -> float:
-        return sum(self.failures[model].values()) / self.num_prompts
 
 
 def common_backend(inputs: VerdictInputs) -> str | None:
@@ -119,10 +129,11 @@ def metrics_of(inputs: VerdictInputs, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def scored_rows(inputs: VerdictInputs, metric: str) -> ScoredRows:
-    """The rows that both models have a score for.
+    """The rows of this look that both models have a score for.
 
     Raises DataError for unknown or repeated IDs, StageFailed when there is nothing to compare.
     """
+    whole, inputs = inputs, inputs.of_look()
     prompts = {prompt.id: prompt for prompt in sorted(inputs.prompts, key=lambda prompt: prompt.id)}
     if not prompts or len(prompts) != len(inputs.prompts):
         raise DataError(
@@ -156,6 +167,7 @@ def scored_rows(inputs: VerdictInputs, metric: str) -> ScoredRows:
         num_expected=num_expected,
         num_prompts=len(prompts),
         failures=counts,
+        failure_shares={model: _failure_share(whole, inputs, model, counts[model]) for model in MODELS},
         score_range=inputs.score_ranges.get(metric) or _range(base_B, candidate_B),
     )
 
@@ -189,6 +201,23 @@ def _failure(answer: AnswerFacts | None, judgement: Score | None) -> str | None:
     if judgement is None:
         return "not judged"
     return None if judgement.score is not None else judgement.failure or "no_score"
+
+
+def _failure_share(
+    whole: VerdictInputs, look: VerdictInputs, model: str, failures: Mapping[str, int]
+) -> float:
+    """Of all rows: those without an answer, and as many of the others as have no score at this look."""
+    num_rows, num_looked = len(whole.prompts), len(look.prompts)
+    missing = num_rows - _num_answered(whole, model)
+    answered = _num_answered(look, model)
+    unscored = sum(failures.values()) - (num_looked - answered)
+    if answered == 0:
+        return 1.0
+    return (missing * answered + (num_rows - missing) * unscored) / (num_rows * answered)
+
+
+def _num_answered(inputs: VerdictInputs, model: str) -> int:
+    return sum(row.characters is not None for row in inputs.answers[model])
 
 
 def _counted(reasons: Iterable[str | None]) -> dict[str, int]:

@@ -38,14 +38,22 @@ def length_adjusted(
     return _coefficient(differences_B, design, 0, level, clusters_B)
 
 
-def slope(values_B: Floats, lengths_B: Floats, *, level: float, per: float = 100.0) -> Estimate:
-    """How much `values` rise per `per` units of length, by least squares with robust errors (HC3)."""
+def slope(
+    values_B: Floats,
+    lengths_B: Floats,
+    *,
+    level: float,
+    clusters_B: Labels | None = None,
+    per: float = 100.0,
+) -> Estimate:
+    """How much `values` rise per `per` units of length, by least squares with robust errors: HC3, or
+    clustered."""
     if values_B.size < MIN_ROWS:
         return _none(level, f"needs at least {MIN_ROWS} rows")
     if np.ptp(lengths_B) <= TIE:
         return _none(level, "all lengths are equal")
     design = np.column_stack([np.ones(values_B.size), lengths_B / per])
-    return _coefficient(values_B, design, 1, level, None)
+    return _coefficient(values_B, design, 1, level, clusters_B)
 
 
 def _coefficient(

@@ -14,6 +14,8 @@ from ray_jobs.verdict.statistics import Floats
 
 Spending = Literal["obrien_fleming", "pocock"]
 _GRID = 2001
+_MAX_BOUND = 6.1
+"""A two-sided level of 1e-9, which no verdict's rows reach: looks too early for any level get this one."""
 
 
 def spent(share: float, alpha: float, spending: Spending) -> float:
@@ -41,7 +43,7 @@ def nominal_alphas(shares: Sequence[float], alpha: float, spending: Spending) ->
         def excess(bound: float, path: tuple[Floats, Floats] | None = path, step: float = step) -> float:
             return _crossing(path, step, bound * math.sqrt(share)) - target  # noqa: B023
 
-        bound = optimize.brentq(excess, 0.0, 12.0, xtol=1e-10)
+        bound = _MAX_BOUND if excess(_MAX_BOUND) > 0 else optimize.brentq(excess, 0.0, _MAX_BOUND, xtol=1e-10)
         bounds.append(bound)
         path = _continued(path, step, bound * math.sqrt(share))
         used += target

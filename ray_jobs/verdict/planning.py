@@ -1,6 +1,12 @@
-"""How many prompts a verdict takes, before a night is spent on it."""
+"""How many prompts a verdict takes, before a night is spent on it.
+
+Gains count from the minimal gain, which the interval has to clear.
+"""
+
+import math
 
 from ray_jobs.verdict.settings import VerdictSettings
+from ray_jobs.verdict.statistics import Paired
 
 
 def min_detectable_difference(num_prompts: int, sd: float, level: float, power: float) -> float | None:
@@ -27,11 +33,22 @@ def prompts_for_gain(gain: float, sd: float, level: float, power: float) -> int:
     return high
 
 
-def prompts_for_wished_gain(settings: VerdictSettings, sd: float | None, level: float) -> int | None:
-    """Null where nothing is wished for, or the differences have no spread."""
-    if settings.wished_gain is None or not sd:
+def detectable_gain(settings: VerdictSettings, paired: Paired, level: float) -> float | None:
+    """The smallest true gain that these rows show to be above the minimal one; null without any spread."""
+    above = min_detectable_difference(paired.num_independent, paired.spread or 0.0, level, settings.power)
+    return None if above is None else settings.min_gain + above
+
+
+def prompts_for_wished_gain(settings: VerdictSettings, paired: Paired, level: float) -> int | None:
+    """Null where nothing is wished for, or the differences have no spread.
+
+    Of clustered rows as many a cluster as now.
+    """
+    if settings.wished_gain is None or not paired.spread:
         return None
-    return prompts_for_gain(settings.wished_gain, sd, level, settings.power)
+    above = settings.wished_gain - settings.min_gain
+    independent = prompts_for_gain(above, paired.spread, level, settings.power)
+    return math.ceil(independent * paired.num_rows / paired.num_independent)
 
 
 def predicted_power(gain: float, sd: float, num_prompts: int, level: float) -> float:

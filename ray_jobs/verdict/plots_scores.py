@@ -131,7 +131,8 @@ def draw_trust(
     points = [(name, _percent(row["agreement"]), _percents(row["ci95"])) for name, row in lines]
     forest(axes, palette, points, zero=50.0)
     axes.set_xlim(-3, 103)
-    axes.set_xlabel("agreement (%), 95 % intervals; line: chance", loc="right")
+    level = f"{100 * trust.get('level', 0.95):.4g} %"
+    axes.set_xlabel(f"agreement (%), {level} intervals; line: chance", loc="right")
     share = percent(trust["agreement"], 0)
     return f"The judge agrees with {share} of {trust['pairs']} known pairs; chance is 50 %."
 

@@ -7,6 +7,7 @@ policy lets only its own script run, by hash, and loads nothing.
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,7 +17,7 @@ from markupsafe import Markup
 
 from ray_jobs.verdict.plots import Picture
 from ray_jobs.verdict.plots_search import duration
-from ray_jobs.verdict.words import HEADLINES, percent, sentence, signed, span, trial_settings
+from ray_jobs.verdict.words import HEADLINES, percent, printable, sentence, signed, span, trial_settings
 
 _FOLDER = files("ray_jobs.verdict") / "templates"
 
@@ -29,7 +30,7 @@ def html_report(report: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
         report=readable(report),
         headlines=HEADLINES,
         headline=HEADLINES[report["decision"]],
-        pictures={picture.name: picture for picture in pictures},
+        pictures={picture.name: replace(picture, alt=printable(picture.alt)) for picture in pictures},
         svg={picture.name: Markup(picture.svg) for picture in pictures},
         style=Markup((_FOLDER / "report.css").read_text("utf-8")),
         script=Markup(script),
@@ -38,15 +39,13 @@ def html_report(report: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
 
 
 def readable(value: Any) -> Any:
-    """The same plain values with characters that HTML cannot hold (NUL, lone surrogates) replaced."""
+    """The same plain values with characters that a page cannot hold replaced."""
     if isinstance(value, Mapping):
         return {readable(key): readable(item) for key, item in value.items()}
     if isinstance(value, list):
         return [readable(item) for item in value]
     if isinstance(value, str):
-        return "".join(
-            "\ufffd" if (c < " " and c not in "\n\t\r") or "\ud800" <= c <= "\udfff" else c for c in value
-        )
+        return printable(value)
     return value
 
 

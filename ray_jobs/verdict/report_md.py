@@ -7,7 +7,16 @@ from typing import Any
 from ray_jobs.verdict.inputs import MODELS
 from ray_jobs.verdict.plots import Picture
 from ray_jobs.verdict.plots_search import duration
-from ray_jobs.verdict.words import HEADLINES, MISSING, percent, sentence, signed, span, trial_settings
+from ray_jobs.verdict.words import (
+    HEADLINES,
+    MISSING,
+    percent,
+    printable,
+    sentence,
+    signed,
+    span,
+    trial_settings,
+)
 
 
 def markdown_report(report: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
@@ -39,8 +48,9 @@ def markdown_report(report: Mapping[str, Any], pictures: Sequence[Picture]) -> s
 
 
 def safe(text: object) -> str:
-    """Text that Markdown shows as it is, on one line: no markup, no HTML, no table bars."""
-    line = " ".join(str(text).split())
+    """Text that Markdown shows as it is, on one line: no markup, no HTML, no table bars, nothing that a
+    terminal obeys."""
+    line = printable(" ".join(str(text).split()))
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = re.sub(r"([\\`*\[\]|#!~$])", r"\\\1", line)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)  # inside a word it is no markup

@@ -13,7 +13,7 @@ from ray_jobs.verdict.length import Estimate, slope
 from ray_jobs.verdict.measures import measure
 from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.verdict.shares import PairedShares, compare_shares
-from ray_jobs.verdict.statistics import Interval, Paired, mean_interval
+from ray_jobs.verdict.statistics import Interval, Labels, Paired, mean_interval
 
 LEVEL = 0.95
 _TRIAL_FIELDS = (
@@ -36,6 +36,7 @@ def metric(
     adjusted: Estimate,
     evidence: MetricEvidence,
     num_prompts_for_wished_gain: int | None,
+    slopes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One metric's figures; those of the leading metric also stand at the top of the report."""
     decided = evidence.paired.interval
@@ -59,7 +60,7 @@ def metric(
         "p_value_exact": paired.exact,
         "num_clusters": paired.num_clusters,
         "num_by_expected_score": rows.num_expected,
-        "score_length_slope": _slopes(rows),
+        "score_length_slope": dict(slopes),
     }
 
 
@@ -67,12 +68,12 @@ def ends(interval: Interval) -> list[float] | None:
     return None if interval.ends is None else list(interval.ends)
 
 
-def _slopes(rows: ScoredRows) -> dict[str, Any]:
+def slopes(rows: ScoredRows, clusters_B: Labels | None) -> dict[str, Any]:
     """Score units per 100 characters: over each model's answers, and between answers to one prompt."""
     estimates = {
-        BASE: slope(rows.base_scores, rows.base_lengths, level=LEVEL),
-        CANDIDATE: slope(rows.candidate_scores, rows.candidate_lengths, level=LEVEL),
-        "same_prompt": slope(rows.differences, rows.length_differences, level=LEVEL),
+        BASE: slope(rows.base_scores, rows.base_lengths, level=LEVEL, clusters_B=clusters_B),
+        CANDIDATE: slope(rows.candidate_scores, rows.candidate_lengths, level=LEVEL, clusters_B=clusters_B),
+        "same_prompt": slope(rows.differences, rows.length_differences, level=LEVEL, clusters_B=clusters_B),
     }
     return {
         name: {
@@ -84,19 +85,23 @@ def _slopes(rows: ScoredRows) -> dict[str, Any]:
     }
 
 
-def by_source(rows: ScoredRows, num_resamples: int, seed: int) -> dict[str, Any]:
-    """Judge scores per source of the prompts."""
+def by_source(rows: ScoredRows, settings: VerdictSettings, seed: int) -> dict[str, Any]:
+    """Judge scores per source of the prompts; a source that is one cluster has no interval."""
     index: dict[str, list[int]] = defaultdict(list)
     for position, prompt in enumerate(rows.prompts):
         index[prompt.source].append(position)
-    return {
-        source: _source_row(rows, np.array(index[source]), num_resamples, seed) for source in sorted(index)
-    }
+    return {source: _source_row(rows, np.array(index[source]), settings, seed) for source in sorted(index)}
 
 
-def _source_row(rows: ScoredRows, chosen: Any, num_resamples: int, seed: int) -> dict[str, Any]:
+def _source_row(rows: ScoredRows, chosen: Any, settings: VerdictSettings, seed: int) -> dict[str, Any]:
     differences = rows.differences[chosen]
-    interval = mean_interval(differences, level=LEVEL, num_resamples=num_resamples, seed=seed)
+    interval = mean_interval(
+        differences,
+        level=LEVEL,
+        num_resamples=settings.num_resamples,
+        seed=seed,
+        clusters_B=cluster_labels([rows.prompts[index] for index in chosen], settings.cluster_by),
+    )
     return {
         "n": len(chosen),
         "base": float(rows.base_scores[chosen].mean()),
@@ -122,6 +127,7 @@ def program_shares(
         np.array([base[prompt.id] for prompt in prompts], dtype=np.bool_),
         np.array([candidate[prompt.id] for prompt in prompts], dtype=np.bool_),
         level=level,
+        wanted=settings.guards.wanted_accuracy_gain,
         clusters_B=cluster_labels(prompts, settings.cluster_by),
         num_resamples=settings.num_resamples,
         seed=seed,

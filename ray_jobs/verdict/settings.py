@@ -28,6 +28,11 @@ class Guards(Section):
     """Lowest ratio of generated tokens per second, candidate over base. Timings differ between
     identical runs, so this guard is measured and reported only where it is set."""
 
+    @property
+    def wanted_accuracy_gain(self) -> float:
+        """What the interval of program-checked accuracy must lie above, where that decides."""
+        return self.program_accuracy_min_gain or 0.0
+
 
 class Sequential(Section):
     """Looks at the results before all rows are in, at bounds that keep the level of the whole."""
@@ -76,9 +81,16 @@ class VerdictSettings(Section):
     power: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Power at which minimal detectable differences and numbers of prompts are stated."""
     wished_gain: Annotated[float, Field(gt=0)] | None = None
-    """A score difference that the run should be able to see; `--check` says how many prompts it takes."""
+    """A score difference, above `min_gain`, that the run should be able to see; `--check` says how many
+    prompts it takes."""
     expected_sd: Annotated[float, Field(gt=0)] = 1.0
     """Standard deviation of the paired score differences to plan with before any run has measured it."""
     sequential: Sequential = Sequential()
     num_examples: Annotated[int, Field(ge=0, le=1000)] = 20
     """Side-by-side answers in the report: half with the largest gains, half with the largest losses."""
+
+    @model_validator(mode="after")
+    def _wishes_for_more_than_the_least(self) -> Self:
+        if self.wished_gain is not None and self.wished_gain <= self.min_gain:
+            raise ValueError(f"wished_gain: must be above min_gain, which is {self.min_gain:g}")
+        return self

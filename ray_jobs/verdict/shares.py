@@ -22,6 +22,8 @@ class PairedShares:
     interval: Interval
     p_value: float
     """Exact McNemar test; with clusters the sign-flip test."""
+    p_wanted: float
+    """Of "the difference is the wanted one": the same test where that is 0, else a score test."""
 
 
 def compare_shares(
@@ -29,11 +31,12 @@ def compare_shares(
     candidate_B: Flags,
     *,
     level: float,
+    wanted: float = 0.0,
     clusters_B: Labels | None = None,
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedShares:
-    """Shares, their difference with Newcombe's interval, and the exact McNemar p-value.
+    """Shares, their difference with Newcombe's interval, and p-values at no and at the `wanted` difference.
 
     Both take rows for independent. Where rows come in clusters, the interval is that of a mean of clustered
     differences, and whole clusters flip sign. Raises ValueError when there are no rows or the two lengths
@@ -50,12 +53,18 @@ def compare_shares(
         test = mcnemar([[both, only_base], [only_candidate, neither]], exact=True)
         interval = newcombe_interval(both, only_base, only_candidate, neither, level=level)
         p_value = min(1.0, float(test.pvalue))
+        p_wanted = score_p(both, only_base, only_candidate, neither, wanted) if wanted else p_value
     else:
         differences_B = candidate_B.astype(np.float64) - base_B
         interval = mean_interval(
             differences_B, level=level, num_resamples=num_resamples, seed=seed, clusters_B=clusters_B
         )
-        p_value, _ = sign_flip_p(differences_B, num_resamples=num_resamples, seed=seed, clusters_B=clusters_B)
+        p_value, p_wanted = (
+            sign_flip_p(
+                differences_B - expected, num_resamples=num_resamples, seed=seed, clusters_B=clusters_B
+            )[0]
+            for expected in (0.0, wanted)
+        )
     return PairedShares(
         num_rows=base_B.size,
         base=float(base_B.mean()),
@@ -63,7 +72,22 @@ def compare_shares(
         difference=(only_candidate - only_base) / base_B.size,
         interval=interval,
         p_value=p_value,
+        p_wanted=p_wanted,
     )
+
+
+def score_p(both: int, only_base: int, only_candidate: int, neither: int, wanted: float) -> float:
+    """Two-sided p-value of "candidate minus base is `wanted`": Tango 1998, Statistics in Medicine 17:891.
+
+    The variance is that of the likeliest shares with that difference; at 0 it is McNemar's.
+    """
+    n = both + only_base + only_candidate + neither
+    linear = (2 * n - only_candidate + only_base) * wanted - only_base - only_candidate
+    root = math.sqrt(max(0.0, linear**2 + 8 * n * only_base * wanted * (1 - wanted)))
+    variance = n * ((root - linear) / (2 * n) + wanted * (1 - wanted))
+    if variance <= 0:
+        return 1.0
+    return math.erfc(abs(only_candidate - only_base - n * wanted) / math.sqrt(2 * variance))
 
 
 def newcombe_interval(

@@ -4,7 +4,8 @@ Every function takes plain arrays and a seed, and gives the same result whatever
 swapping the two models exactly mirrors it. B is the number of prompts scored for both models.
 
 Sources: BCa interval: Efron 1987, as scipy.stats.bootstrap has it, at Hesterberg's expanded level; sign-flip
-test: scipy.stats.permutation_test; cluster-robust errors: Liang and Zeger 1986, as statsmodels has them.
+test: scipy.stats.permutation_test; cluster-robust errors: Liang and Zeger 1986, as statsmodels has them, with
+one degree of freedom less than clusters.
 """
 
 import math
@@ -18,6 +19,9 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 TIE = 1e-9
+MAX_RESAMPLES = 200_000
+RESAMPLES_PER_LEVEL = 50
+"""Resamples times level: what leaves enough of them in the tails."""
 MAX_RESAMPLED_ROWS = 5_000
 """Above it Student's t takes over from resampling: the same to three digits there, and minutes faster."""
 _BATCH_VALUES = 2_000_000
@@ -52,6 +56,8 @@ class Paired:
     mean_difference: float
     sd: float | None
     """Standard deviation of the differences (n - 1); null for one row."""
+    standard_error: float | None
+    """Of the mean, cluster-robust where rows come in clusters; null for one row or one cluster."""
     interval: Interval
     p_value: float
     exact: bool
@@ -59,6 +65,22 @@ class Paired:
     wins: int
     ties: int
     losses: int
+
+    @property
+    def num_independent(self) -> int:
+        """Rows, or the clusters that they come in."""
+        return self.num_rows if self.num_clusters is None else self.num_clusters
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation that as many independent rows would have for this standard error."""
+        error = self.standard_error
+        return None if error is None else error * math.sqrt(self.num_independent)
+
+
+def enough_resamples(wanted: int, alpha: float) -> int:
+    """Enough for a p-value of `alpha`: early looks have levels that the configured number cannot reach."""
+    return max(wanted, min(MAX_RESAMPLES, math.ceil(RESAMPLES_PER_LEVEL / alpha)))
 
 
 def compare(
@@ -77,6 +99,7 @@ def compare(
         num_clusters=None if clusters_B is None else int(np.unique(clusters_B).size),
         mean_difference=math.fsum(differences_B) / differences_B.size,
         sd=float(np.std(np.sort(differences_B), ddof=1)) if differences_B.size > 1 else None,
+        standard_error=standard_error(differences_B, clusters_B),
         interval=mean_interval(
             differences_B, level=level, num_resamples=num_resamples, seed=seed, clusters_B=clusters_B
         ),
@@ -141,22 +164,25 @@ def expanded_level(level: float, num_rows: int) -> float:
     return 1 - max(1e-9, float(2 * stats.norm.sf(reach)))
 
 
-def _clustered_interval(values_B: Floats, clusters_B: Labels, level: float) -> Interval:
-    import statsmodels.api as sm
+def standard_error(values_B: Floats, clusters_B: Labels | None = None) -> float | None:
+    """Of the mean; with clusters from their summed residuals, G of them. Null where there is but one."""
+    if clusters_B is None:
+        return float(stats.sem(np.sort(values_B))) if values_B.size > 1 else None
+    sums_G = cluster_sums(values_B - math.fsum(values_B) / values_B.size, clusters_B)
+    if sums_G.size < 2:
+        return None
+    return math.sqrt(sums_G.size / (sums_G.size - 1) * math.fsum(sums_G**2)) / values_B.size
 
-    num_clusters = int(np.unique(clusters_B).size)
-    if num_clusters < 2:
+
+def _clustered_interval(values_B: Floats, clusters_B: Labels, level: float) -> Interval:
+    error = standard_error(values_B, clusters_B)
+    if error is None:
         return Interval(None, None, level, "none", "all rows are of one cluster")
-    order = np.lexsort((values_B, clusters_B))
-    if np.ptp(values_B) <= TIE:
-        return Interval(
-            float(values_B[0]), float(values_B[0]), level, "constant", "all differences are equal"
-        )
-    fit = sm.OLS(values_B[order], np.ones(values_B.size)).fit(
-        cov_type="cluster", cov_kwds={"groups": clusters_B[order], "df_correction": True}, use_t=True
-    )
-    low, high = fit.conf_int(1 - level)[0]
-    return Interval(float(low), float(high), level, "clustered")
+    mean = math.fsum(values_B) / values_B.size
+    if error <= TIE:
+        return Interval(mean, mean, level, "constant", "the clusters' sums have no spread")
+    reach = float(stats.t.ppf((1 + level) / 2, np.unique(clusters_B).size - 1)) * error
+    return Interval(mean - reach, mean + reach, level, "clustered")
 
 
 def sign_flip_p(

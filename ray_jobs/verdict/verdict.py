@@ -27,17 +27,14 @@ from ray_jobs.verdict.inputs import (
 from ray_jobs.verdict.length import length_adjusted
 from ray_jobs.verdict.looks import nominal_alphas
 from ray_jobs.verdict.measures import measure
-from ray_jobs.verdict.planning import min_detectable_difference, prompts_for_wished_gain
+from ray_jobs.verdict.planning import detectable_gain, prompts_for_wished_gain
 from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.verdict.shares import PairedShares
-from ray_jobs.verdict.statistics import Paired, compare, holm, sign_flip_p, worst_cases
+from ray_jobs.verdict.statistics import Paired, compare, enough_resamples, holm, sign_flip_p, worst_cases
 
 __all__ = ["VerdictInputs", "make_report"]
 
 REPORT_LEVEL = 0.95
-MAX_RESAMPLES = 200_000
-RESAMPLES_PER_LEVEL = 50
-"""Resamples times level: what leaves enough of them in the tails."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +63,10 @@ def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> 
         rivals.metrics,
     )
     lead = metrics[0]
-    program = sections.program_shares(inputs, 1 - alpha, settings, seed)
+    program = sections.program_shares(inputs.of_look(), 1 - alpha, settings, seed)
     trust = {name: _trust(trust_in(inputs.trust, name)) for name in names}
-    guards = check_guards(settings.guards, program, *(measure(inputs.answers[model]) for model in MODELS))
+    whole = program if inputs.judged is None else sections.program_shares(inputs, 1 - alpha, settings, seed)
+    guards = check_guards(settings.guards, whole, *(measure(inputs.answers[model]) for model in MODELS))
     evidence = Evidence(
         [row.evidence for row in metrics],
         alpha,
@@ -93,7 +91,7 @@ def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> 
         "rule": _rule(settings, alpha, inputs),
         "guards": [asdict(guard) for guard in guards],
         "metrics": {row.rows.metric: row.section | {"failures": row.rows.failures} for row in metrics},
-        "by_source": sections.by_source(lead.rows, settings.num_resamples, seed),
+        "by_source": sections.by_source(lead.rows, settings, seed),
         "program_checks": sections.program_checks(inputs, settings, seed),
         "missing": _missing(lead),
         "engine_backend": common_backend(inputs),
@@ -137,18 +135,13 @@ def finite(value: Any) -> Any:
 
 def p_values(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> Rivals:
     """The uncorrected p-values of one candidate, for the correction of the others'."""
-    resamples = num_resamples(settings, decision_alpha(inputs, settings))
+    resamples = enough_resamples(settings.num_resamples, decision_alpha(inputs, settings))
     found = []
     for name in metrics_of(inputs, settings.metrics):
         rows = scored_rows(inputs, name)
         found.append(_p_gain(rows, settings, resamples, seed))
-    program = sections.program_shares(inputs, settings.level, settings, seed)
-    return Rivals(tuple(found), () if program is None else (program.p_value,))
-
-
-def num_resamples(settings: VerdictSettings, alpha: float) -> int:
-    """Enough for a p-value of `alpha`: early looks have levels that the configured number cannot reach."""
-    return max(settings.num_resamples, min(MAX_RESAMPLES, math.ceil(RESAMPLES_PER_LEVEL / alpha)))
+    program = sections.program_shares(inputs.of_look(), settings.level, settings, seed)
+    return Rivals(tuple(found), () if program is None else (program.p_wanted,))
 
 
 def _p_gain(rows: ScoredRows, settings: VerdictSettings, resamples: int, seed: int) -> float:
@@ -168,7 +161,7 @@ def _metric(rows: ScoredRows, settings: VerdictSettings, alpha: float, seed: int
         paired = compare(
             rows.differences,
             level=level,
-            num_resamples=num_resamples(settings, 1 - level),
+            num_resamples=enough_resamples(settings.num_resamples, 1 - level),
             seed=seed,
             clusters_B=clusters_B,
         )
@@ -177,19 +170,20 @@ def _metric(rows: ScoredRows, settings: VerdictSettings, alpha: float, seed: int
     paired, adjusted = at(REPORT_LEVEL)
     same_level = math.isclose(1 - alpha, REPORT_LEVEL)
     decided, decided_adjusted = (paired, adjusted) if same_level else at(1 - alpha)
+    p_gain = _p_gain(rows, settings, enough_resamples(settings.num_resamples, alpha), seed)
     evidence = MetricEvidence(
         metric=rows.metric,
         paired=decided,
-        p_holm=_p_gain(rows, settings, num_resamples(settings, alpha), seed),
+        p_gain=p_gain,
+        p_holm=p_gain,
         adjusted=decided_adjusted,
         mean_length_difference=float(np.mean(lengths_B)),
-        min_detectable_difference=min_detectable_difference(
-            paired.num_rows, paired.sd or 0.0, level_of_least, settings.power
-        ),
-        failure_shares={model: rows.failure_share(model) for model in MODELS},
+        min_detectable_difference=detectable_gain(settings, paired, level_of_least),
+        failure_shares=dict(rows.failure_shares),
     )
-    wished = prompts_for_wished_gain(settings, paired.sd, level_of_least)
-    return _Metric(rows, paired, evidence, sections.metric(rows, paired, adjusted, evidence, wished))
+    wished = prompts_for_wished_gain(settings, paired, level_of_least)
+    slopes = sections.slopes(rows, clusters_B)
+    return _Metric(rows, paired, evidence, sections.metric(rows, paired, adjusted, evidence, wished, slopes))
 
 
 def _with_holm(metrics: list[_Metric], rivals: Sequence[float]) -> list[_Metric]:
@@ -206,7 +200,7 @@ def _with_holm(metrics: list[_Metric], rivals: Sequence[float]) -> list[_Metric]
 
 
 def _corrected(program: PairedShares | None, rivals: Sequence[float]) -> float | None:
-    return None if program is None else float(holm(np.array([program.p_value, *rivals]))[0])
+    return None if program is None else float(holm(np.array([program.p_wanted, *rivals]))[0])
 
 
 def _refuse_without_candidate(trials: Sequence[Mapping[str, Any]]) -> None:
@@ -233,6 +227,7 @@ def _trust(trust: Mapping[str, Any] | None) -> Trust:
         agreement=trust.get("agreement"),
         ci95=(float(ends[0]), float(ends[1])) if ends else None,
         self_referenced=int(trust.get("self_referenced") or 0),
+        level=float(trust.get("level") or REPORT_LEVEL),
     )
 
 
@@ -281,6 +276,6 @@ def _notes(lead: _Metric) -> dict[str, str]:
         "length_adjusted": lead.evidence.adjusted.interval.note,
         "min_detectable_difference": None
         if lead.evidence.min_detectable_difference is not None
-        else "the differences have no spread",
+        else "the differences have no spread that can be told",
     }
     return {name: note for name, note in found.items() if note}

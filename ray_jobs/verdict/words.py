@@ -12,6 +12,14 @@ HEADLINES = {
 MISSING = "\u2013"
 
 
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text without what no page can hold or a terminal obeys: control characters, lone surrogates."""
+    return _CONTROL.sub("\ufffd", text)
+
+
 def signed(value: float | None, digits: int = 2) -> str:
     """A difference with its sign; a true minus, so that columns line up."""
     return MISSING if value is None else f"{value:+.{digits}f}".replace("-", "\u2212")

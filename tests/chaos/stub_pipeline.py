@@ -134,6 +134,7 @@ class StubJudge:
     """Scores that follow from the judge's prompt."""
 
     sha256 = "f" * 64
+    fingerprint = ""
     tokenizes = True
 
     def complete(self, calls: Sequence[Call], scores: Sequence[int], on_done: OnDone) -> list[Completion]:

@@ -2,7 +2,8 @@
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,15 @@ class FakeJudge:
     def __call__(self, job: Any, tables: Iterable[Any], unfinished: Path, pool: Any) -> Path:
         rows = [row for table in tables for row in table.to_pylist()]
         self.asked.append(sum(row["subject"] in self.means for row in rows))
-        judged = [{"subject": row["subject"], **as_row(self._judgement(row))} for row in rows]
+        judged = [
+            {"subject": row["subject"], **as_row(self._judgement(row, metric))}
+            for row in rows
+            for _, _, metric in job.keys_of(row)
+        ]
         write_rows(unfinished / "output.parquet", judged, judge_actor.RESULT_COLUMNS)
         return unfinished / "output.parquet"
 
-    def _judgement(self, row: Mapping[str, Any]) -> Judgement:
+    def _judgement(self, row: Mapping[str, Any], metric: str) -> Judgement:
         if row["subject"] in self.means:
             score = self.means[row["subject"]] + random.Random(f"{row['subject']}{row['id']}").gauss(0, 0.5)
         else:
@@ -68,7 +73,7 @@ class FakeJudge:
         whole = min(5, max(1, round(score)))
         sha256 = text_sha256(row["answer"])
         return Judgement(
-            row["id"], METRIC, whole, score, f"{row['subject']} {row['id']}", None, sha256, "judge", 0.1
+            row["id"], metric, whole, score, f"{row['subject']} {row['id']}", None, sha256, "judge", 0.1
         )
 
 
@@ -152,8 +157,63 @@ def test_without_a_clear_gain_all_is_judged(tmp_path: Path, monkeypatch: pytest.
     )
 
 
+def refuse(folder: RunFolder, model: str, ids: Sequence[str]) -> None:
+    """Some of a model's answers become refusals."""
+    path = folder.path(generate.ANSWERS.format(model=model))
+    refusal = {"answer": "I'm sorry, but I can't help with that."}
+    rows = [{**row, **(refusal if row["id"] in ids else {})} for row in read_rows(path)]
+    write_rows(path, rows, Answer.COLUMNS)
+
+
+def test_a_guard_that_is_broken_on_all_answers_ends_the_judging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sees them all at the first look, those too that are not judged yet."""
+    config = config_with(tmp_path, LOOKS)
+    fake = FakeJudge(base=3.0, candidate=4.0)
+    folder = run_with(config, *fake.means)
+    later = judge.look_order((f"p{n:02d}" for n in range(NUM_PROMPTS)), config.seed)[NUM_PROMPTS // 2 :]
+    refuse(folder, "candidate", later[:12])
+    monkeypatch.setattr(judge, "compute_tables", fake)
+    judge.run(config, folder)
+    verdict.run(config, folder)
+    report = folder.read_json("report/report.json")
+    assert fake.asked == [NUM_PROMPTS]
+    assert (report["decision"], report["clause"]) == ("keep_base", "guard")
+    assert report["answers"]["candidate"]["num_answers"] == NUM_PROMPTS
+    assert report["answers"]["candidate"]["refusal_rate"] == 0.2
+
+
+def test_a_gain_below_the_wanted_one_ends_no_judging_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few rows say little of rare answers that gain much."""
+    fake = FakeJudge(base=3.0, candidate=3.2)
+    _, report = judged(config_with(tmp_path, LOOKS, "verdict.min_gain=2"), fake, monkeypatch)
+    assert fake.asked == [NUM_PROMPTS, NUM_PROMPTS]
+    assert (report["decision"], report["clause"], report["rule"]["look"]) == ("keep_base", "min_gain", 1)
+
+
+def test_a_look_without_any_score_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeJudge(base=3.0, candidate=4.0)
+    whole = fake._judgement
+
+    def first_fails(row: Mapping[str, Any], metric: str) -> Judgement:
+        found = whole(row, metric)
+        if len(fake.asked) > 1 or row["subject"] not in fake.means:
+            return found
+        return replace(found, score=None, expected_score=None, failure="no_score")
+
+    monkeypatch.setattr(fake, "_judgement", first_fails)
+    looks = "verdict.sequential={looks: [0.02, 1.0]}"
+    changes = (looks, "verdict.max_failure_share=0.05")
+    _, report = judged(config_with(tmp_path, *changes), fake, monkeypatch)
+    assert fake.asked == [2, 2 * NUM_PROMPTS - 2]
+    assert report["decision"] == "promote"
+
+
 def test_looks_make_the_judge_stage_depend_on_the_rule(tmp_path: Path) -> None:
-    assert judge.STAGE.extra_inputs(config_with(tmp_path)) == {}
+    assert not any(name.startswith("verdict") for name in judge.STAGE.extra_inputs(config_with(tmp_path)))
     depends = judge.STAGE.extra_inputs(config_with(tmp_path, LOOKS))
     assert depends["verdict.min_gain"] == "0.0"
 
@@ -203,3 +263,29 @@ def test_two_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
     config = config_with(tmp_path, f"judge.metrics=[{tmp_path}/a.yaml, {tmp_path}/b.yaml]")
     with pytest.raises(ConfigError, match=r"judge\.metrics: .*a\.yaml: another metric has the name 'Same'"):
         judge.check(config, list)
+
+
+def test_a_metric_without_a_reference_is_tested_on_all_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pair has another right answer, so that the metric beside it is tested on none."""
+    own = tmp_path / "own.yaml"
+    own.write_text("name: Own\ncriteria: c\nrubric: {1: bad, 5: good}\nrequired_inputs: [query]\n")
+    config = config_with(tmp_path, f"judge.metrics=[{METRIC}, {own}]", "judge.trust.reference=other")
+    folder, report = judged(config, FakeJudge(base=3.0, candidate=3.8), monkeypatch)
+    by_metric = folder.read_json("judgements/trust.json")["by_metric"]
+    assert [by_metric[name]["pairs"] for name in (METRIC, "Own")] == [0, config.judge.trust.num_pairs]
+    assert by_metric["Own"]["self_referenced"] == 0
+    assert by_metric["Own"]["consistency"] == 1.0
+    assert report["decision"] == "promote"
+
+
+def test_pairs_with_a_reference_are_repeated_too(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("name: Own\ncriteria: c\nrubric: {1: bad, 5: good}\nrequired_inputs: [query]\n")
+    config = config_with(tmp_path, f"judge.metrics=[{METRIC}, {own}]", "judge.trust.num_repeats=2")
+    pairs = [Pair(f"k{n}", "s", (Message("user", "q"),), f"right {n}", "wrong") for n in range(6)]
+    rows = judge.trust_rows(config, pairs, {"k3": "a", "k4": "b", "k5": "c"})
+    repeated = [row["id"] for row in rows if row["subject"] == "repeat"][::2]
+    assert repeated == ["k0/chosen", "k1/chosen", "k3/chosen", "k4/chosen"]
+    assert sum(row["subject"] == "trust" for row in rows) == 12

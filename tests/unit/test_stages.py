@@ -123,15 +123,32 @@ def test_a_stage_without_its_inputs_says_what_is_missing(config: Config, folder:
 
 def test_an_input_that_is_gone_is_a_change_too(config: Config, folder: RunFolder) -> None:
     """A parameter taken out of the search space, a file taken out of a folder of data."""
-    chain, files = Chain(), {"data.prompts: a.jsonl": "1", "data.prompts: b.jsonl": "2"}
+    chain, files = Chain(), {"my/a.jsonl": "1", "my/b.jsonl": "2", "judge.model: file": "3"}
 
     def stages() -> list[Stage]:
         return [replace(stage, extra_inputs=lambda _: dict(files)) for stage in chain.stages()]
 
     run_stages(stages(), NAMES, config, folder)
     check_unchanged(stages(), config, folder)
-    del files["data.prompts: b.jsonl"]
-    with pytest.raises(RunConflict, match=r"b\.jsonl \(was 2, is absent\)"):
+    del files["my/b.jsonl"]
+    with pytest.raises(RunConflict, match=r"my/b\.jsonl \(was 2, is absent\)"):
+        check_unchanged(stages(), config, folder)
+
+
+def test_what_a_setting_names_is_compared_where_it_is_known(config: Config, folder: RunFolder) -> None:
+    """Not of runs that were begun before it was recorded, nor on a machine without the file."""
+    chain, contents = Chain(), {"judge.model: file": "1"}
+
+    def stages() -> list[Stage]:
+        return [replace(stage, extra_inputs=lambda _: dict(contents)) for stage in chain.stages()]
+
+    run_stages(stages(), NAMES, config, folder)
+    contents["judge.adapter: file"] = "2"
+    check_unchanged(stages(), config, folder)
+    del contents["judge.model: file"]
+    check_unchanged(stages(), config, folder)
+    contents["judge.model: file"] = "3"
+    with pytest.raises(RunConflict, match=r"judge\.model: file \(was 1, is 3\)"):
         check_unchanged(stages(), config, folder)
 
 

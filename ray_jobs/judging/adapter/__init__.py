@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ray_jobs.errors import ModelError
 from ray_jobs.records import text_sha256
+from serving.storage.remote import local_path
 
 BUNDLED = "bundled:judge-adapter"
 FILE = Path(__file__).with_name("judge-adapter.gguf")
@@ -15,7 +16,7 @@ ADAPTER = "judge"
 
 def adapter_path(spec: str) -> Path:
     """The GGUF that `judge.adapter` names. Raises ModelError when there is none."""
-    path = FILE if spec == BUNDLED else Path(spec).expanduser().resolve()
+    path = FILE if spec == BUNDLED else local_path(spec).resolve()
     if path.is_file():
         return path
     if spec == BUNDLED:

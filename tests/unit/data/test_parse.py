@@ -86,14 +86,30 @@ def test_columns_may_have_other_names() -> None:
     )
 
 
-@pytest.mark.parametrize("beside", [{}, {"id": 3, "source": "made by hand", "score": 5, "kind": "colour"}])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {},
+        {
+            "id": 3,
+            "source": "made by hand",
+            "score": 5,
+            "kind": "blue colour",
+            "chosen_ids": [1, 2],
+            "tags": [],
+        },
+    ],
+)
 def test_two_plain_answers_may_begin_with_their_prompt(beside: dict[str, Any]) -> None:
     """TRL's standard format with an implicit prompt."""
     pair = parse_pair({"chosen": "The sky is blue.", "rejected": "The sky is black.", **beside}, USUAL)
     assert (pair.prompt, pair.chosen, pair.rejected) == ((Message("user", "The sky is"),), "blue.", "black.")
 
 
-@pytest.mark.parametrize("beside", [{"query": "Which colour?"}, {"messages": [ASKED]}, {"input": "a colour"}])
+@pytest.mark.parametrize(
+    "beside",
+    [{"query": "Colour?"}, {"messages": [ASKED]}, {"talk": [ASKED]}, {"input": "x"}, {"prompt": None}],
+)
 def test_beside_another_text_what_plain_answers_begin_with_is_no_prompt(beside: dict[str, Any]) -> None:
     with pytest.raises(BadRow, match=r"empty_prompt \(column 'prompt'\)"):
         parse_pair({"chosen": "The sky is blue.", "rejected": "The sky is black.", **beside}, USUAL)

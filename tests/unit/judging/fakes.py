@@ -12,6 +12,7 @@ Reply = Callable[[Call], Completion]
 
 class FakeBackend:
     sha256 = "f" * 64
+    fingerprint = ""
     tokenizes = True
 
     def __init__(self, reply: Reply) -> None:

@@ -11,6 +11,7 @@ import pytest
 from ray_jobs.judging.engine_judge import EngineJudge, drawn, score_grammar
 from ray_jobs.judging.judge import Judge
 from ray_jobs.judging.settings import JudgeSettings
+from serving.engine.settings import EngineSettings
 from serving.engine.types import Request, Result, TokenLogprob
 
 from .fakes import item
@@ -23,6 +24,7 @@ class FakeEngine:
 
     context_tokens = 100_000
     max_top_logprobs = 1000
+    settings = EngineSettings()
 
     def __init__(self, says: str = "Because.", finish: str = "stop", num_slots: int = 3) -> None:
         self.says, self.finish, self.num_slots = says, finish, num_slots
@@ -202,3 +204,14 @@ def test_scores_are_drawn_by_their_probabilities() -> None:
         assert drawings.count(text) / 2000 == pytest.approx(share, abs=0.04)
     assert {drawn(logprobs, 0.0, seed) for seed in range(20)} == {"4"}
     assert drawn(logprobs, 0.5, 7) == drawn(logprobs, 0.5, 7)
+
+
+@pytest.mark.parametrize("change", [{"backend": "openvino"}, {"kv_type": "f16"}, {"deterministic": True}])
+def test_how_the_engine_computes_is_part_of_what_is_remembered(change: dict[str, Any]) -> None:
+    engine, other = FakeEngine(), FakeEngine()
+    other.settings = EngineSettings(**change)
+    prints = [
+        EngineJudge(one, JudgeSettings(model="m"), sha256="0" * 64).fingerprint  # type: ignore[arg-type]
+        for one in (engine, other)
+    ]
+    assert prints[0] != prints[1]

@@ -69,3 +69,28 @@ def test_every_answer_is_judged_by_every_metric(backend: FakeBackend, tmp_path: 
     seeds = [{call.seed for call in calls} for calls in backend.rounds]
     assert len(seeds) == 4
     assert not seeds[0] & seeds[1], "answers that are judged again get another seed"
+
+
+def test_known_pairs_without_a_reference_are_judged_by_the_metrics_that_want_none(
+    backend: FakeBackend, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN)
+    settings = JudgeSettings(model="m.gguf", metrics=(PRESET, str(path)), cache=False)
+    actor = judge_actor.JudgeActor({"judge": settings.model_dump_json(), "seed": 0})
+    rows = [
+        {"subject": subject, **as_row(prompt(row, reference=reference)), "answer": "yes"}
+        for subject, row, reference in (("trust", "p1", None), ("trust", "p2", "yes"), ("repeat", "p1", None))
+    ]
+    table = pa.Table.from_pylist(rows, schema=schema(judge_actor.ITEM_COLUMNS))
+    found = [(row["subject"], row["id"], row["metric"]) for row in actor(table).to_pylist()]
+    assert found == [
+        ("trust", "p2", PRESET),
+        ("trust", "p1", "Bareness"),
+        ("trust", "p2", "Bareness"),
+        ("repeat", "p1", "Bareness"),
+    ]
+    wants = {PRESET: True, "Bareness": False}
+    assert [row["metric"] for row in judge_actor.quarantined(rows[0], "died: x", metrics=wants)] == [
+        "Bareness"
+    ]

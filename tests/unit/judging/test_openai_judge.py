@@ -121,3 +121,12 @@ def test_what_fails_for_all_ends_the_run(endpoint: Endpoint, status: int) -> Non
     endpoint.reply = lambda _: (status, {"error": {"message": "refused"}})
     with pytest.raises(ModelError, match=r"judge\.openai: http://127.* refuses"):
         judge_at(endpoint).judge([item("a", "1"), item("b", "2")])
+
+
+def test_whether_probabilities_are_asked_for_is_part_of_what_is_remembered() -> None:
+    def fingerprint(*, logprobs: bool) -> str:
+        options = {"base_url": "http://127.0.0.1:1/v1", "logprobs": logprobs}
+        settings = JudgeSettings.model_validate({"model": "m", "backend": "openai", "openai": options})
+        return open_remote(settings).fingerprint
+
+    assert fingerprint(logprobs=True) != fingerprint(logprobs=False)

@@ -1,10 +1,13 @@
 """What the judge's word is worth."""
 
+import math
+import random
+
 import pytest
 
 from ray_jobs.errors import DataError
 from ray_jobs.judging.settings import TrustSettings
-from ray_jobs.judging.trust import judge_trust, trust_items, trust_references
+from ray_jobs.judging.trust import JudgeTrust, judge_trust, trust_items, trust_references
 from ray_jobs.records import Judgement, Message, Pair
 
 
@@ -46,22 +49,48 @@ def test_agreement_counts_ties_and_silence_half() -> None:
     assert trust.agreement == pytest.approx(6 / 8)
 
 
-def test_wilson_interval_decides() -> None:
-    """Wilson, 60 of 100 at 95 %: 0.5020 to 0.6906 (Newcombe 1998, formula 3); 59 of 100: 0.4920 to 0.6813."""
+def trust_with(pairs: list[Pair], agreed: list[bool], **settings: float) -> JudgeTrust:
+    words = [
+        w for one, right in zip(pairs, agreed, strict=True) for w in word(one, *((2, 1) if right else (1, 2)))
+    ]
+    return judge_trust(pairs, words, TrustSettings(**settings))
+
+
+def test_the_exact_interval_decides() -> None:
+    """Clopper-Pearson, 61 of 100 at 95 %: 0.5074 to 0.7059; 60 of 100: 0.4972 to 0.6967."""
     pairs = [pair(number) for number in range(100)]
 
-    def trust(agreed: int, margin: float = 0.0) -> tuple[bool, tuple[float, float]]:
-        words = [
-            w for number, one in enumerate(pairs) for w in word(one, *((2, 1) if number < agreed else (1, 2)))
-        ]
-        found = judge_trust(pairs, words, TrustSettings(margin=margin))
-        assert found.ci95 is not None
+    def trust(agreed: int, margin: float = 0.0) -> tuple[bool, tuple[float, float] | None]:
+        found = trust_with(pairs, [number < agreed for number in range(100)], margin=margin)
         return found.trusted, found.ci95
 
-    assert trust(60) == (True, pytest.approx((0.5020, 0.6906), abs=1e-4))
-    assert trust(59) == (False, pytest.approx((0.4920, 0.6813), abs=1e-4))
-    assert not trust(60, margin=0.01)[0]
+    assert trust(61) == (True, pytest.approx((0.5074, 0.7060), abs=1e-4))
+    assert trust(60) == (False, pytest.approx((0.4972, 0.6967), abs=1e-4))
+    assert not trust(61, margin=0.01)[0]
     assert not trust(10)[0]
+
+
+@pytest.mark.parametrize("number", [1, 4, 5, 6, 8, 13, 20, 50])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_a_coin_is_trusted_no_oftener_than_the_level_says(number: int, level: float) -> None:
+    pairs = [pair(at) for at in range(number)]
+    trusted = [
+        agreed
+        for agreed in range(number + 1)
+        if trust_with(pairs, [at < agreed for at in range(number)], level=level).trusted
+    ]
+    assert sum(math.comb(number, agreed) for agreed in trusted) / 2**number <= (1 - level) / 2
+
+
+def test_one_prompt_with_most_of_the_pairs_does_not_stand_for_many() -> None:
+    """A coin thrown once for 50 pairs on one prompt, and once for each of 50 others."""
+    pairs = [pair(number, question=f"Q{max(0, number - 49)}") for number in range(100)]
+    chance = random.Random(0)
+    trusted = 0
+    for _ in range(40):
+        throws = [chance.random() < 0.5 for _ in range(51)]
+        trusted += trust_with(pairs, [throws[max(0, number - 49)] for number in range(100)]).trusted
+    assert trusted <= 1
 
 
 def test_expected_scores_break_ties_of_scores() -> None:
@@ -137,3 +166,9 @@ def test_a_known_wrong_answer_is_no_reference() -> None:
 def test_nothing_judged_is_not_trusted() -> None:
     trust = judge_trust([pair(1)], [])
     assert (trust.pairs, trust.trusted, trust.ci95) == (0, False, None)
+
+
+def test_all_pairs_are_kept_where_a_metric_wants_no_reference() -> None:
+    pairs = [pair(1, "Paris", "London", question="Q"), pair(2, "It is Paris.", "Rome", question="Q"), pair(3)]
+    items = trust_items(pairs, trust_references(pairs, "other"), keep_all=True)
+    assert [item.prompt.reference for item in items[::2]] == ["It is Paris.", "Paris", None]

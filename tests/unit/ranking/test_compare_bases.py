@@ -11,10 +11,10 @@ from ray_jobs.config import Config, load_config
 from ray_jobs.errors import ConfigError, ModelError, StageFailed
 from ray_jobs.ranking.ranking import Cost, Entry, common_prompts, rank, scores_of, table
 from ray_jobs.ranking.settings import load_comparison
-from ray_jobs.records import Answer, Judgement, as_row
-from ray_jobs.runs import RunFolder, StageState
+from ray_jobs.records import Answer, Judgement, Message, Prompt, as_row
+from ray_jobs.runs import RunFolder, StageState, open_run
 from ray_jobs.stages.spent import Spent, keep
-from ray_jobs.tables import write_rows
+from ray_jobs.tables import PROMPT_COLUMNS, write_rows
 from serving.engine.errors import EngineError
 from serving.storage.remote import StorageError
 
@@ -230,6 +230,17 @@ def test_bases_are_run_ranked_and_a_failed_one_is_listed(
     assert "| 1 | other, tuned | 4.500 (" in page
     assert "| 0.50 GB | 0.70 GB | 20 | 3 | 2 min 00 s |" in page
     assert {line.count("|") for line in page.splitlines()[2:]} == {12}
+
+
+def test_clusters_are_those_of_the_runs_prompts(tmp_path: Path) -> None:
+    """By `verdict.cluster_by`, for the ranking as for the verdicts."""
+    changes = [f"storage={tmp_path}", "verdict.cluster_by=source"]
+    config = load_config(CONFIGS / "smoke.yaml", changes)
+    folder = open_run(config.storage, config.name)
+    prompts = [Prompt(f"p{n}", f"s{n % 2}", (Message("user", "q"),)) for n in range(3)]
+    write_rows(folder.path("data/prompts.parquet"), [as_row(row) for row in prompts], PROMPT_COLUMNS)
+    assert compare_bases.clusters_of(config) == {"p0": 0, "p1": 1, "p2": 0}
+    assert compare_bases.clusters_of(load_config(CONFIGS / "smoke.yaml", changes[:1])) is None
 
 
 class RayError(Exception):

@@ -7,7 +7,7 @@ import pytest
 from verdict_rows import TRUSTED, UNTRUSTED, inputs
 
 from ray_jobs.verdict.candidates import best_report
-from ray_jobs.verdict.settings import VerdictSettings
+from ray_jobs.verdict.settings import Guards, VerdictSettings
 from ray_jobs.verdict.verdict import VerdictInputs, p_values
 from ray_jobs.verdict.write import write_report
 
@@ -71,6 +71,25 @@ def test_program_checks_are_corrected_too() -> None:
     assert best_report({"candidate": checked(9), **none}, rule, 0)[1]["decision"] == "promote"
 
 
+def test_a_wanted_gain_of_the_checks_is_what_the_correction_tests() -> None:
+    """15 of 60 are clearly more than none, less clearly more than a gain of 0.1."""
+    rule = FAST.model_copy(
+        update={"when_untrusted": "program_checks", "guards": Guards(program_accuracy_min_gain=0.1)}
+    )
+
+    def checked(num_better: int) -> VerdictInputs:
+        given = dataclasses.replace(judged(0, 1), trust=UNTRUSTED)
+        ids = [row.id for row in given.prompts]
+        right = {row_id: number < num_better for number, row_id in enumerate(ids)}
+        return dataclasses.replace(given, checks={"base": dict.fromkeys(ids, False), "candidate": right})
+
+    others = {f"candidate-{number}": checked(7) for number in range(2, 11)}
+    assert best_report({"candidate": checked(14)}, rule, 0)[1]["decision"] == "promote"
+    _, report = best_report({"candidate": checked(14), **others}, rule, 0)
+    assert (report["decision"], report["clause"]) == ("inconclusive", "program_checks")
+    assert best_report({"candidate": checked(25), **others}, rule, 0)[1]["decision"] == "promote"
+
+
 def test_that_all_fail_is_no_promotion() -> None:
     worse = inputs([4] * 40, [2] * 40)
     name, report = best_report({"candidate": worse, "candidate-2": judged(0, 5)}, FAST, 0)
@@ -93,12 +112,14 @@ def test_all_candidates_stand_in_the_report() -> None:
 
 def test_trust_by_metric_stands_in_the_report() -> None:
     both = {"correctness": TRUSTED, "style": UNTRUSTED}
-    given = dataclasses.replace(judged(0.6, 2), trust=TRUSTED | {"by_metric": both, "self_referenced": 3})
+    both["correctness"] = TRUSTED | {"level": 0.99, "self_referenced": 3}
+    given = dataclasses.replace(judged(0.6, 2), trust=TRUSTED | {"by_metric": both})
     _, report = best_report({"candidate": given}, FAST, 0)
     files: dict[str, bytes] = {}
     write_report(files.__setitem__, report, given)
     page = files["report.html"].decode()
     assert "✗ not trusted" in page
+    assert "(99 % interval 80.0" in page.replace("\u00a0", " ")
     assert "A metric by which it is not trusted decides nothing." in page
 
 

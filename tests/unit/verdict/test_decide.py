@@ -18,11 +18,12 @@ UNTRUSTED = Trust(False, 60, 0.5, (0.38, 0.62))
 
 def metric(low, high, p=0.001, name="correctness", length=-10.0, adjusted=(0.1, 0.3), failures=0.0):
     mean = (low + high) / 2
-    paired = Paired(100, None, mean, 1.0, Interval(low, high, 0.95, "bca"), p, False, 60, 10, 30)
+    paired = Paired(100, None, mean, 1.0, 0.1, Interval(low, high, 0.95, "bca"), p, False, 60, 10, 30)
     value = sum(adjusted) / 2
     return MetricEvidence(
         metric=name,
         paired=paired,
+        p_gain=p,
         p_holm=p,
         adjusted=Estimate(value, Interval(*adjusted, 0.95, "regression")),
         mean_length_difference=length,
@@ -33,7 +34,7 @@ def metric(low, high, p=0.001, name="correctness", length=-10.0, adjusted=(0.1, 
 
 def shares(low, high, p=0.001):
     base, difference = 0.1, (low + high) / 2
-    return PairedShares(80, base, base + difference, difference, Interval(low, high, 0.95, "newcombe"), p)
+    return PairedShares(80, base, base + difference, difference, Interval(low, high, 0.95, "newcombe"), p, p)
 
 
 def evidence(*metrics, trust=TRUSTED, program=None, guards=()):
@@ -64,6 +65,19 @@ def outcome(given, **settings):
 )
 def test_one_metric(row, settings, expected):
     assert outcome(evidence(row), **settings) == expected
+
+
+def test_an_interval_below_the_wanted_gain_needs_a_p_value_and_a_spread():
+    """Two rows that fell, or ties alone, say nothing of the rare answer that gains much."""
+    below = metric(0.0, 0.01)
+    constant = dataclasses.replace(below.paired.interval, method="constant")
+    ties = dataclasses.replace(below, paired=dataclasses.replace(below.paired, interval=constant))
+    assert outcome(evidence(below), min_gain=0.1) == ("keep_base", "min_gain")
+    assert outcome(evidence(dataclasses.replace(below, p_gain=0.06)), min_gain=0.1) == (
+        "inconclusive",
+        "evidence",
+    )
+    assert outcome(evidence(ties), min_gain=0.1) == ("inconclusive", "evidence")
 
 
 def test_of_several_metrics_one_must_gain_and_none_may_fall():
@@ -108,6 +122,13 @@ def test_program_checks_decide_where_the_judge_cannot(program, min_gain, expecte
     assert (decision.decision, decision.clause) == (expected, "program_checks")
     assert "judge not trusted" in decision.reason
     assert "program-checked accuracy decides" in decision.reason
+
+
+def test_clusters_without_spread_do_not_keep_the_base():
+    program = shares(0.0, 0.0)
+    program = dataclasses.replace(program, interval=dataclasses.replace(program.interval, method="constant"))
+    settings = VerdictSettings(when_untrusted="program_checks", guards=Guards(program_accuracy_min_gain=0.1))
+    assert decide(evidence(trust=UNTRUSTED, program=program), settings).decision == "inconclusive"
 
 
 def test_untrusted_without_checks_is_inconclusive():
@@ -226,3 +247,7 @@ def test_pairs_that_are_their_own_reference_are_named():
     own = dataclasses.replace(TRUSTED, self_referenced=12)
     assert "12 of them with the right answer as reference" in own.clause()
     assert "reference" not in TRUSTED.clause()
+
+
+def test_the_level_of_trust_is_named():
+    assert "99.9 % interval 80 % to 95 %" in dataclasses.replace(TRUSTED, level=0.999).clause()

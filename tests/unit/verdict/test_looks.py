@@ -32,3 +32,16 @@ def test_all_looks_together_keep_the_level():
     bounds = stats.norm.isf(np.array(nominal_alphas([0.3, 0.6, 1.0], 0.05, "obrien_fleming")) / 2)
     crossed = (np.abs(paths) > bounds).any(axis=1).mean()
     assert crossed == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 / 40_000))
+
+
+@pytest.mark.parametrize("spending", ["obrien_fleming", "pocock"])
+@pytest.mark.parametrize("early", [(0.02, 0.5), (0.03,), (0.001, 0.002, 0.9), (0.5, 0.5001), (0.1, 0.999)])
+def test_every_rising_row_of_looks_has_levels(early, spending):
+    alphas = nominal_alphas([*early, 1.0], 0.05, spending)
+    assert all(1e-9 < alpha < 0.05 + 1e-9 for alpha in alphas)
+
+
+def test_looks_too_early_for_any_level_take_none_from_the_others():
+    assert nominal_alphas([0.02, 0.5, 1.0], 0.05, "obrien_fleming") == pytest.approx(
+        [1.06e-9, *nominal_alphas([0.5, 1.0], 0.05, "obrien_fleming")], abs=1e-6
+    )

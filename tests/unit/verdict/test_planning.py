@@ -3,12 +3,22 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from ray_jobs.config import Config, load_config
+from ray_jobs.errors import ConfigError
 from ray_jobs.plan import judging_line, power_line
-from ray_jobs.verdict.planning import min_detectable_difference, predicted_power, prompts_for_gain
+from ray_jobs.verdict.planning import (
+    detectable_gain,
+    min_detectable_difference,
+    predicted_power,
+    prompts_for_gain,
+    prompts_for_wished_gain,
+)
+from ray_jobs.verdict.settings import VerdictSettings
+from ray_jobs.verdict.statistics import compare
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 TWO = "judge.metrics=[RESPONSE_CORRECTNESS_5POINT, RESPONSE_CORRECTNESS_BINARY]"
@@ -61,3 +71,53 @@ def test_the_plan_counts_what_is_judged_again():
     config = config_with("judge.trust.num_repeats=20")
     assert judging_line(config, 100, 2, 30).startswith("300 answers x ")
     assert judging_line(config, 100, 2, 5).startswith("220 answers x ")
+
+
+MIN_GAIN = VerdictSettings(min_gain=0.5, wished_gain=0.6)
+
+
+def paired(differences, clusters=None):
+    return compare(np.asarray(differences), level=0.95, num_resamples=200, seed=0, clusters_B=clusters)
+
+
+def test_gains_count_from_the_minimal_one():
+    """Of the wished gain of 0.6 only 0.1 has to be seen."""
+    rows = paired(np.random.default_rng(0).normal(0.6, 0.73, 60))
+    assert detectable_gain(MIN_GAIN, rows, 0.95) == pytest.approx(
+        0.5 + min_detectable_difference(60, rows.sd, 0.95, 0.8)
+    )
+    assert prompts_for_wished_gain(MIN_GAIN, rows, 0.95) == prompts_for_gain(0.1, rows.sd, 0.95, 0.8)
+
+
+def test_copies_of_rows_show_no_more_than_the_rows():
+    values = np.random.default_rng(1).normal(0.3, 1.0, 12)
+    alone, copied = paired(values), paired(np.repeat(values, 20), np.repeat(np.arange(12), 20))
+    assert detectable_gain(MIN_GAIN, copied, 0.95) == pytest.approx(detectable_gain(MIN_GAIN, alone, 0.95))
+    wished = [prompts_for_wished_gain(MIN_GAIN, rows, 0.95) for rows in (alone, copied)]
+    assert wished[1] == 20 * wished[0]
+    one = paired(values, np.zeros(12, dtype=np.int64))
+    assert detectable_gain(MIN_GAIN, one, 0.95) is None
+
+
+def test_the_planned_power_is_met_above_a_minimal_gain_and_with_clusters():
+    """Ten clusters that share half of the variance; t intervals of their means, 4,000 evaluations."""
+    rng = np.random.default_rng(2)
+    spread = np.sqrt(0.5 + 0.5 / 20)
+    gain = MIN_GAIN.min_gain + min_detectable_difference(10, spread, 0.95, 0.8)
+    means = gain + np.sqrt(0.5) * rng.normal(size=(4000, 10))
+    means += np.sqrt(0.5) * rng.normal(size=(4000, 10, 20)).mean(axis=2)
+    low = means.mean(axis=1) - stats.t.ppf(0.975, 9) * stats.sem(means, axis=1)
+    assert np.mean(low > MIN_GAIN.min_gain) == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_wish_below_the_minimal_gain_is_refused():
+    with pytest.raises(ConfigError, match=r"verdict: wished_gain: must be above min_gain, which is 0\.5"):
+        config_with("verdict.min_gain=0.5", "verdict.wished_gain=0.5")
+
+
+def test_the_plan_counts_from_the_minimal_gain_and_names_clusters():
+    line = power_line(config_with("verdict.min_gain=0.5", "verdict.wished_gain=0.6"), 100)
+    assert "difference of about 0.78" in line
+    assert "a gain of 0.6 takes about 785 prompts" in line
+    assert "cluster" not in line
+    assert "every cluster has one prompt" in power_line(config_with("verdict.cluster_by=source"), 100)

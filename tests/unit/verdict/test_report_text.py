@@ -7,6 +7,7 @@ import re
 import pytest
 from verdict_rows import inputs
 
+from ray_jobs.verdict.plots import Picture
 from ray_jobs.verdict.report_html import breakable, html_report, readable
 from ray_jobs.verdict.report_md import markdown_report, safe
 from ray_jobs.verdict.settings import VerdictSettings
@@ -68,6 +69,7 @@ def test_markdown_tables_hold(report):
 def test_markdown_keeps_names_and_escapes_markup():
     assert safe("lora_rank *x* [a](b)\n# c") == r"lora_rank \*x\* \[a\](b) \# c"
     assert safe("_x_") == r"\_x\_"
+    assert safe("a\x1b[31mb\x9b0m\x00c") == "a\ufffd\\[31mb\ufffd0m\ufffdc"
 
 
 def test_json_is_ascii_and_strict(report):
@@ -79,6 +81,13 @@ def test_json_is_ascii_and_strict(report):
 
 def test_readable_replaces_what_html_cannot_hold():
     assert readable({"a": ["x\x00\ud800\ny", 1, None]}) == {"a": ["x\ufffd\ufffd\ny", 1, None]}
+
+
+def test_what_pictures_say_is_readable(report):
+    picture = Picture("difference", "t", "of a\x00\x1b[31mb", "<svg></svg>", b"")
+    page = html_report(report, [picture])
+    assert "of a\ufffd\ufffd[31mb" in page
+    assert "\x1b" not in page
 
 
 def test_words():

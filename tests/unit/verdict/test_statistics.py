@@ -140,6 +140,24 @@ def test_copied_rows_add_nothing_once_clustered():
     assert copied.p_value == pytest.approx(sign_flip_p(values, num_resamples=4096, seed=0)[0], abs=0.03)
 
 
+def test_clusters_of_unequal_size_are_as_statsmodels_has_them():
+    import statsmodels.api as sm
+
+    rng = np.random.default_rng(10)
+    labels = rng.integers(6, size=50)
+    values = rng.normal(0.3, 1.0, 50) + labels
+    fit = sm.OLS(values, np.ones(50)).fit(cov_type="cluster", cov_kwds={"groups": labels}, use_t=True)
+    mine = run(values, clusters_B=labels)
+    assert mine.interval.ends == pytest.approx(tuple(fit.conf_int(0.05)[0]), rel=1e-9)
+    assert mine.standard_error == pytest.approx(fit.bse[0], rel=1e-9)
+
+
+def test_clusters_whose_rows_cancel_out_have_no_spread():
+    values, labels = np.array([1.5, 0.5] * 20), np.repeat(np.arange(20), 2)
+    interval = run(values, clusters_B=labels).interval
+    assert (interval.method, interval.ends) == ("constant", (1.0, 1.0))
+
+
 def test_one_cluster_has_no_interval():
     result = run([1.0, 2.0, 0.5], clusters_B=np.zeros(3, dtype=np.int64))
     assert result.interval.note == "all rows are of one cluster"

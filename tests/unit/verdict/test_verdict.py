@@ -12,7 +12,8 @@ from ray_jobs.verdict.facts import PromptFacts
 from ray_jobs.verdict.inputs import cluster_labels
 from ray_jobs.verdict.planning import min_detectable_difference
 from ray_jobs.verdict.settings import Sequential, VerdictSettings
-from ray_jobs.verdict.verdict import decision_alpha, finite, make_report, num_resamples
+from ray_jobs.verdict.statistics import enough_resamples
+from ray_jobs.verdict.verdict import decision_alpha, finite, make_report
 
 CONTRACT = {
     "run",
@@ -316,9 +317,9 @@ def test_trust_counts_by_metric():
 
 
 def test_early_looks_resample_enough_for_their_level():
-    assert num_resamples(FAST, 0.05) == 1000
-    assert num_resamples(FAST, 1e-4) == 200_000
-    assert num_resamples(VerdictSettings(), 0.05) == 10_000
+    assert enough_resamples(500, 0.05) == 1000
+    assert enough_resamples(500, 1e-4) == 200_000
+    assert enough_resamples(10_000, 0.05) == 10_000
 
 
 def test_answers_of_two_backends_are_not_compared() -> None:
@@ -331,3 +332,91 @@ def test_answers_of_two_backends_are_not_compared() -> None:
     other = {**one, "candidate": [dataclasses.replace(row, backend="openvino") for row in one["candidate"]]}
     with pytest.raises(DataError, match="llama_cpp and openvino: one backend"):
         report(dataclasses.replace(rows, answers=other))
+
+
+def two_looks(given, num_judged=20, **fields):
+    """The same run at its first look: the last rows' answers are not judged yet."""
+    judged = {row.id for row in given.prompts[:num_judged]}
+    scores = {m: [row for row in rows if row.id in judged] for m, rows in given.judgements.items()}
+    return dataclasses.replace(given, judged=judged, judgements=scores, look=0, **fields)
+
+
+TWO_LOOKS = FAST.model_copy(update={"sequential": Sequential(looks=(0.5, 1.0))})
+
+
+def test_guards_see_all_answers_at_every_look():
+    """Else a guard that is broken on all of them would have a chance to hold on some."""
+    sources = ["counting"] * 40
+    checks = {
+        "base": {f"p{i:04d}": True for i in range(40)},
+        "candidate": {f"p{i:04d}": i < 30 for i in range(40)},
+    }
+    given = inputs(BASE, BETTER, sources, checks=checks)
+    early, late = report(two_looks(given), TWO_LOOKS), report(given, TWO_LOOKS)
+    assert early["guards"] == late["guards"]
+    assert early["program_checks"] == late["program_checks"]
+    assert (early["decision"], early["clause"]) == ("keep_base", "guard")
+    assert "the drop of program-checked accuracy is 0.25" in early["reason"]
+    assert (early["num_prompts"], late["num_prompts"]) == (20, 40)
+
+
+def test_program_checks_decide_by_the_looks_rows_alone():
+    checks = {
+        "base": {f"p{i:04d}": False for i in range(40)},
+        "candidate": {f"p{i:04d}": i >= 20 for i in range(40)},
+    }
+    settings = TWO_LOOKS.model_copy(update={"when_untrusted": "program_checks"})
+    given = inputs(BASE, BASE, trust=UNTRUSTED, checks=checks)
+    early, late = report(two_looks(given), settings), report(given, settings)
+    assert (early["decision"], early["clause"]) == ("inconclusive", "program_checks")
+    assert "0.0 % on 20 prompts" in early["reason"]
+    assert late["decision"] == "promote"
+
+
+def test_answers_that_failed_count_at_every_look():
+    given = inputs(BASE, BETTER)
+    failed = facts(
+        {"candidate": [answer(prompt(i), "candidate", "x" if i < 35 else None) for i in range(40)]}
+    )
+    given = dataclasses.replace(given, answers={**given.answers, **failed})
+    for made in (report(two_looks(given), TWO_LOOKS), report(given, TWO_LOOKS)):
+        assert made["clause"] == "failures"
+        assert "12.5 % of the candidate model's answers" in made["reason"]
+    assert report(two_looks(given), TWO_LOOKS)["failures"]["candidate"] == {}
+
+
+def test_a_look_too_early_for_any_level_is_inconclusive():
+    settings = FAST.model_copy(update={"sequential": Sequential(looks=(0.02, 1.0))})
+    made = report(two_looks(inputs(BASE, BETTER)), settings)
+    assert made["rule"]["alpha"] == pytest.approx(1e-9, rel=0.1)
+    assert (made["decision"], made["clause"]) == ("inconclusive", "evidence")
+
+
+def test_figures_for_planning_and_by_source_know_of_clusters():
+    """Twenty copies of ten differences: as rows they could show 0.2 or less, as clusters they cannot."""
+    values = [0, 1, 1, 2, 0, 1, 0, 2, 1, 0]
+    base, candidate = [3] * 200, [3 + values[i // 20] for i in range(200)]
+    given = inputs(base, candidate, [f"s{i // 20}" for i in range(200)])
+    rows, clusters = (
+        report(given, FAST.model_copy(update={"cluster_by": by, "num_examples": 0}))
+        for by in ("none", "source")
+    )
+    assert rows["min_detectable_difference"] < 0.2
+    assert clusters["min_detectable_difference"] > 0.7
+    assert rows["by_source"]["s0"]["ci95"] is not None
+    assert clusters["by_source"]["s0"]["ci95"] is None
+    slopes = [made["score_length_slope"]["same_prompt"]["note"] for made in (rows, clusters)]
+    assert slopes == ["all lengths are equal"] * 2
+
+
+def test_slopes_of_clusters_are_wider():
+    given = inputs([3] * 40, [3 + i // 20 for i in range(40)], [f"s{i // 4}" for i in range(40)])
+    words = {"base": ["a"] * 40, "candidate": ["a" * (1 + i // 4 * 20) for i in range(40)]}
+    answers = facts({m: [answer(prompt(i, f"s{i // 4}"), m, words[m][i]) for i in range(40)] for m in words})
+    given = dataclasses.replace(given, answers=answers)
+    widths = []
+    for by in ("none", "source"):
+        made = report(given, FAST.model_copy(update={"cluster_by": by}))
+        low, high = made["score_length_slope"]["same_prompt"]["ci95"]
+        widths.append(high - low)
+    assert widths[1] > 1.5 * widths[0]
