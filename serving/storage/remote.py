@@ -198,11 +198,13 @@ def _to_its_end(work: Callable[[], None]) -> None:
         finally:
             done.set()
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
     try:
+        thread.start()
         done.wait()
     except BaseException:
-        done.wait()
+        if thread.ident is not None:  # it has begun
+            done.wait()
         raise
     if errors:
         raise errors[0]
