@@ -1,6 +1,7 @@
 """The actor that scores blocks of answers with a judge model."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,12 +29,14 @@ class JudgeActor:
     def __init__(self, spec: dict[str, Any]) -> None:
         self._settings = JudgeSettings.model_validate_json(spec["judge"])
         self._seed = spec["seed"]
-        self._metrics = {
-            metric: wants_reference(outline_of(metric), self._settings.inputs)
-            for metric in self._settings.metrics
-        }
         self.engine = open_engine(self._settings, spec)
         self._backend = open_backend(self.engine, self._settings)
+
+    @functools.cached_property
+    def _metrics(self) -> dict[str, bool]:
+        """Each metric of the config, and whether it wants a reference."""
+        settings = self._settings
+        return {metric: wants_reference(outline_of(metric), settings.inputs) for metric in settings.metrics}
 
     def __call__(self, table: Any) -> Any:
         import pyarrow as pa
