@@ -98,7 +98,10 @@ class EngineJudge(BaseFlowJudgeModel):
         super().__init__(settings.model, "llama_cpp", params)
         self.sha256 = sha256
         run = engine.settings
-        self.fingerprint = f"{run.backend}, {run.kv_type}, deterministic {run.deterministic}"
+        self.fingerprint = (
+            f"{run.backend}, {run.kv_type}, flash attention {run.flash_attention}, "
+            f"deterministic {run.deterministic}"
+        )
         self._engine = engine
         self._settings = settings
         self._scores = tuple(scores)

@@ -78,7 +78,8 @@ class Evidence:
     trust: Trust
     """In the judge by the leading metric."""
     program: PairedShares | None
-    """Program-checked accuracy, its interval at the same level; null where no prompt has a check."""
+    """Program-checked accuracy on all answers, whatever the look, its interval at the level of the whole
+    verdict; null where no prompt has a check."""
     guards: Sequence[GuardResult]
     trust_by_metric: Mapping[str, Trust] = field(default_factory=dict)
     """Where it was measured for each metric."""
@@ -140,7 +141,7 @@ def _without_judge(evidence: Evidence, settings: VerdictSettings) -> Decision:
         )
     wanted = settings.guards.wanted_accuracy_gain
     p_value = program.p_wanted if evidence.program_p is None else evidence.program_p
-    outcome, verb = _by_checks(program, wanted, p_value, evidence.alpha)
+    outcome, verb = _by_checks(program, wanted, p_value, 1 - program.interval.level)
     change = (
         f"{percent(program.base)} to {percent(program.candidate)} on {program.num_rows} prompts, a change of "
         f"{_points(program.difference)} ({_span(program.interval, 100)} points, p {_p(p_value)})"
@@ -177,6 +178,8 @@ def _no_gain(evidence: Evidence, settings: VerdictSettings) -> Decision | None:
     row = evidence.metrics[0]
     needed = row.min_detectable_difference
     hint = f"; {row.paired.num_rows} prompts detect {needed:.2g} or more" if needed else ""
+    if row.paired.interval.method == "constant":
+        hint = "; all differences are equal, which says nothing of rarer ones"
     reason = f"not enough evidence of a gain above {settings.min_gain:g}: {_clause(row)}{hint}"
     return Decision("inconclusive", reason, "evidence")
 

@@ -33,8 +33,16 @@ def prompts_for_gain(gain: float, sd: float, level: float, power: float) -> int:
     return high
 
 
+def fewest_rows(level: float) -> int:
+    """Independent rows below which no sign-flip test is significant: its least p-value is 2 / 2**rows."""
+    return math.ceil(1 - math.log2(1 - level))
+
+
 def detectable_gain(settings: VerdictSettings, paired: Paired, level: float) -> float | None:
-    """The smallest true gain that these rows show to be above the minimal one; null without any spread."""
+    """The smallest true gain that these rows show to be above the minimal one; null where there is no spread,
+    or there are too few independent rows for any."""
+    if paired.num_independent < fewest_rows(level):
+        return None
     above = min_detectable_difference(paired.num_independent, paired.spread or 0.0, level, settings.power)
     return None if above is None else settings.min_gain + above
 
@@ -47,7 +55,8 @@ def prompts_for_wished_gain(settings: VerdictSettings, paired: Paired, level: fl
     if settings.wished_gain is None or not paired.spread:
         return None
     above = settings.wished_gain - settings.min_gain
-    independent = prompts_for_gain(above, paired.spread, level, settings.power)
+    needed = prompts_for_gain(above, paired.spread, level, settings.power)
+    independent = max(needed, fewest_rows(level))
     return math.ceil(independent * paired.num_rows / paired.num_independent)
 
 

@@ -13,7 +13,7 @@ from ray_jobs.verdict.length import Estimate, slope
 from ray_jobs.verdict.measures import measure
 from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.verdict.shares import PairedShares, compare_shares
-from ray_jobs.verdict.statistics import Interval, Labels, Paired, mean_interval
+from ray_jobs.verdict.statistics import Interval, Labels, Paired, enough_resamples, mean_interval
 
 LEVEL = 0.95
 _TRIAL_FIELDS = (
@@ -129,7 +129,7 @@ def program_shares(
         level=level,
         wanted=settings.guards.wanted_accuracy_gain,
         clusters_B=cluster_labels(prompts, settings.cluster_by),
-        num_resamples=settings.num_resamples,
+        num_resamples=enough_resamples(settings.num_resamples, 1 - level),
         seed=seed,
     )
 

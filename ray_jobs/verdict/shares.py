@@ -23,7 +23,8 @@ class PairedShares:
     p_value: float
     """Exact McNemar test; with clusters the sign-flip test."""
     p_wanted: float
-    """Of "the difference is the wanted one": the same test where that is 0, else a score test."""
+    """Of "the difference is the wanted one": the same test where that is 0, else the larger of Tango's
+    score test, which is too sure at shares near 0, and of Newcombe's interval."""
 
 
 def compare_shares(
@@ -53,7 +54,8 @@ def compare_shares(
         test = mcnemar([[both, only_base], [only_candidate, neither]], exact=True)
         interval = newcombe_interval(both, only_base, only_candidate, neither, level=level)
         p_value = min(1.0, float(test.pvalue))
-        p_wanted = score_p(both, only_base, only_candidate, neither, wanted) if wanted else p_value
+        counts = both, only_base, only_candidate, neither
+        p_wanted = max(score_p(*counts, wanted), newcombe_p(*counts, wanted)) if wanted else p_value
     else:
         differences_B = candidate_B.astype(np.float64) - base_B
         interval = mean_interval(
@@ -88,6 +90,26 @@ def score_p(both: int, only_base: int, only_candidate: int, neither: int, wanted
     if variance <= 0:
         return 1.0
     return math.erfc(abs(only_candidate - only_base - n * wanted) / math.sqrt(2 * variance))
+
+
+def newcombe_p(both: int, only_base: int, only_candidate: int, neither: int, wanted: float) -> float:
+    """One minus the level at which Newcombe's interval just reaches the wanted difference."""
+    from scipy.optimize import brentq
+
+    above = only_candidate - only_base > wanted * (both + only_base + only_candidate + neither)
+
+    def beyond(log_alpha: float) -> float:
+        """How far the interval's nearer end is from the wanted difference, below 0 where it holds it."""
+        level = 1 - math.exp(log_alpha)
+        interval = newcombe_interval(both, only_base, only_candidate, neither, level=level)
+        assert interval.low is not None
+        assert interval.high is not None
+        return interval.low - wanted if above else wanted - interval.high
+
+    least, most = math.log(1e-15), math.log(1 - 1e-9)
+    if beyond(most) <= 0:
+        return 1.0
+    return math.exp(float(brentq(beyond, least, most, xtol=1e-6))) if beyond(least) < 0 else 1e-15
 
 
 def newcombe_interval(

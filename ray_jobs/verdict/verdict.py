@@ -63,10 +63,9 @@ def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> 
         rivals.metrics,
     )
     lead = metrics[0]
-    program = sections.program_shares(inputs.of_look(), 1 - alpha, settings, seed)
+    program = sections.program_shares(inputs, settings.level, settings, seed)
     trust = {name: _trust(trust_in(inputs.trust, name)) for name in names}
-    whole = program if inputs.judged is None else sections.program_shares(inputs, 1 - alpha, settings, seed)
-    guards = check_guards(settings.guards, whole, *(measure(inputs.answers[model]) for model in MODELS))
+    guards = check_guards(settings.guards, program, *(measure(inputs.answers[model]) for model in MODELS))
     evidence = Evidence(
         [row.evidence for row in metrics],
         alpha,
@@ -140,7 +139,7 @@ def p_values(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> Riv
     for name in metrics_of(inputs, settings.metrics):
         rows = scored_rows(inputs, name)
         found.append(_p_gain(rows, settings, resamples, seed))
-    program = sections.program_shares(inputs.of_look(), settings.level, settings, seed)
+    program = sections.program_shares(inputs, settings.level, settings, seed)
     return Rivals(tuple(found), () if program is None else (program.p_wanted,))
 
 

@@ -11,6 +11,7 @@ from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.runs import RunFolder, open_run
 from ray_jobs.stages import tune, tune_trial
 from ray_jobs.stages.base import Stage, run_stage
+from ray_jobs.stages.base_model import NOTE
 from ray_jobs.stages.trial_table import read_trials
 from tests.chaos.disk import make_room, small_disk
 from tests.chaos.local_ray import another_cluster, start_ray
@@ -37,6 +38,7 @@ CONFIG = Path(__file__).with_name("stub.yaml")
 def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "train_worker", worker)
     monkeypatch.setattr(tune_trial, "run_trial", stub_run_trial)
+    monkeypatch.setattr(tune, "base_of", lambda *_: None)
 
 
 def prepared(folder: Path, betas: list[float], **changes: object) -> tuple[Config, RunFolder]:
@@ -52,6 +54,7 @@ def prepared(folder: Path, betas: list[float], **changes: object) -> tuple[Confi
     run = open_run(config.storage, config.name)
     for name in ("train", "heldout"):
         run.write(f"data/{name}.parquet", b"")
+    run.write_json(NOTE, {"sha256": "0" * 64})
     return config, run
 
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from ray_jobs.config import Config, load_config
+from ray_jobs.export.base import default_cache_dir, resolve_base
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.orpo.training import train
 from ray_jobs.runs import RunFolder, open_run
 from ray_jobs.search.trials import Trial, with_overrides
 from ray_jobs.stages import tune
+from ray_jobs.stages.base_model import NOTE
 from ray_jobs.stages.checkpoints import read_note
 from ray_jobs.stages.trial_table import read_trials
 from tests.chaos.local_ray import start_ray
@@ -57,6 +59,8 @@ def prepared(folder: Path, rates: list[float], **changes: object) -> tuple[Confi
     run = open_run(config.storage, config.name)
     for name in ("train", "heldout"):
         run.write(f"data/{name}.parquet", b"")
+    base = resolve_base(config.model, default_cache_dir())
+    run.write_json(NOTE, {"name": base.name, "sha256": base.sha256})
     return config, run
 
 

@@ -12,6 +12,7 @@ from ray_jobs.errors import ConfigError
 from ray_jobs.plan import judging_line, power_line
 from ray_jobs.verdict.planning import (
     detectable_gain,
+    fewest_rows,
     min_detectable_difference,
     predicted_power,
     prompts_for_gain,
@@ -121,3 +122,15 @@ def test_the_plan_counts_from_the_minimal_gain_and_names_clusters():
     assert "a gain of 0.6 takes about 785 prompts" in line
     assert "cluster" not in line
     assert "every cluster has one prompt" in power_line(config_with("verdict.cluster_by=source"), 100)
+
+
+def test_too_few_independent_rows_detect_nothing() -> None:
+    """Of n rows the sign-flip test's least p-value is 2 / 2**n."""
+    assert [fewest_rows(level) for level in (0.5, 0.9, 0.95, 0.99)] == [2, 5, 6, 8]
+    rows = np.array([0.5, 0.6, 0.4, 0.55, 0.5])
+    few = compare(rows, level=0.95, num_resamples=1000, seed=0)
+    enough = compare(np.append(rows, 0.45), level=0.95, num_resamples=1000, seed=0)
+    assert detectable_gain(VerdictSettings(), few, 0.95) is None
+    assert detectable_gain(VerdictSettings(), enough, 0.95) is not None
+    wished = VerdictSettings(wished_gain=0.5)
+    assert prompts_for_wished_gain(wished, few, 0.95) == 6

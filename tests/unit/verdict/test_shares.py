@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from ray_jobs.verdict.shares import compare_shares, newcombe_interval, score_p
+from ray_jobs.verdict.shares import compare_shares, newcombe_interval, newcombe_p, score_p
 from ray_jobs.verdict.statistics import holm
 
 FLAGS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
@@ -129,3 +129,33 @@ def test_a_wanted_gain_is_claimed_no_oftener_than_the_level_says_whatever_the_nu
         if p_values.min() <= 0.05 / 5:  # else none is left after the correction, which is slow
             claimed += bool(np.any((holm(p_values) <= 0.05) & (gained - lost > 200 * wanted)))
     assert claimed / repeats == pytest.approx(0.025, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("both", "only_base", "only_candidate", "neither"), [(0, 0, 18, 70), (30, 5, 20, 45), (15, 25, 10, 10)]
+)
+@pytest.mark.parametrize("wanted", [0.05, 0.1, 0.3])
+def test_newcombes_p_value_is_where_its_interval_ends(
+    both: int, only_base: int, only_candidate: int, neither: int, wanted: float
+) -> None:
+    p_value = newcombe_p(both, only_base, only_candidate, neither, wanted)
+    interval = newcombe_interval(both, only_base, only_candidate, neither, level=1 - p_value)
+    assert min(abs(interval.low - wanted), abs(interval.high - wanted)) < 1e-4
+    assert p_value < 1
+
+
+def test_candidates_of_a_base_that_passes_nothing_are_not_promoted_too_often() -> None:
+    """Where the normal approximation of the score test is too light: ten with just that gain."""
+    from scipy.stats import binom
+
+    num_rows, wanted, num_candidates, alpha = 200, 0.1, 10, 0.05
+    base = np.zeros(num_rows, np.bool_)
+
+    def promoted(passed: int) -> bool:
+        shares = compare_shares(base, np.arange(num_rows) < passed, level=1 - alpha, wanted=wanted)
+        assert shares.interval.low is not None
+        return shares.interval.low > wanted and shares.p_wanted * num_candidates <= alpha
+
+    fewest = next(passed for passed in range(num_rows) if promoted(passed))
+    each = float(binom.sf(fewest - 1, num_rows, wanted))
+    assert 1 - (1 - each) ** num_candidates <= alpha / 2

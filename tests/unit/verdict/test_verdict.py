@@ -360,17 +360,22 @@ def test_guards_see_all_answers_at_every_look():
     assert (early["num_prompts"], late["num_prompts"]) == (20, 40)
 
 
-def test_program_checks_decide_by_the_looks_rows_alone():
+def test_program_checks_decide_by_all_answers_at_every_look():
+    """They are there before the first one: half of them would say what all of them do not."""
     checks = {
-        "base": {f"p{i:04d}": False for i in range(40)},
-        "candidate": {f"p{i:04d}": i >= 20 for i in range(40)},
+        "base": {f"p{i:04d}": i >= 20 for i in range(40)},
+        "candidate": {f"p{i:04d}": i < 20 for i in range(40)},
     }
     settings = TWO_LOOKS.model_copy(update={"when_untrusted": "program_checks"})
     given = inputs(BASE, BASE, trust=UNTRUSTED, checks=checks)
     early, late = report(two_looks(given), settings), report(given, settings)
     assert (early["decision"], early["clause"]) == ("inconclusive", "program_checks")
-    assert "0.0 % on 20 prompts" in early["reason"]
-    assert late["decision"] == "promote"
+    assert "50.0 % to 50.0 % on 40 prompts" in early["reason"]
+    assert (late["decision"], late["reason"]) == (early["decision"], early["reason"])
+    better = {**checks, "base": dict.fromkeys(checks["base"], False)}
+    given = inputs(BASE, BASE, trust=UNTRUSTED, checks=better)
+    early, late = report(two_looks(given), settings), report(given, settings)
+    assert (early["decision"], early["reason"]) == ("promote", late["reason"])
 
 
 def test_answers_that_failed_count_at_every_look():
