@@ -6,22 +6,16 @@ import importlib
 from typing import Any
 
 from serving.engine.errors import ModelLoadError, ModelMismatch, RequestError
-from serving.engine.llamacpp.memory import free_memory_bytes
 from serving.engine.settings import EngineSettings
 from serving.engine.types import Request, Sampling
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """What the pinned release reads from GGUF."""
 
-_GB = 1 << 30
-_TOKENS_PER_GB = 1 << 15
-"""Of a 1B model in 16 bits; small models take less."""
-_MAX_CACHE_GB = 8
-
 _KV_PRECISION = {"auto": None, "f16": "f16", "bf16": "bf16", "f32": "f32", "q8_0": "u8"}
 
 
-def open_pipeline(path: str, architecture: str | None, settings: EngineSettings) -> Any:
+def open_pipeline(path: str, architecture: str | None, settings: EngineSettings, cache_gb: int) -> Any:
     """Raises ModelMismatch for what it cannot read, or without the extra; ModelLoadError if it fails."""
     if architecture not in ARCHITECTURES:
         raise ModelMismatch(
@@ -35,7 +29,7 @@ def open_pipeline(path: str, architecture: str | None, settings: EngineSettings)
     precision = _KV_PRECISION[settings.kv_type]
     if precision is not None:
         properties["KV_CACHE_PRECISION"] = precision
-    scheduling = _scheduling(openvino_genai, settings)
+    scheduling = _scheduling(openvino_genai, settings, cache_gb)
     try:
         return openvino_genai.ContinuousBatchingPipeline(path, scheduling, "CPU", properties, {})
     except RuntimeError as error:
@@ -89,28 +83,14 @@ def as_tensor(array: Any) -> Any:
     return importlib.import_module("openvino").Tensor(array)
 
 
-def _scheduling(genai: Any, settings: EngineSettings) -> Any:
+def _scheduling(genai: Any, settings: EngineSettings, cache_gb: int) -> Any:
     scheduling = genai.SchedulerConfig()
     scheduling.max_num_batched_tokens = settings.batch_tokens
     scheduling.dynamic_split_fuse = True
     scheduling.enable_prefix_caching = settings.prefix_cache
     scheduling.max_num_seqs = settings.slots
-    scheduling.cache_size = cache_gb(settings)
+    scheduling.cache_size = cache_gb
     return scheduling
-
-
-def cache_gb(settings: EngineSettings) -> int:
-    """Whole GB for keys and values: one that grows on demand (0) is copied as it grows, 5 % of all time.
-
-    At most a quarter of the free memory; the pipeline lets sequences wait, or computes them again, where
-    that is too little. 0 where not even 1 GB is left, or the free memory is unknown.
-    """
-    assert settings.slots != "auto"
-    free = free_memory_bytes()
-    if free is None:
-        return 0
-    wanted = -(-settings.slots * settings.context_tokens // _TOKENS_PER_GB)
-    return min(wanted, _MAX_CACHE_GB, free // 4 // _GB)
 
 
 def last_line(error: BaseException) -> str:

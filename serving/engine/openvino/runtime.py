@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from typing import Any
 
 from serving.engine.cores import CoreLease, pin_this_thread
@@ -18,11 +19,12 @@ from serving.engine.openvino.pipeline import (
     last_line,
     open_pipeline,
 )
+from serving.engine.openvino.room import Room
 from serving.engine.queue import JobQueue
 from serving.engine.settings import EngineSettings
 from serving.engine.slots import Job, Slot
 from serving.engine.stream import Stream
-from serving.engine.types import FinishReason, Request, Result, TokenLogprob
+from serving.engine.types import ENGINE_FAILED, FinishReason, Request, Result, TokenLogprob
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,11 @@ class OpenVinoRuntime:
         self._queue = JobQueue(num_lanes=1, max_queued=settings.max_queued)
         self._counters = Counters()
         self._running: dict[Any, Slot] = {}
+        self._held: deque[Job] = deque()
+        """Taken, but there is no room for them in the cache beside those that run."""
+        self._careful: set[Job] = set()
+        """Of the held: one of their grammars breaks the pipeline. They begin one by one."""
+        self._room = Room(self.model.metadata, settings)
         self._next_id = 0
         self._pipeline: Any = None
         self._error: Exception | None = None
@@ -100,26 +107,53 @@ class OpenVinoRuntime:
             self._work()
         except Exception as error:
             logger.exception("the openvino pipeline has failed")
-            self._queue.close(f"the engine has failed: {error}")
-            self._end_all("error", f"the engine has failed: {error}")
+            why = f"the engine has failed: {error}"
+            self._queue.close(why, failed=True)
+            self._end_all("error", why, ENGINE_FAILED)
 
     def _open(self) -> None:
         architecture = self.model.metadata("general.architecture")
-        self._pipeline = open_pipeline(self.model.path, architecture, self._settings)
+        self._pipeline = open_pipeline(self.model.path, architecture, self._settings, self._room.cache_gb)
 
     def _work(self) -> None:
         limit = self._num_slots
         while True:
-            active = len(self._running)
+            active = len(self._running) + len(self._held)
             jobs = self._queue.take(0, num_active=active, num_free=limit - active)
             if jobs is None:
                 self._end_all("cancelled", None)
                 return
             began_s = time.monotonic()
-            for job in jobs:
-                self._start(job)
+            self._held.extend(jobs)
+            self._drop_held(began_s)
+            while self._held and self._may_start(self._held[0]):
+                self._start(self._held.popleft())
             self._step()
             self._counters.busy_s += time.monotonic() - began_s
+
+    def _drop_held(self, now_s: float) -> None:
+        """End those that were given up, and those for which the whole cache is too small."""
+        held, self._held = self._held, deque()
+        for job in held:
+            if job.stream.cancelled or job.expired(now_s):
+                reason: FinishReason = "cancelled" if job.stream.cancelled else "timeout"
+                self._close(job, job.unanswered(reason, now_s))
+            elif self._room.is_too_small(job.request):
+                needed = self._room.needed(job.request)
+                error = (
+                    f"it may take {needed} tokens of the cache, which has room for {self._room.num_tokens}"
+                )
+                code = "context_length_exceeded"
+                self._close(job, job.unanswered("error", now_s, error=error, code=code))
+            else:
+                self._held.append(job)
+
+    def _may_start(self, job: Job) -> bool:
+        if job in self._careful and any(map(_is_suspect, self._running.values())):
+            return False
+        self._careful.discard(job)
+        running = (slot.job.request for slot in self._running.values() if slot.job is not None)
+        return self._room.fits(job.request, running)
 
     def _start(self, job: Job) -> None:
         slot = Slot(self._next_id)
@@ -152,6 +186,8 @@ class OpenVinoRuntime:
             if slot.job.stream.cancelled or slot.job.expired(now_s):
                 self._finish(handle, "cancelled" if slot.job.stream.cancelled else "timeout")
         if not self._pipeline.has_non_finished_requests():
+            for handle in list(self._running):  # the pipeline has put them aside, and says so to nobody
+                self._finish(handle, "error", error="openvino has given the request up")
             return
         began_s = time.monotonic()
         try:
@@ -171,23 +207,49 @@ class OpenVinoRuntime:
     def _recover(self, error: RuntimeError) -> None:
         """A grammar that llama.cpp reads and XGrammar does not breaks the whole pipeline, in its first pass.
 
-        Requests with a grammar and no token yet end with the error; the others go on in a new pipeline. One
-        that fails without such a request has failed for good.
+        The request with a grammar and no token yet ends with the error; of several, each is tried again. The
+        others go on in a new pipeline. One that fails without such a request has failed for good.
         """
         slots = list(self._running.values())
-        suspects = [slot for slot in slots if _is_constrained(slot) and slot.first_token_s is None]
+        suspects = [slot for slot in slots if _is_suspect(slot)]
         if not suspects:
             raise error
         logger.warning("openvino: a grammar is refused, the pipeline is opened anew: %s", last_line(error))
-        for slot in suspects:
-            assert slot.job is not None
+        if len(suspects) == 1:
             message = f"the openvino backend cannot use this grammar: {last_line(error)}"
-            self._close(slot.job, slot.result("error", time.monotonic(), error=message, code="bad_grammar"))
+            self._give_up(suspects[0], message, "bad_grammar")
+        else:
+            jobs = [slot.job for slot in suspects if slot.job is not None]
+            self._careful.update(jobs)
+            self._held.extendleft(reversed(jobs))
         self._running.clear()
-        self._open()
-        for slot in slots:
-            if slot not in suspects:
-                self._add(slot)
+        self._pipeline = None  # its memory is needed
+        left = [slot for slot in slots if slot not in suspects]
+        try:
+            self._open()
+        except Exception as failure:
+            for slot in left:
+                self._give_up(slot, f"the engine has failed: {failure}", ENGINE_FAILED)
+            raise
+        for slot in left:
+            self._go_on(slot)
+
+    def _go_on(self, slot: Slot) -> None:
+        """In a new pipeline, where a grammar begins anew: so does the answer, if nobody has seen of it."""
+        assert slot.job is not None
+        if _is_constrained(slot):
+            if slot.job.stream.wants_deltas:
+                self._give_up(slot, "the openvino pipeline was opened anew", None)
+                return
+            slot.start(slot.job, 0)
+        try:
+            self._add(slot)
+        except RuntimeError as error:
+            self._give_up(slot, str(error), None)
+
+    def _give_up(self, slot: Slot, error: str, code: str | None) -> None:
+        assert slot.job is not None
+        self._close(slot.job, slot.result("error", time.monotonic(), error=error, code=code))
 
     def _receive(self, handle: Any, output: Any, now_s: float) -> None:
         slot = self._running[handle]
@@ -219,24 +281,39 @@ class OpenVinoRuntime:
             self._counters.per_token.add(now_s - slot.last_token_s)
         slot.last_token_s = now_s
 
-    def _finish(self, handle: Any, reason: FinishReason, shown: str = "", error: str | None = None) -> None:
+    def _finish(
+        self,
+        handle: Any,
+        reason: FinishReason,
+        shown: str = "",
+        error: str | None = None,
+        code: str | None = None,
+    ) -> None:
         slot = self._running.pop(handle)
         assert slot.job is not None
         handle.cancel()  # without effect on one that has ended
         shown += slot.text.finish()
         if shown or len(slot.tokens) - slot.num_prompt > slot.num_streamed:
             slot.stream(shown)
-        self._close(slot.job, slot.result(reason, time.monotonic(), error=error))
+        self._close(slot.job, slot.result(reason, time.monotonic(), error=error, code=code))
 
-    def _end_all(self, reason: FinishReason, error: str | None) -> None:
+    def _end_all(self, reason: FinishReason, error: str | None, code: str | None = None) -> None:
         for handle in list(self._running):
-            self._finish(handle, reason, error=error)
+            self._finish(handle, reason, error=error, code=code)
+        while self._held:
+            job = self._held.popleft()
+            self._close(job, job.unanswered(reason, time.monotonic(), error=error, code=code))
 
     def _close(self, job: Job, result: Result) -> None:
         self._counters.requests_done += result.finish_reason in ("stop", "length")
         self._counters.requests_cancelled += result.finish_reason in ("cancelled", "timeout")
         self._counters.requests_failed += result.finish_reason == "error"
         job.stream.finish(result)
+
+
+def _is_suspect(slot: Slot) -> bool:
+    """Whether its grammar has not been used yet."""
+    return _is_constrained(slot) and slot.first_token_s is None
 
 
 def _is_constrained(slot: Slot) -> bool:

@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from serving.engine import Engine, EngineSettings, ModelMismatch, Request, RequestError, Sampling
+from serving.engine import Engine, EngineError, EngineSettings, ModelMismatch, Request, RequestError, Sampling
 
 SCHEMA = '{"type": "object", "properties": {"legs": {"type": "integer"}}, "required": ["legs"]}'
 
@@ -68,7 +69,7 @@ def test_an_architecture_that_it_cannot_read_is_refused_by_name() -> None:
     from serving.engine.openvino.pipeline import open_pipeline
 
     with pytest.raises(ModelMismatch, match="not phi3"):
-        open_pipeline("m.gguf", "phi3", EngineSettings(slots=1))
+        open_pipeline("m.gguf", "phi3", EngineSettings(slots=1), 1)
 
 
 def test_grammars_and_schemas_constrain_and_bad_ones_are_refused_before_they_run(engine: Engine) -> None:
@@ -113,3 +114,63 @@ def test_the_rest_lives_when_a_grammar_breaks_the_pipeline(engine: Engine) -> No
     assert foreign.error_code == "bad_grammar"
     assert "openvino" in str(foreign.error)
     assert beside.text == alone.text
+
+
+def test_no_more_is_asked_of_the_cache_than_it_holds(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline itself loses requests, or stands still, when they outgrow it."""
+    runtime: Any = engine._runtime
+    monkeypatch.setattr(runtime._room, "num_tokens", 160)
+    most: list[int] = []
+    start = runtime._start
+
+    def started(job: Any) -> None:
+        start(job)
+        most.append(sum(runtime._room.needed(slot.job.request) for slot in runtime._running.values()))
+
+    monkeypatch.setattr(runtime, "_start", started)
+    prompt = engine.chat.render([{"role": "user", "content": "Tell a long story."}])
+    asked = [Request(str(index), prompt, Sampling(max_tokens=12)) for index in range(6)]
+    huge = Request("huge", prompt, Sampling(max_tokens=400))
+    *answered, refused = engine.generate([*asked, huge])
+    assert [each.finish_reason for each in answered] == ["length"] * 6
+    assert len({each.tokens for each in answered}) == 1
+    assert refused.error_code == "context_length_exceeded"
+    assert len(most) == 6
+    assert max(most) <= 160
+
+
+def test_half_written_json_begins_anew_when_the_pipeline_does(engine: Engine) -> None:
+    prompt = engine.chat.render([{"role": "user", "content": "Answer in JSON."}])
+    written = Request("json", prompt, Sampling(max_tokens=40, json_schema=SCHEMA))
+    (alone,) = engine.generate([written])
+    broken = Request("broken", prompt, Sampling(max_tokens=20, grammar="root ::= <[33]>"))
+    seen = engine.submit(written)
+    next(iter(seen))
+    results = engine.generate([written, broken, written])
+    assert [each.text for each in (results[0], results[2])] == [alone.text] * 2
+    assert results[1].error_code == "bad_grammar"
+    # Somebody has seen its beginning, which another would not fit to.
+    assert seen.result(30).text in (alone.text, alone.text[: len(seen.result(30).text)])
+    assert "legs" in json.loads(alone.text)
+
+
+def test_an_engine_that_fails_says_so_for_all_that_it_had(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one: the engine is dead after it."""
+    runtime: Any = engine._runtime
+
+    class Failing:
+        def __init__(self, pipeline: Any) -> None:
+            self._pipeline = pipeline
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._pipeline, name)
+
+        def step(self) -> None:
+            raise RuntimeError("no room")
+
+    monkeypatch.setattr(runtime, "_pipeline", Failing(runtime._pipeline))
+    prompt = engine.chat.render([{"role": "user", "content": "Hi."}])
+    with pytest.raises(EngineError, match="the engine has failed: no room"):
+        engine.generate([Request(str(index), prompt) for index in range(12)])

@@ -17,7 +17,7 @@ from serving.engine.metrics import Counters, snapshot
 from serving.engine.queue import JobQueue
 from serving.engine.settings import EngineSettings
 from serving.engine.stream import Stream
-from serving.engine.types import Delta, Request, Result
+from serving.engine.types import Delta, Request, Result, Sampling
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -237,11 +237,37 @@ def test_attention_is_fused_where_it_is_the_faster_one(monkeypatch: pytest.Monke
 
 
 def test_openvino_takes_a_quarter_of_the_free_memory_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving.engine.openvino import pipeline
+    from serving.engine.openvino import room
 
     settings = EngineSettings(backend="openvino", slots=256, context_tokens=512)
-    for free_gb, taken in ((40, 4), (8, 2), (3, 0)):
-        monkeypatch.setattr(pipeline, "free_memory_bytes", lambda found=free_gb: found << 30)
-        assert pipeline.cache_gb(settings) == taken
-    monkeypatch.setattr(pipeline, "free_memory_bytes", lambda: None)
-    assert pipeline.cache_gb(settings) == 0
+    for free_gb, taken in ((40, 2), (6, 1), (3, 0)):
+        monkeypatch.setattr(room, "free_memory_bytes", lambda found=free_gb: found << 30)
+        assert room.cache_gb(settings, 16_000) == taken
+    monkeypatch.setattr(room, "free_memory_bytes", lambda: None)
+    assert room.cache_gb(settings, 16_000) == 0
+
+
+def test_openvinos_cache_is_counted_in_blocks_of_a_models_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving.engine.openvino import room
+
+    metadata = {
+        "general.architecture": "llama",
+        "llama.block_count": "30",
+        "llama.attention.head_count": "9",
+        "llama.attention.head_count_kv": "3",
+        "llama.embedding_length": "576",
+    }
+    assert room.token_bytes(metadata.get, "auto") == 30 * 3 * 2 * (64 + 8)
+    assert room.token_bytes(metadata.get, "bf16") == 30 * 3 * 2 * 64 * 2
+    assert room.token_bytes({**metadata, "llama.attention.key_length": "128"}.get, "f16") == 30 * 3 * 192 * 2
+    monkeypatch.setattr(room, "free_memory_bytes", lambda: 5 << 30)
+    found = room.Room(metadata.get, EngineSettings(backend="openvino", slots=256, context_tokens=512))
+    assert (found.cache_gb, found.num_tokens) == (1, (1 << 30) // 12_960)
+    found.num_tokens = 160
+    small, large = (Request("a", (1,) * 60, Sampling(max_tokens=most)) for most in (4, 5))
+    assert (found.needed(small), found.needed(large)) == (64, 96)
+    assert [found.fits(small, [large] * number) for number in range(3)] == [True, True, False]
+    assert not found.is_too_small(large)
+    assert found.is_too_small(Request("b", (1,) * 160, Sampling(max_tokens=1)))
+    found.num_tokens = None
+    assert found.fits(small, [large] * 1000)
