@@ -6,11 +6,12 @@ the champion's as the base's and the other's as the candidate's, and the judge s
 """
 
 import argparse
+import logging
 import os
 import shutil
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from ray_jobs.config import Config, load_config
 from ray_jobs.errors import ConfigError, StageFailed, UserError
 from ray_jobs.logs import configure
 from ray_jobs.runs import RunFolder, open_run
+
+log = logging.getLogger(__name__)
 
 NAMES = {"base": "champion", "candidate": "shadow"}
 """The models of the run folder, and what they were to the endpoint."""
@@ -83,9 +86,14 @@ def run(config: Config, finished: Path) -> list[str]:
     from ray_jobs.stages.base import forget, run_stage
     from serving.registry import Registry
 
-    rows = Registry.at(config.registry).shadow_rows()
-    if not rows:
+    stored = Registry.at(config.registry).shadow_rows()
+    if not stored:
         raise ConfigError(f"registry: {config.registry}/shadow: no answers are stored there")
+    rows = latest_pair(stored)
+    if len(rows) < len(stored):
+        log.info(
+            "shadow   %d answers of other models than the latest two are left out", len(stored) - len(rows)
+        )
     folder = open_run(config.storage, config.name)
     if folder.root == finished.resolve():
         raise ConfigError(f"name: {config.name!r} is the finished run itself; take another with --set name=…")
@@ -94,7 +102,20 @@ def run(config: Config, finished: Path) -> list[str]:
         forget([judge.STAGE], folder)
         write_inputs(rows, folder, finished)
         run_stage(judge.STAGE, config, folder)
-    return compared(folder)
+    champion, shadow = models_of(rows[-1])
+    return [f"champion {champion:.12}, shadow {shadow:.12}", *compared(folder)]
+
+
+def models_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The sha256 of the champion and of the shadow that have answered."""
+    champion, shadow = (str(row["answers"][name]["model_sha256"]) for name in NAMES.values())
+    return champion, shadow
+
+
+def latest_pair(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the two models that have answered last: a champion that became the shadow is another."""
+    latest = models_of(max(rows, key=lambda row: float(row.get("asked_s", 0))))
+    return [row for row in rows if models_of(row) == latest]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

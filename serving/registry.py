@@ -33,7 +33,6 @@ from serving.storage.claims import STALE_S, Claimed, claimed
 from serving.storage.mirror import (
     REGISTRIES,
     discard,
-    fetched_folder,
     open_mirror,
     origin,
     publish,
@@ -164,7 +163,13 @@ class Registry:
 
     def shadow_rows(self) -> list[dict[str, Any]]:
         """What shadow traffic has stored: see `serving.shadow.row_of`; oldest first."""
-        return rows_of(fetched_folder(self.root / "shadow").parent)
+        folder = self.root / "shadow"
+        if (store := origin(folder)) is not None:
+            for name, stamp in store.at(folder)[0].listing().items():
+                path = folder / name
+                if not path.exists() or path.stat().st_size < stamp.num_bytes:  # these files only grow
+                    renewed(path)
+        return rows_of(self.root)
 
     def send_rows(self) -> None:
         """Of a registry in an object store: puts there what this node's shadow traffic has stored."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GB = 1e9
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def num_cores() -> int:
@@ -24,21 +23,15 @@ def num_cores() -> int:
 
 
 def memory_bytes() -> tuple[int | None, int | None]:
-    """Memory of the machine, and the lower limit of its control group if there is one."""
+    """Memory of the machine, and the lowest limit of this process's control groups if there is one."""
+    from serving.engine.topology import cgroup_folders, memory_limit
+
     total = None
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = [_number(_CGROUP / name) for name in ("memory.max", "memory/memory.limit_in_bytes")]
+    limits = map(memory_limit, cgroup_folders("memory"))
     found = [limit for limit in limits if limit is not None and (total is None or limit < total)]
     return total, min(found, default=None)
-
-
-def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
 
 
 def copy_rate(threads: int, size: int = 1 << 26, repeats: int = 4) -> float:

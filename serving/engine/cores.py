@@ -131,11 +131,14 @@ def _lock_folder() -> Path:
 
 def _open_lock(path: Path) -> int:
     """A lock needs no write permission, so another user's file will do."""
-    folder_mode_file = 0o644
+    mode = 0o644
     try:
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, folder_mode_file)
+        file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, mode)
+        with contextlib.suppress(PermissionError):  # another user was faster
+            os.fchmod(file, mode)  # whatever this user's umask is
+        return file
 
 
 def _try_lock(path: Path) -> int | None:

@@ -40,7 +40,7 @@ def usable_cores() -> list[Core] | None:
 
 def cpu_quota() -> float | None:
     """Processors' worth of time that the control group grants, or None without a limit."""
-    quotas = [quota for folder in _cgroup_folders() if (quota := _read_quota(folder)) is not None]
+    quotas = [quota for folder in cgroup_folders("cpu") if (quota := _read_quota(folder)) is not None]
     return min(quotas, default=None)
 
 
@@ -78,18 +78,28 @@ def _nodes_of_cpus() -> dict[int, int]:
     return nodes
 
 
-def _cgroup_folders() -> list[Path]:
-    """This process's control group and its parents, for version 2 and for version 1's processor
-    controller."""
-    folders = [_CGROUP, _CGROUP / "cpu"]
+def cgroup_folders(controller: str) -> list[Path]:
+    """This process's control group and its parents, for version 2 and for a controller of version 1."""
+    folders = [_CGROUP, _CGROUP / controller]
     for line in (_read(Path("/proc/self/cgroup")) or "").splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        root = _CGROUP if not controllers else _CGROUP / "cpu"
+        root = _CGROUP if not controllers else _CGROUP / controller
         own = root / path.lstrip("/")
         folders += [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
     return folders
+
+
+def memory_limit(folder: Path) -> int | None:
+    """Bytes that a control group grants; None: without a limit, or there is no such group."""
+    limit = first_of(folder, "memory.max", "memory.limit_in_bytes") or ""
+    return int(limit) if limit.isdigit() else None
+
+
+def first_of(folder: Path, *names: str) -> str | None:
+    """The text of the first file that is there: of version 2, else of version 1."""
+    return next((text for name in names if (text := _read(folder / name)) is not None), None)
 
 
 def _read_quota(folder: Path) -> float | None:

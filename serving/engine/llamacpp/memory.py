@@ -8,6 +8,7 @@ from serving.engine.errors import ModelLoadError, ModelMismatch
 from serving.engine.llamacpp.context import kv_bytes_per_token
 from serving.engine.llamacpp.model import LlamaModel
 from serving.engine.settings import EngineSettings
+from serving.engine.topology import cgroup_folders, first_of, memory_limit
 
 _MIB = 1 << 20
 
@@ -33,9 +34,9 @@ def check_memory(model: LlamaModel, settings: EngineSettings, *, num_slots: int)
 
 
 def free_memory_bytes() -> int | None:
-    """What this process may still allocate: of the machine, and of its control group. None if unknown."""
-    free = [amount for amount in (_machine_free(), _cgroup_free()) if amount is not None]
-    return min(free, default=None)
+    """What this process may still allocate: of the machine, and of its control groups. None if unknown."""
+    amounts = (_machine_free(), *map(_cgroup_free, cgroup_folders("memory")))
+    return min((amount for amount in amounts if amount is not None), default=None)
 
 
 def _machine_free() -> int | None:
@@ -47,16 +48,16 @@ def _machine_free() -> int | None:
     return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
 
 
-def _cgroup_free(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+def _cgroup_free(folder: Path) -> int | None:
     """Pages of files count as used there, also the model's own, but the kernel gives them up when asked."""
+    limit = memory_limit(folder)
     try:
-        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        used = int(first_of(folder, "memory.current", "memory.usage_in_bytes") or "")
         lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
-    except OSError:
+    except (OSError, ValueError):
         return None
-    if limit == "max":
+    if limit is None:
         return None
     counts = dict(line.split() for line in lines)
     files = sum(int(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
-    return max(0, int(limit) - max(0, used - files))
+    return max(0, limit - max(0, used - files))

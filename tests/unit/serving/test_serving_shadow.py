@@ -12,7 +12,7 @@ from serving_fakes import FakeEngine
 from ray_jobs.config import load_config
 from ray_jobs.records import Judgement, as_row
 from ray_jobs.runs import open_run
-from ray_jobs.shadow import compared, main, write_inputs
+from ray_jobs.shadow import compared, latest_pair, main, write_inputs
 from ray_jobs.stages import generate, judge
 from ray_jobs.stages.base import stage_inputs
 from ray_jobs.tables import write_rows
@@ -147,3 +147,15 @@ def test_what_is_missing_is_said_in_a_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.startswith("error: ")
+
+
+def test_only_answers_of_the_latest_two_models_are_compared() -> None:
+    """A champion that was replaced, and is the shadow now, would stand on both sides."""
+
+    def row(number: int, champion: str, shadow: str) -> dict[str, Any]:
+        answers = {"champion": {"model_sha256": champion}, "shadow": {"model_sha256": shadow}}
+        return {"id": str(number), "asked_s": number, "answers": answers}
+
+    rows = [row(1, "a", "base"), row(2, "a", "base"), row(3, "b", "a"), row(4, "b", "a")]
+    assert [each["id"] for each in latest_pair(rows)] == ["3", "4"]
+    assert [each["id"] for each in latest_pair(rows[:3])] == ["3"]

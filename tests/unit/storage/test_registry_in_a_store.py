@@ -142,7 +142,16 @@ def test_shadow_answers_are_gathered_from_all_nodes(
     append(registry.root, {"asked_s": 1, "id": "a"})
     registry.send_rows()
     other_node(monkeypatch, tmp_path)
-    assert [row["id"] for row in Registry.at(store).shadow_rows()] == ["a"]
+    here = Registry.at(store)
+    assert [row["id"] for row in here.shadow_rows()] == ["a"]
+    name = next(iter(Remote(f"{store}/shadow").listing()))
+    grown = (Remote(f"{store}/shadow") / name).read() + b'{"asked_s": 2, "id": "b"}\n'
+    (Remote(f"{store}/shadow") / name).write(grown)
+    (Remote(f"{store}/shadow") / "other.jsonl").write(b'{"asked_s": 3, "id": "c"}\n')
+    assert [row["id"] for row in here.shadow_rows()] == ["a", "b", "c"]
+    with (here.root / "shadow" / name).open("ab") as own:
+        own.write(b'{"asked_s": 4, "id": "d"}\n')  # by this node, which has not sent it yet
+    assert [row["id"] for row in here.shadow_rows()] == ["a", "b", "c", "d"]
 
 
 def test_a_store_that_does_not_answer_is_one_line(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
