@@ -359,7 +359,7 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-PLAIN = json.loads(SETTINGS.model_dump_json()) | {"num_steps": 4, "checkpoint_every_steps": 4}
+PLAIN = json.loads(SETTINGS.model_dump_json()) | {"num_steps": 4, "checkpoint_every_steps": 2}
 
 
 @pytest.fixture(scope="module")
