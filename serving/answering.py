@@ -114,7 +114,7 @@ class HostBackend:
 
     async def _routed(self, call: Call) -> AsyncGenerator[list[Event], None]:
         """The canary's answer, where it gets the call and can begin; else that of the model asked for."""
-        canary, begun = self._canary.model_for(call), False
+        canary, begun = await self._canary.model_for(call), False
         if canary is not None:
             try:
                 async with contextlib.aclosing(self._answer(replace(call, model=canary))) as bundles:

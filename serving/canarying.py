@@ -24,7 +24,7 @@ CANNOT_SERVE = (UnknownModel, NotReady, RegistryError, EngineError)
 
 
 class CanaryRouter:
-    """While the canary's model is not loaded its users get the champion. One event loop calls it."""
+    """While the canary's model cannot be loaded its users get the champion. One event loop calls it."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class CanaryRouter:
         self._clock = clock
         self._rule: Canary | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._is_awaited = False
         self._tried_s = 0.0
         self._tried_beside: LoadedModel | None = None
 
@@ -49,24 +50,30 @@ class CanaryRouter:
             await self._try(rule.model)
             self._rule = rule
 
-    def model_for(self, call: Call) -> str | None:
-        """The canary's name if it gets the call, and its model is loaded; None: what the call asks for."""
+    async def model_for(self, call: Call) -> str | None:
+        """The canary's name if it gets the call, and its model is loaded; None: what the call asks for.
+
+        Beside a new champion its users wait for it once, so that they stay with a model; after a failure it
+        is loaded while they get the champion.
+        """
         rule = self._rule
         if rule is None or not rule.takes(call):
             return None
-        try:
-            if self._host.ready(rule.model):
-                return rule.model
-        except CANNOT_SERVE:  # the reason is logged when it is loaded
-            pass
-        if self._is_due() and (self._loading is None or self._loading.done()):
-            self._loading = asyncio.ensure_future(self._try(rule.model))
-        return None
+        if self._is_ready(rule.model):
+            return rule.model
+        is_new = self._tried_beside is not self._host.champion  # its base may be the canary
+        is_due = is_new or self._clock() - self._tried_s > _RETRY_S
+        if is_due and (self._loading is None or self._loading.done()):
+            self._loading, self._is_awaited = asyncio.ensure_future(self._try(rule.model)), is_new
+        if self._loading is not None and self._is_awaited:
+            await asyncio.shield(self._loading)
+        return rule.model if self._is_ready(rule.model) else None
 
-    def _is_due(self) -> bool:
-        """With another champion at once: its base may be the canary."""
-        changed = self._tried_beside is not self._host.champion
-        return changed or self._clock() - self._tried_s > _RETRY_S
+    def _is_ready(self, name: str) -> bool:
+        try:
+            return self._host.ready(name)
+        except CANNOT_SERVE:  # the reason is logged when it is loaded
+            return False
 
     async def _try(self, name: str) -> None:
         try:

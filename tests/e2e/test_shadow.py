@@ -1,5 +1,6 @@
 """Shadow traffic of a real endpoint, judged later by the judge of a real run."""
 
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -47,6 +48,7 @@ def test_shadow_answers_are_judged(
     assert "needs 'reference_answer'" in refused.stderr
     done = run(f"{judge} --set 'judge.metrics=[configs/metrics/instruction-following.yaml]'")
     assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
+    models, line = done.stdout.splitlines()
+    assert re.fullmatch(r"champion [0-9a-f]{12}, shadow [0-9a-f]{12}", models)
     assert ": champion " in line
     assert "shadow better on 0, worse on 0" in line, "the same model wrote the same answers to both"
