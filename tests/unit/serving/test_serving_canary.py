@@ -88,6 +88,11 @@ def test_a_canary_that_cannot_be_loaded_yet_is_loaded_later(registry: Registry, 
     asyncio.run(run())
 
 
+def dead(_: Any) -> Any:
+    """What an engine that has failed does with a request."""
+    raise EngineError("the engine has failed")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_canary_whose_engine_dies_is_loaded_anew(
     registry: Registry,
@@ -99,9 +104,6 @@ def test_a_canary_whose_engine_dies_is_loaded_anew(
     champion = promote(registry, "one", base="zero")
     host.follow()
     backend = HostBackend(host, registry)
-
-    def dead(_: Any) -> Any:
-        raise EngineError("the engine has failed")
 
     async def run() -> None:
         await backend.set_canary(ALL_TO_THE_BASE)
@@ -147,9 +149,6 @@ def test_an_engine_that_dies_under_its_name_is_loaded_anew(
     champion = promote(registry, "one", base="zero")
     host.follow()
     backend = HostBackend(host, registry)
-
-    def dead(_: Any) -> Any:
-        raise EngineError("the engine has failed")
 
     async def run() -> None:
         base = await model_of(backend, model="base")
