@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -46,6 +47,8 @@ class EngineReplica:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         _log_with_serve()
+        if hasattr(os, "nice") and os.nice(0) > 0:
+            log.info("this replica runs at nice %d: whatever else the machine does goes first", os.nice(0))
         self._settings = ServingSettings.model_validate(settings)
         registry = Registry(self._settings.registry_path)
         assert self._settings.engine is not None

@@ -1,5 +1,6 @@
 """Ray clusters for tests, on this machine."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ def start_ray() -> None:
     from ray_jobs.stages import cluster
 
     ray.shutdown()
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as `cluster.connect` does
     ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
     cluster.quiet()
 

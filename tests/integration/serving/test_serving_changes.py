@@ -29,6 +29,7 @@ def changing(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iter
         engine={"cores": 1, "pin": False, "slots": SLOTS, "context_tokens": 1024},
         max_replicas=2,
         scaling_delay_s=0.3,
+        request_timeout_s=300,
         canary={"model": first, "share": 0.5},
         rollback={"window_s": 600, "min_answers": MIN_ANSWERS, "max_first_token_s": 1e-6},
     ) as found:
@@ -44,13 +45,15 @@ def num_replicas(endpoint: Endpoint) -> int:
     return metric(endpoint, "serving_replicas")
 
 
-async def whole_stream(client: httpx.AsyncClient, number: int) -> bool:
-    """A long answer; whether it came to its end."""
+WHOLE = (200, "data: [DONE]")
+
+
+async def stream(client: httpx.AsyncClient, number: int) -> tuple[int, str]:
+    """A long answer: its status, and the last line."""
     messages = [{"role": "user", "content": f"Chat {number}: count as far as you can."}]
     body = {"messages": messages, "stream": True, "max_tokens": 900, "logit_bias": {"2": -100}}
     async with client.stream("POST", CHAT, json=body) as reply:
-        last = [line async for line in reply.aiter_lines() if line][-1]
-    return reply.status_code == 200 and last == "data: [DONE]"
+        return reply.status_code, [line async for line in reply.aiter_lines() if line][-1]
 
 
 def test_load_starts_a_replica_and_answers_are_finished_when_it_is_stopped(changing: Endpoint) -> None:
@@ -59,7 +62,7 @@ def test_load_starts_a_replica_and_answers_are_finished_when_it_is_stopped(chang
     async def run() -> None:
         limits = httpx.Limits(max_connections=64)
         async with httpx.AsyncClient(base_url=changing.url, timeout=300, limits=limits) as client:
-            crowd = [asyncio.ensure_future(whole_stream(client, number)) for number in range(3 * SLOTS)]
+            crowd = [asyncio.ensure_future(stream(client, number)) for number in range(3 * SLOTS)]
             await asyncio.to_thread(poll, lambda: metric(changing, "engine_requests_active") == SLOTS, 60)
             assert httpx.get(f"{changing.url}/health", timeout=10).status_code == 200, "full, and healthy"
             assert [card["id"] for card in httpx.get(f"{changing.url}/v1/models").json()["data"]]
@@ -67,9 +70,9 @@ def test_load_starts_a_replica_and_answers_are_finished_when_it_is_stopped(chang
             for task in crowd:
                 task.cancel()
             await asyncio.gather(*crowd, return_exceptions=True)
-            few = [asyncio.ensure_future(whole_stream(client, number)) for number in range(2)]
+            few = [asyncio.ensure_future(stream(client, number)) for number in range(2)]
             await asyncio.to_thread(poll, lambda: num_replicas(changing) == 1, 200)
-            assert all(await asyncio.gather(*few))
+            assert await asyncio.gather(*few) == [WHOLE, WHOLE]
 
     assert num_replicas(changing) == 1
     asyncio.run(run())

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 from serving_endpoint import Endpoint, poll
 
@@ -22,6 +23,12 @@ QUESTION: list[Any] = [{"role": "user", "content": "Name a colour."}]
 @pytest.fixture(scope="module")
 def client(endpoint: Endpoint) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key="unused", max_retries=0, timeout=60)
+
+
+def test_engine_ingress_and_proxy_have_the_priority_of_any_other_program(endpoint: Endpoint) -> None:
+    (engine,), (ingress,) = endpoint.engines(), endpoint.processes("ServeReplica:endpoint:ingress")
+    given = psutil.Process(endpoint.process.pid).nice()
+    assert {engine.nice(), ingress.nice(), endpoint.proxy().nice()} == {given}
 
 
 def test_chat(client: openai.OpenAI, endpoint: Endpoint) -> None:
