@@ -30,7 +30,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN pip install -c constraints.txt setuptools wheel ninja packaging torch
 RUN CXXFLAGS="-fno-tree-dse -fno-dse" \
-    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DGGML_BACKEND_DIR=/opt/orpo/lib/ggml" \
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DGGML_BACKEND_DIR=/opt/orpo/lib/ggml -DLLAVA_BUILD=OFF" \
     pip install -c constraints.txt --no-binary llama-cpp-python llama-cpp-python \
  && ls /opt/orpo/lib/ggml/libggml-cpu-*.so
 RUN pip install -c constraints.txt --no-build-isolation deepspeed
