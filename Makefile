@@ -5,7 +5,10 @@ CONFIG ?= configs/local.yaml
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-LLAMA_CXXFLAGS ?= -fno-tree-dse -fno-dse
+# With half-precision arithmetic (AVX512-FP16, Intel since Sapphire Rapids) llama.cpp's attention takes heads of 64 number
+# by number, and those of 128 lose digits: kept from the compiler, where it knows the flag.
+NO_FP16 := $(shell $(CXX) -Werror -mno-avx512fp16 -E -x c++ /dev/null >/dev/null 2>&1 && echo -mno-avx512fp16)
+LLAMA_CXXFLAGS ?= -fno-tree-dse -fno-dse $(NO_FP16)
 LLAMA_CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -29,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q -c constraints.txt setuptools wheel ninja packaging torch
-	CXXFLAGS="$(LLAMA_CXXFLAGS)" CMAKE_ARGS="$(LLAMA_CMAKE_ARGS) $$CMAKE_ARGS" $(BIN)/pip install -q -c constraints.txt --no-cache-dir llama-cpp-python
+	CFLAGS="$(NO_FP16) $$CFLAGS" CXXFLAGS="$(LLAMA_CXXFLAGS)" CMAKE_ARGS="$(LLAMA_CMAKE_ARGS) $$CMAKE_ARGS" $(BIN)/pip install -q -c constraints.txt --no-cache-dir llama-cpp-python
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation deepspeed
 	$(BIN)/pip install -q -c constraints.txt -e ".[local,openvino,tracking,wandb,dev]"
 	touch $(READY)

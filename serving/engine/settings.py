@@ -52,14 +52,13 @@ class EngineSettings(BaseModel):
     """Threads of a lane for answers; None: the lane's cores."""
 
     kv_type: Literal["auto", "f16", "bf16", "q8_0", "f32"] = "auto"
-    """Number format of the key/value cache; q8_0 halves its memory. `auto`: bf16 on Intel processors with
-    matrix units (AMX) unless `deterministic`, else f16."""
+    """Number format of the key/value cache; q8_0 halves its memory. `auto`: f16, or bf16 where llama.cpp was
+    compiled with AVX512-FP16, whose f16 attention is slow (and the engine says so)."""
 
     flash_attention: bool | Literal["auto"] = "auto"
-    """Fused attention. On CPUs llama.cpp's writes answers up to 1.3x as fast as plain matrix products do; it
-    reads long prompts as fast in f16, and at half to two thirds of their rate in bf16, row by row.
-    `auto`: on a GPU, for q8_0 (which needs it), for f16 and f32 on processors without AMX, for bf16 in
-    contexts of at most 1,024 tokens, and whenever `deterministic`."""
+    """Fused attention. On CPUs llama.cpp's writes answers up to 1.3x as fast as plain matrix products do and
+    reads long prompts faster; in bf16 it reads them at half to two thirds of that rate, row by row.
+    `auto`: yes, but for bf16 in contexts of more than 1,024 tokens, unless `deterministic` or on a GPU."""
 
     prefix_cache: bool = True
     """Compute what prompts have in common once."""

@@ -15,6 +15,7 @@ import numpy as np
 from serving.engine.backend import Chunk, Sampler
 from serving.engine.errors import EngineError, ModelLoadError, ModelMismatch
 from serving.engine.llamacpp import library
+from serving.engine.llamacpp.half_precision import sums_in_half_precision
 from serving.engine.llamacpp.model import LlamaModel
 from serving.engine.llamacpp.sampling import LlamaSampler
 from serving.engine.settings import EngineSettings
@@ -246,18 +247,10 @@ def _pointer(array: Any, kind: Any) -> Any:
 
 
 def resolve_kv_type(kv_type: str) -> str:
-    """What `auto` means here: bf16 on Intel processors with matrix units, else f16.
-
-    Others multiply bf16 too, but llama.cpp's fused attention has its fast ways for f16 alone: on a Zen 4 core
-    f16 read prompts at 1.5 times the rate.
-    """
+    """What `auto` means here: f16; bf16 where the build adds up attention's f16 values slowly."""
     if kv_type != "auto":
         return kv_type
-    return "bf16" if _has_amx() else "f16"
-
-
-def _has_amx() -> bool:
-    return "AMX_INT8 = 1" in library.system_info()
+    return "bf16" if sums_in_half_precision() else "f16"
 
 
 def resolve_flash_attention(settings: EngineSettings) -> bool:
@@ -265,14 +258,12 @@ def resolve_flash_attention(settings: EngineSettings) -> bool:
     choice where answers are to depend on nothing else."""
     if settings.flash_attention != "auto":
         return settings.flash_attention
-    if settings.deterministic:
+    if settings.deterministic or settings.gpu_layers != 0:
         return True
     kv_type = resolve_kv_type(settings.kv_type)
-    if settings.gpu_layers != 0 or kv_type == "q8_0":
-        return True
     if kv_type == "bf16":
         return settings.context_tokens <= _SHORT_CONTEXT_TOKENS
-    return not _has_amx()
+    return not (kv_type == "f16" and sums_in_half_precision())
 
 
 def kv_bytes_per_token(model: LlamaModel, kv_type: str) -> int:
