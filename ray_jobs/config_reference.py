@@ -46,9 +46,17 @@ def leaf_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from leaf_fields(inner, f"{prefix}{name}.")
 
 
-@cache
 def field_texts(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> the string that stands beneath it in the source, in one paragraph."""
+    """Field -> the string that stands beneath it in the source, in one paragraph; inherited ones too."""
+    texts: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        if issubclass(base, BaseModel) and base is not BaseModel:
+            texts |= _own_texts(base)
+    return texts
+
+
+@cache
+def _own_texts(model: type[BaseModel]) -> dict[str, str]:
     (body,) = (node for node in ast.parse(textwrap.dedent(inspect.getsource(model))).body)
     assert isinstance(body, ast.ClassDef)
     texts = {}
@@ -77,7 +85,7 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
             inner.append((name, section))
             link = _anchor(prefix + name)
             default = "required" if field.is_required() else ("off" if field.default is None else "")
-            rows.append((f"[`{name}`](#{link})", "section", default, text))
+            rows.append((f"[`{name}`](#{link})", "section", default, text or _first_sentence(section)))
         else:
             kind = _kind(schema["properties"][name], schema.get("$defs", {}))
             rows.append((f"`{name}`", kind, _default(field), text))
@@ -88,6 +96,11 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
     yield "\n".join(lines) + "\n"
     for name, section in inner:
         yield from _sections(section, f"{prefix}{name}.")
+
+
+def _first_sentence(section: type[BaseModel]) -> str:
+    text = " ".join(inspect.cleandoc(section.__doc__ or "").split("\n\n")[0].split())
+    return text.split(". ")[0].rstrip(".") + "."
 
 
 def _is_plain_section(annotation: Any) -> bool:
