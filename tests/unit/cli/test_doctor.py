@@ -61,6 +61,18 @@ def test_a_missing_engine_is_bad_and_ends_with_1(monkeypatch: pytest.MonkeyPatch
     assert bad["text"].startswith("missing: llama-cpp-python")
 
 
+def test_a_slow_build_of_the_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "engine_rate", lambda: RATE)
+    for slow, level in ((False, "ok"), (True, "note")):
+        monkeypatch.setattr(
+            "serving.engine.llamacpp.half_precision.sums_in_half_precision", lambda found=slow: found
+        )
+        (engine,) = (one for one in doctor.measure().findings if one.subject == "engine")
+        assert engine.level == level
+        assert ("-mno-avx512fp16" in engine.text) is slow
+        assert "400 answer tokens/s and 1,000 prompt tokens/s" in engine.text
+
+
 def test_tokens_are_said_to_be_there_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "ray_secret")
