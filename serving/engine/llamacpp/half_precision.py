@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def sums_in_half_precision() -> bool:
     """
     from llama_cpp._ggml import libggml
 
-    if not hasattr(libggml, "ggml_graph_compute_with_ctx"):
+    if not (_processor_can() and hasattr(libggml, "ggml_graph_compute_with_ctx")):
         return False
     values = np.stack([np.zeros(_HEAD), 1 + np.arange(_HEAD) / _HEAD]).astype(np.float16)
     keys = np.zeros((2, _HEAD), np.float16)
@@ -56,6 +57,14 @@ def sums_in_half_precision() -> bool:
             "llama-cpp-python with CXXFLAGS='-fno-tree-dse -fno-dse -mno-avx512fp16', as `make setup` does"
         )
     return found
+
+
+def _processor_can() -> bool:
+    """Whether this processor has AVX512-FP16, as the kernel says; on Linux only."""
+    try:
+        return "avx512_fp16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
 
 
 def _distance(found: Any, expected: Any) -> float:

@@ -14,7 +14,9 @@ from serving.engine.llamacpp.half_precision import sums_in_half_precision
 
 
 @pytest.fixture(autouse=True)
-def asked_anew() -> Iterator[None]:
+def asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """On any processor."""
+    monkeypatch.setattr(half_precision, "_processor_can", lambda: True)
     sums_in_half_precision.cache_clear()
     yield
     sums_in_half_precision.cache_clear()
@@ -53,3 +55,9 @@ def test_the_rounding_tells(
         assert sums_in_half_precision() is slow
         assert sums_in_half_precision() is slow
     assert len(caplog.records) == slow, "said once"
+
+
+def test_other_processors_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(half_precision, "_processor_can", lambda: False)
+    monkeypatch.delattr(half_precision, "_attend")
+    assert sums_in_half_precision() is False
