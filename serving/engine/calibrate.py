@@ -29,6 +29,8 @@ Backend = Literal["llama_cpp", "openvino"]
 
 ANSWER_TOKENS = 32
 PROMPT_TOKENS = 96
+_NEVER = -1000.0
+"""Bias that keeps an answer from ending: all are of one length."""
 
 
 def combinations(cores: int, *, with_openvino: bool) -> Iterator[tuple[Backend, int, int]]:
@@ -56,13 +58,16 @@ def multiplies_bf16() -> bool:
 def measure(
     path: Path, recipe: str, backend: Literal["llama_cpp", "openvino"], lanes: int, slots: int
 ) -> Trial:
-    """Two requests per slot, distinct prompts: tokens per second of prompts alone, then with answers."""
+    """Two requests per slot, distinct prompts: tokens per second of prompts alone, then with answers.
+
+    Raises EngineError if no engine can be opened, or a request fails.
+    """
     cores = len(usable_cores() or [0]) or 1
     settings = EngineSettings(backend=backend, cores=cores, lanes=lanes, slots=slots, context_tokens=512)
     with Engine.open(path, settings) as engine:
         words = engine.tokenize(TEXT[:2000])
         prompts = [tuple((words[index:] + words)[:PROMPT_TOKENS]) for index in range(2 * slots * lanes)]
-        never_end = dict.fromkeys(engine.end_tokens, -1e9) if backend == "llama_cpp" else {}
+        never_end = dict.fromkeys(engine.end_tokens, _NEVER) if backend == "llama_cpp" else {}
         began_s = time.perf_counter()
         engine.generate(
             [Request(str(i), prompt[::-1], Sampling(max_tokens=1)) for i, prompt in enumerate(prompts)]
@@ -72,6 +77,8 @@ def measure(
         sampling = Sampling(max_tokens=ANSWER_TOKENS, logit_bias=never_end)
         results = engine.generate([Request(str(i), prompt, sampling) for i, prompt in enumerate(prompts)])
         answer_s = time.perf_counter() - began_s
+    if refused := next((result.error for result in results if result.error), None):
+        raise EngineError(f"{path}: {refused}")
     return Trial(
         backend=backend,
         recipe=recipe,
