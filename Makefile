@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # With half-precision arithmetic (AVX512-FP16, Intel since Sapphire Rapids) llama.cpp's attention takes heads of 64 number
-# by number, and those of 128 lose digits: kept from the compiler, where it knows the flag.
+# by number: kept from the compiler, where it knows the flag.
 NO_FP16 := $(shell $(CXX) -Werror -mno-avx512fp16 -E -x c++ /dev/null >/dev/null 2>&1 && echo -mno-avx512fp16)
 LLAMA_CXXFLAGS ?= -fno-tree-dse -fno-dse $(NO_FP16)
 LLAMA_CMAKE_ARGS ?= -DLLAVA_BUILD=OFF

@@ -112,7 +112,7 @@ def measure() -> Rates:
 
 
 def _engine_finding(rate: machine.EngineRate) -> Finding:
-    from serving.engine.llamacpp.half_precision import sums_in_half_precision
+    from serving.engine.llamacpp.half_precision import SLOW_BUILD, sums_in_half_precision
 
     text = (
         f"SmolLM2-135M: {rate.answer_tokens_per_s:,.0f} answer tokens/s and "
@@ -120,8 +120,7 @@ def _engine_finding(rate: machine.EngineRate) -> Finding:
     )
     if not sums_in_half_precision():
         return Finding("engine", "ok", text)
-    hint = "compiled with AVX512-FP16: twice as fast without, by CXXFLAGS=-mno-avx512fp16 (make setup has it)"
-    return Finding("engine", "note", f"{text}; {hint}")
+    return Finding("engine", "note", f"{text}; {SLOW_BUILD}")
 
 
 def look(storage: Path, total: int | None, limit: int | None, gpus: list[str]) -> Iterator[Finding]:

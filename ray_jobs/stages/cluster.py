@@ -38,9 +38,7 @@ def connect() -> None:
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault(
-        "RAY_worker_niceness", "0"
-    )  # see serving.cluster_env; `nice orpo run` is for whom it disturbs
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as for the endpoint: see serving.cluster_env
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:

@@ -52,8 +52,8 @@ class EngineSettings(BaseModel):
     """Threads of a lane for answers; None: the lane's cores."""
 
     kv_type: Literal["auto", "f16", "bf16", "q8_0", "f32"] = "auto"
-    """Number format of the key/value cache; q8_0 halves its memory. `auto`: f16, or bf16 where llama.cpp was
-    compiled with AVX512-FP16, whose f16 attention is slow (and the engine says so)."""
+    """Number format of the key/value cache; q8_0 halves its memory. `auto`: f16; where llama.cpp was compiled
+    with AVX512-FP16, whose f16 attention is slow (the engine says so), bf16 unless `deterministic`."""
 
     flash_attention: bool | Literal["auto"] = "auto"
     """Fused attention. On CPUs llama.cpp's writes answers up to 1.3x as fast as plain matrix products do and

@@ -22,6 +22,10 @@ _F32, _F16 = 0, 1
 _MEMORY_BYTES = 4 << 20
 _KEYS = (0.0, -1.2)
 """Two keys' products with the query: the second value weighs exp(-1.2), which is no half-precision number."""
+SLOW_BUILD = (
+    "compiled with AVX512-FP16: attention takes up to 2.5 times as long. Build llama-cpp-python with "
+    "CXXFLAGS='-fno-tree-dse -fno-dse -mno-avx512fp16', as `make setup` does"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +56,7 @@ def sums_in_half_precision() -> bool:
     in_half = values[1] * np.float16(weight)
     found = bool(_distance(sums, in_half) < _distance(sums, in_single))
     if found:
-        logger.warning(
-            "this llama.cpp was compiled with AVX512-FP16: attention takes up to 2.5 times as long. Build "
-            "llama-cpp-python with CXXFLAGS='-fno-tree-dse -fno-dse -mno-avx512fp16', as `make setup` does"
-        )
+        logger.warning("this llama.cpp was %s", SLOW_BUILD)
     return found
 
 
