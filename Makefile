@@ -9,10 +9,10 @@ READY := $(VENV)/.ready
 # by number: kept from the compiler, where it knows the flag.
 NO_FP16 := $(shell $(CXX) -Werror -mno-avx512fp16 -E -x c++ /dev/null >/dev/null 2>&1 && echo -mno-avx512fp16)
 LLAMA_CXXFLAGS ?= -fno-tree-dse -fno-dse $(NO_FP16)
-LLAMA_CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
+LLAMA_CMAKE_ARGS ?= -DLLAVA_BUILD=OFF '-DCMAKE_PROJECT_INCLUDE=$(CURDIR)/configs/llama_cpp.cmake'
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test check setup lint types docs unit integration faults e2e chaos clean
+.PHONY: run test check setup lint types docs unit integration faults e2e long clean
 .DELETE_ON_ERROR:
 
 run: setup
@@ -26,8 +26,9 @@ setup: $(READY)
 
 # llama-cpp-python and deepspeed build from source. The first is built for this very machine, so never taken
 # from pip's cache, and with the compiler flag that keeps GCC from dropping the stores which set up the AMX
-# tiles of newer Intel CPUs (without it the first matrix product crashes); without the part that reads pictures,
-# which nothing here uses and which takes a while to compile. The second needs torch to be there.
+# tiles of newer Intel CPUs (without it the first matrix product crashes); without the parts that read pictures and
+# that make command-line programs, which nothing here uses and which take a while to compile. The second needs
+# torch to be there.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
@@ -49,17 +50,18 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q -f configs/mkdocs.yml
 
 unit: setup
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -n 2
 
 integration: setup
 	$(BIN)/pytest tests/integration -m "not long"
 
-# Pipelines that are killed, with stubs in place of models. `make chaos` has those too that take longer.
+# Pipelines that are killed, with stubs in place of models.
 faults: setup
 	$(BIN)/pytest tests/chaos -m "not long"
 
-chaos: setup
-	$(BIN)/pytest tests/chaos
+# What takes a minute or more and is not a part of `make test`.
+long: setup
+	$(BIN)/pytest tests/integration tests/chaos -m long
 
 e2e: setup
 	$(BIN)/pytest tests/e2e

@@ -1,10 +1,10 @@
 """What the machinery costs around an engine and around a trial, and whether it stays flat.
 
-`python -m benchmarks.scale [--rows 1000,10000,100000] [--engines 1,4] [--trials N] [--quick] [--json FILE]`
+`python -m benchmarks.scale [--rows 1000,10000] [--engines 1,4] [--trials N] [--tune N] [--json FILE]`
 
 Rows go through the same Ray Data path as answers do, with an engine that answers at once: what is left is
 overhead. The driver's memory is sampled while they do. Trials go through Ray Tune and Ray Train with a
-training that does nothing.
+training that does nothing; `--tune` leaves Ray Train out of them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Any
 
 from benchmarks import harness
 from ray_jobs.config import EngineActors, JobEngineSettings, load_config
+from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.runs import RunFolder, dump_json
-from ray_jobs.stages import cluster, generate, train_worker, tune
+from ray_jobs.stages import cluster, generate, train_worker, tune, tune_trial
 from ray_jobs.stages.block_actor import TOKENS
 from ray_jobs.stages.engine_rows import compute_file
 from ray_jobs.tables import PROMPT_COLUMNS, RowFile, table_of, write_tables
@@ -35,6 +36,7 @@ ROW_S = 0.1
 """What an answer of the steady engine takes: a model's of a few hundred million parameters on one core."""
 ROWS_PER_ENGINE = (64, 320)
 """Rows of the shorter and of the longer run whose difference is the rate of many engines."""
+HELDOUT = dict.fromkeys(("heldout_accuracy", "heldout_nll", "heldout_loss", "heldout_margin"), 0.5)
 CONFIG = harness.REPOSITORY / "configs/smoke.yaml"
 
 
@@ -86,8 +88,7 @@ def instant_training(job: dict[str, Any], settings: Any, reports: Any, resume_fr
     del job, resume_from
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "adapter_model.safetensors").write_bytes(b"weights")
-        figures = dict.fromkeys(("heldout_accuracy", "heldout_nll", "heldout_loss", "heldout_margin"), 0.5)
-        reports.add({"step": settings.num_steps, **figures}, folder)
+        reports.add({"step": settings.num_steps, **HELDOUT}, folder)
 
 
 def instant_train_worker(job: dict[str, Any]) -> None:
@@ -193,38 +194,53 @@ def time_engines(numbers: Sequence[int], folder: Path) -> dict[str, float]:
     return figures
 
 
-def time_trials(count: int, folder: Path) -> dict[str, float]:
-    """Seconds of a trial that trains nothing: Tune's and Train's own work, several trials at once."""
+def report_at_once(overrides: dict[str, Any], *, job: dict[str, Any], worker: object) -> None:
+    """A trial without a group of workers: what is left is Ray Tune's work, and one process."""
+    import ray.tune
+
+    del overrides, worker
+    steps = TrainingSettings.model_validate_json(job["training"]).num_steps
+    ray.tune.report({"step": steps, **HELDOUT})
+
+
+def time_trials(count: int, folder: Path, *, groups: bool = True) -> dict[str, float]:
+    """Seconds of a trial that trains nothing, four at once: with its group of workers, or Tune's part alone.
+
+    Of Tune's part also the first and the last tenth, which tell whether it stays flat.
+    """
     changes = [f"search.num_trials={count}", "search.max_concurrent_trials=4", "workers.cpus_per_worker=0.5"]
     config = load_config(CONFIG, changes)
-    run = RunFolder(folder / "run")
+    run = RunFolder(folder / ("groups" if groups else "trials"))
     for name in ("train", "heldout"):
         run.write(f"data/{name}.parquet", dump_json([]))
     run.write("data/base.json", dump_json({"sha256": "0" * 64}))
     tune.train_worker = instant_train_worker
-    began_s = time.perf_counter()
-    results = tune.fit(config, tune.trial_job(config, run), run.path("tune"))
-    seconds = time.perf_counter() - began_s
+    if not groups:
+        tune_trial.run_trial = report_at_once
+    with peak_rss() as peak:
+        began_s = time.perf_counter()
+        results = tune.fit(config, tune.trial_job(config, run), run.path("tune"))
+        seconds = time.perf_counter() - began_s
     if any(result.error for result in results):
         raise SystemExit(f"a trial failed: {results}")
-    return {"overhead_per_trial_s": seconds / count, "trials": count}
-
-
-def start(num_cpus: int) -> None:
-    """A cluster that believes in as many CPUs as the largest simulation has engines."""
-    import logging
-
-    import ray
-
-    ray.init(address="local", num_cpus=num_cpus, log_to_driver=False, logging_level=logging.ERROR)
-    cluster.connect()
-    cluster.quiet()
+    if groups:
+        return {"overhead_per_trial_s": seconds / count, "trials": count}
+    ends_s = sorted(result.metrics["timestamp"] for result in results)
+    tenth = max(1, count // 10)
+    return {
+        "tune_per_trial_s": seconds / count,
+        "tune_first_tenth_s": (ends_s[tenth] - ends_s[0]) / tenth,
+        "tune_last_tenth_s": (ends_s[-1] - ends_s[-1 - tenth]) / tenth,
+        "tune_driver_peak_mib": peak[0],
+        "tune_trials": count,
+    }
 
 
 def main() -> None:
     options = harness.parser(__doc__.splitlines()[0])
     options.add_argument("--rows", default="", help="numbers of rows, rising, such as 1000,10000,100000")
     options.add_argument("--trials", type=int, default=None, help="trials that train nothing; 0: none")
+    options.add_argument("--tune", type=int, default=0, help="trials without workers, such as 1000")
     options.add_argument("--engines", default="", help="numbers of engines to simulate, such as 1,4,16")
     given = options.parse_args()
     engines = [int(text) for text in given.engines.split(",") if text]
@@ -233,12 +249,14 @@ def main() -> None:
     ]
     num_trials = given.trials if given.trials is not None else (4 if given.quick else 16)
     pool = EngineActors(actors=cluster.usable_cpus(), rows_per_block=16, settings=JobEngineSettings(cores=1))
-    start(max([pool.actors, *engines]))
+    cluster.connect(cpus_here=max([pool.actors, *engines]))  # as many as the largest simulation has engines
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         figures = time_rows(counts, pool, Path(folder))
         figures |= time_engines(engines, Path(folder))
         if num_trials:
             figures |= time_trials(num_trials, Path(folder))
+        if given.tune:
+            figures |= time_trials(given.tune, Path(folder), groups=False)
     work = {
         "rows": counts,
         "actors": pool.actors,

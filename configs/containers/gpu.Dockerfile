@@ -27,10 +27,10 @@ RUN ldconfig \
 ENV PATH=/opt/orpo/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE configs/llama_cpp.cmake ./
 RUN pip install -c constraints.txt setuptools wheel ninja packaging torch
 RUN CXXFLAGS="-fno-tree-dse -fno-dse" \
-    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DGGML_BACKEND_DIR=/opt/orpo/lib/ggml -DLLAVA_BUILD=OFF" \
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DGGML_BACKEND_DIR=/opt/orpo/lib/ggml -DLLAVA_BUILD=OFF -DCMAKE_PROJECT_INCLUDE=/src/llama_cpp.cmake" \
     pip install -c constraints.txt --no-binary llama-cpp-python llama-cpp-python \
  && ls /opt/orpo/lib/ggml/libggml-cpu-*.so
 RUN pip install -c constraints.txt --no-build-isolation deepspeed

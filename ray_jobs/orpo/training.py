@@ -183,7 +183,7 @@ def trainer_arguments(settings: TrainingSettings, output_dir: str, device: torch
     bf16 = uses_bf16(settings, device)
     # weights that are held in bf16 need no autocast; DeepSpeed takes its type from here too
     autocast = bf16 and (settings.lora is None or settings.step == "trl" or settings.deepspeed is not None)
-    return ORPOConfig(
+    arguments = ORPOConfig(
         output_dir=output_dir,
         max_steps=settings.num_steps,
         learning_rate=settings.learning_rate,
@@ -210,6 +210,9 @@ def trainer_arguments(settings: TrainingSettings, output_dir: str, device: torch
         deepspeed=deepspeed_config(settings),
         **_batch_sizes(settings),
     )
+    # Without a process group transformers spreads a batch over all GPUs that it sees (torch's DataParallel).
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}

@@ -16,10 +16,27 @@ ENGINE_CORES = "engine_cores"
 LAUNCHERS_FILE = "~/ray_bootstrap_config.yaml"
 CLUSTER_FILE = "ORPO_CLUSTER_FILE"
 """Environment variable that names another file of the autoscaler's limits."""
+BEFORE_IMPORT = {
+    # A trial takes several small processes, which is what this warning is about.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started",
+    # A thread that still asks for something while the driver ends starts no cluster for it.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+}
+"""Environment that is read when Ray is imported."""
+BEFORE_START = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_worker_niceness": "0",  # as for the endpoint: see serving.cluster_env
+}
+"""Environment that is read when Ray starts."""
+PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Environment variable of a process that each trial gets, which waits for its node to be taken away."""
 
 
-def connect() -> None:
+def connect(cpus_here: int | None = None) -> None:
     """Joins the cluster of RAY_ADDRESS (a submitted job has it set); else starts one here.
+
+    `cpus_here`: how many the one that is started here believes in; as many as this process may use if None.
 
     RAY_ADDRESS=auto joins the one that `ray start` began on this machine. Without it none is looked for:
     the file that names the last such cluster outlives it, and Ray then waits minutes for a head that is gone.
@@ -28,23 +45,21 @@ def connect() -> None:
     that was stopped early, and the next trial waits for ever (ray 2.60). Token authentication is left to
     ray.init, which turns it on for the clusters that it starts and writes the token.
     """
-    # Read when Ray is imported. A trial takes five small processes, which is what this warning is about.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
-    # Also read then. A thread that still asks for something while the driver ends starts no cluster for it.
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    for name, value in BEFORE_IMPORT.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # as for the endpoint: see serving.cluster_env
+    for name, value in BEFORE_START.items():
+        os.environ.setdefault(name, value)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
+        os.environ.setdefault(PREEMPTION_WATCHER, "0")
         ray.init(
             address="local",
-            num_cpus=usable_cpus(),
+            num_cpus=cpus_here or usable_cpus(),
             include_dashboard=True,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -13,6 +13,8 @@ from typing import Any
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 
+from ray_jobs.stages.train_groups import WithoutDatasets
+
 
 @contextmanager
 def freed_on_failure(group: Any) -> Iterator[None]:
@@ -41,7 +43,7 @@ class FreeingTorchConfig(TorchConfig):
         return FreeingBackend
 
 
-class GroupTrainer(TorchTrainer):
+class TorchGroupTrainer(WithoutDatasets, TorchTrainer):
     """A TorchTrainer with that backend."""
 
     def __init__(self, *args: Any, torch_config: TorchConfig | None = None, **options: Any) -> None:

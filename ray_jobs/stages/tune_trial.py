@@ -95,11 +95,11 @@ def group_name(trial_id: str, pointer: Pointer | None, overrides: dict[str, Any]
 def trainer(job: dict[str, Any], worker: Worker, group: str, callback: UserCallback) -> Any:
     import ray.train
 
-    from ray_jobs.stages.torch_group import GroupTrainer
+    from ray_jobs.stages.train_groups import group_trainer
 
     workers = job["workers"]
     gpus = workers["gpus_per_worker"]
-    return GroupTrainer(
+    return group_trainer(job)(
         worker,
         train_loop_config=job,
         scaling_config=ray.train.ScalingConfig(

@@ -1,6 +1,5 @@
 """Ray clusters for tests, on this machine."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,9 +20,7 @@ def start_ray() -> None:
     from ray_jobs.stages import cluster
 
     ray.shutdown()
-    os.environ.setdefault("RAY_worker_niceness", "0")  # as `cluster.connect` does
-    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
-    cluster.quiet()
+    cluster.connect(cpus_here=2)
 
 
 @contextmanager

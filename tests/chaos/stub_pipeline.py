@@ -66,16 +66,6 @@ def stub_train_worker(job: dict[str, Any]) -> None:
     train_worker.resumed(job, stub_training)
 
 
-def stub_run_trial(overrides: dict[str, Any], **given: Any) -> None:
-    """With a group of workers that does without torch, which every process of a trial would import."""
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    sys.modules["ray_jobs.stages.torch_group"] = SimpleNamespace(GroupTrainer=DataParallelTrainer)
-    from ray_jobs.stages.tune_trial import run_trial  # the real one: stubs are put into the driver alone
-
-    run_trial(overrides, **given)
-
-
 def manifest(model: Path) -> dict[str, Any]:
     """What later stages and the model card read of one."""
     parity = {"identical": 0, "tokens": 0, "near_ties": 0, "max_relative_logit_error": 0.0}
@@ -164,7 +154,6 @@ def put_stubs() -> None:
     import ray_jobs.data.forecast as forecast
     import ray_jobs.export.base as base
     import serving.promote as promotion
-    from ray_jobs.stages import tune_trial
 
     nowhere = Path("nowhere")
     base.resolve_base = lambda *_: SimpleNamespace(
@@ -173,7 +162,6 @@ def put_stubs() -> None:
     forecast.load_tokenizer = lambda *_: None
     prepare.check_judging = lambda *_: None
     tune.train_worker = stub_train_worker
-    tune_trial.run_trial = stub_run_trial
     generate.AnswerActor = StubAnswerActor
     judge.JudgeActor = StubJudgeActor
     promotion.first_words = lambda _: b"{}"

@@ -9,14 +9,14 @@ from ray_jobs.config import Config, load_config
 from ray_jobs.errors import StageFailed
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.runs import RunFolder, open_run
-from ray_jobs.stages import tune, tune_trial
+from ray_jobs.stages import tune
 from ray_jobs.stages.base import Stage, run_stage
 from ray_jobs.stages.base_model import NOTE
 from ray_jobs.stages.trial_table import read_trials
 from tests.chaos.disk import make_room, small_disk
 from tests.chaos.local_ray import another_cluster, start_ray
 from tests.chaos.memory import MIB, limited_group
-from tests.chaos.stub_pipeline import digest, stub_run_trial
+from tests.chaos.stub_pipeline import digest
 from tests.chaos.stub_trials import (
     ALONE,
     BEGUN,
@@ -37,7 +37,6 @@ CONFIG = Path(__file__).with_name("stub.yaml")
 @pytest.fixture
 def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "train_worker", worker)
-    monkeypatch.setattr(tune_trial, "run_trial", stub_run_trial)
     monkeypatch.setattr(tune, "base_of", lambda *_: None)
 
 
@@ -93,6 +92,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_a_failing_trial_harms_n
     assert begun(run, FAILING) == 2
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster", "stubs")
 def test_a_search_whose_state_is_lost_trains_nothing_again(tmp_path: Path) -> None:
     config, run = prepared(tmp_path, [SOUND, LATE])
@@ -106,6 +106,7 @@ def test_a_search_whose_state_is_lost_trains_nothing_again(tmp_path: Path) -> No
     assert run.path("tune/best/adapter_model.safetensors").read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster", "stubs")
 def test_what_a_killed_group_held_is_freed_beside_another_cluster_on_the_machine(
     tmp_path: Path,
@@ -119,6 +120,7 @@ def test_what_a_killed_group_held_is_freed_beside_another_cluster_on_the_machine
     assert weights_of(ALONE, config) in run.path("tune/best/adapter_model.safetensors").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster", "stubs")
 def test_a_trial_that_fills_the_memory_is_tried_again_as_often_as_it_may_and_harms_no_other(
     tmp_path: Path,

@@ -18,7 +18,6 @@ from tests.chaos.stub_pipeline import (
     StubJudgeActor,
     digest,
     manifest,
-    stub_run_trial,
     stub_training,
 )
 
@@ -59,7 +58,6 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_jobs.export.base.resolve_base", lambda *_: base)
     monkeypatch.setattr("ray_jobs.data.forecast.load_tokenizer", lambda *_: None)
     monkeypatch.setattr("serving.promote.first_words", lambda _: b"{}")
-    monkeypatch.setattr("ray_jobs.stages.tune_trial.run_trial", stub_run_trial)
     monkeypatch.setattr(prepare, "check_judging", lambda *_: None)
     monkeypatch.setattr(tune, "train_worker", patient_worker)
     monkeypatch.setattr(export, "write_model", stub_model)
@@ -83,6 +81,7 @@ def config_of(storage: Path, *changes: str) -> Config:
     return load_config(ROOT / "tests/chaos/stub.yaml", [*fixed, *CHANGES, *changes])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("machine_with_a_gpu", "stubs")
 def test_the_bases_rows_are_made_while_the_trials_train_and_change_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

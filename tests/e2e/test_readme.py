@@ -75,10 +75,10 @@ def test_a_second_make_run_redoes_nothing(finished: Done, run: Run, project: Pat
 
 def test_a_changed_config_is_refused_under_the_same_name(finished: Done, run: Run, project: Path) -> None:
     text = (project / "configs/smoke.yaml").read_text()
-    (project / "changed.yaml").write_text(text.replace("num_steps: 6", "num_steps: 7"))
+    (project / "changed.yaml").write_text(text.replace("num_steps: 4", "num_steps: 5"))
     done = run("python -m ray_jobs.pipeline changed.yaml")
     assert done.returncode == 2
-    assert "training.num_steps (was 6, is 7)" in done.stderr
+    assert "training.num_steps (was 4, is 5)" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -97,7 +97,7 @@ def test_check_prints_the_plan_of_every_config(config: str, run: Run) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("num_steps: 6", "num_stepz: 6"), "training.num_stepz: unknown field; did you mean 'num_steps'?"),
+        (("num_steps: 4", "num_stepz: 4"), "training.num_stepz: unknown field; did you mean 'num_steps'?"),
         (('"bundled:prompts"', "absent.jsonl"), "absent.jsonl"),
         (("base: bundled:smollm2-135m-instruct", "base: absent-folder"), "absent-folder"),
     ],

@@ -37,7 +37,7 @@ def test_what_is_copied_is_there(path: Path) -> None:
             *sources, _ = [word for word in step.split()[1:] if not word.startswith("--")]
             assert all((ROOT / source).exists() for source in sources), step
             allowed = Path(f"{path}.dockerignore").read_text().splitlines()
-            assert all(f"!{source}" in allowed for source in sources), step
+            assert all(f"!{Path(source).parts[0]}" in allowed for source in sources), step
 
 
 def test_every_node_has_the_same_python_to_the_patch_level() -> None:

@@ -195,9 +195,9 @@ def test_greedy_answers_alone_and_in_a_crowd(engine: Engine) -> None:
     [
         ("q4_1", {}),
         ("q4_0", {"cores": 2}),
-        ("q4_0", {"kv_type": "q8_0"}),
-        ("q8_0", {}),
         ("f16", {}),
+        pytest.param("q4_0", {"kv_type": "q8_0"}, marks=pytest.mark.long),
+        pytest.param("q8_0", {}, marks=pytest.mark.long),
     ],
 )
 def test_deterministic_answers_depend_on_nothing_else(

@@ -17,7 +17,10 @@ from ray_jobs.records import Pair
 from serving.engine import Engine, EngineSettings
 from serving.engine.llamacpp.quantize import quantize
 
-METRICS = ("RESPONSE_CORRECTNESS_5POINT", "RESPONSE_CORRECTNESS_BINARY")
+METRICS = (
+    "RESPONSE_CORRECTNESS_5POINT",
+    pytest.param("RESPONSE_CORRECTNESS_BINARY", marks=pytest.mark.long),
+)
 
 
 @pytest.fixture(scope="module")

@@ -403,7 +403,10 @@ def test_workers_with_dropout_go_on_from_what_the_first_one_left(model_dir: str,
     [
         {"stage": 2},
         {"stage": 3},
-        {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+        pytest.param(
+            {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["zero-2", "zero-3", "zero-3-offloaded"],
 )

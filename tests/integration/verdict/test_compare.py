@@ -16,7 +16,7 @@ from tests.chaos.results import timeless
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = (
-    "data.num_prompts=12",
+    "data.num_prompts=6",
     "judge.feedback=false",
     "judge.prompt_order=rubric_first",
     "judge.context_tokens=2048",
@@ -78,7 +78,7 @@ def report_of(folder: Path) -> dict[str, object]:
 def test_a_model_is_not_better_than_itself(folder: Path, compared: Done) -> None:
     report = report_of(folder)
     assert report["decision"] != "promote"
-    assert report["num_prompts"] == report["num_scored_both"] == 12
+    assert report["num_prompts"] == report["num_scored_both"] == 6
     assert report["models"]["base"]["sha256"] == report["models"]["candidate"]["sha256"]  # type: ignore[index]
     assert "decision   inconclusive" in compared.stdout
     assert str(folder / "aa/report/report.html") in compared.stdout
@@ -133,10 +133,10 @@ def test_other_settings_under_the_same_name_are_refused(folder: Path, model: Pat
 def test_the_plan_reads_and_counts_all_inputs(folder: Path, model: Path) -> None:
     plan = compare(folder, model, "--check")
     assert plan.returncode == 0
-    assert "prompts   12 of bundled:prompts" in plan.stdout
-    assert "2 x 12 answers of up to 24 tokens" in plan.stdout
-    assert "36 answers x RESPONSE_CORRECTNESS_5POINT by run:base; tested on 3 pairs" in plan.stdout
+    assert "prompts   6 of bundled:prompts" in plan.stdout
+    assert "2 x 6 answers of up to 24 tokens" in plan.stdout
+    assert "24 answers x RESPONSE_CORRECTNESS_5POINT by run:base; tested on 3 pairs" in plan.stdout
     refused = compare(folder, model, "--check", "--set", "judge.context_tokens=600")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: judge.context_tokens: 600 leave")
-    assert "12 of 12 rows take more" in refused.stderr
+    assert "6 of 6 rows take more" in refused.stderr

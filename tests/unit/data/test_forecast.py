@@ -43,13 +43,13 @@ def test_lengths_and_what_does_not_fit(words: Tokenizer, config: Config) -> None
     assert found["lengths"]["chosen"] == {"p50": 30, "p95": 91, "max": 91}
     assert found["share_of_pairs_too_long"] == 0.25  # 10 + 91 words are above 100
     assert found["share_of_prompts_too_long"] == 0.5
-    # 2 trials of 6 steps of 8 pairs; a pair that fits has 10 + 5 and 20, 30 or 90 tokens
-    assert found["forecast"]["training"] == round(2 * 6 * 8 * (35 + 45 + 105) / 3)
+    # 2 trials of 4 steps of 4 pairs; a pair that fits has 10 + 5 and 20, 30 or 90 tokens
+    assert found["forecast"]["training"] == round(2 * 4 * 4 * (35 + 45 + 105) / 3)
 
 
 def test_the_forecast_follows_the_config(config: Config) -> None:
     found = forecast(config, 100, 50)
-    assert found["training"] == 2 * 6 * 8 * 100
+    assert found["training"] == 2 * 4 * 4 * 100
     assert found["generation, prompts"] == 2 * 24 * 50
     assert found["generation, answers"] == 2 * 24 * 32
     more = forecast(

@@ -174,6 +174,14 @@ def test_holm_by_hand():
     assert holm(np.array([0.04, 0.01, 0.02])).tolist() == pytest.approx([0.04, 0.03, 0.04])
 
 
+@pytest.mark.parametrize("num_tests", [1, 2, 5, 40])
+def test_holm_as_statsmodels_has_it(num_tests: int) -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    p_values = np.random.default_rng(num_tests).choice([0.001, 0.01, 0.04, 0.3, 0.3, 1.0], num_tests)
+    assert holm(p_values).tolist() == multipletests(p_values, method="holm")[1].tolist()
+
+
 def test_worst_cases_by_hand():
     # 8 rows with mean 0.5, 2 rows missing, scores from 1 to 5: (8 * 0.5 -+ 2 * 4) / 10
     assert worst_cases(0.5, 8, 2, 4.0) == pytest.approx((-0.4, 1.2))
