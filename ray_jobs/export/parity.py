@@ -13,7 +13,7 @@ from ray_jobs.export.gguf_file import GgufFile
 from ray_jobs.export.gguf_writer import F16_MAX, WeightType
 from ray_jobs.export.logits import Probe, Reading, read_probes
 
-MAX_COMPUTE_ERROR: Mapping[str, float] = {"f16": 0.1, "bf16": 0.5}
+MAX_COMPUTE_ERROR: Mapping[str, float] = {"f32": 0.01, "f16": 0.1, "bf16": 0.5}
 """Weight type -> largest error of a logit against transformers with the same rounded weights, in standard
 deviations of the logits at its position. CPU kernels that keep activations in float32 differ by 0.0001,
 those that round them too by 0.02 (f16) to 0.2 (bf16); a wrong layout by 1 or more."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ray_jobs.export.base import BaseModel
 from ray_jobs.export.logits import Probe
 from ray_jobs.export.parity import CHATS, Parity, teacher_forced
 from tests.integration.export.export_tiny_models import FAMILIES, make_model
@@ -22,8 +23,10 @@ HEADINGS = (
     "model type",
     "trains",
     "exports",
-    "parity error",
-    "greedy tokens equal",
+    "error in F32",
+    "greedy tokens equal in F32",
+    "in F16",
+    "equal in F16",
     "template",
     "served alike",
 )
@@ -48,6 +51,8 @@ class FamilyRow:
     model_type: str
     trains: str
     quantization: str
+    exact: Parity
+    """Of the same model written in F32, where only the order of sums differs."""
     parity: Parity
     served: "Served"
 
@@ -57,6 +62,8 @@ class FamilyRow:
             f"`{self.model_type}`",
             f"yes, {self.trains} step",
             f"yes, {self.quantization}",
+            f"{self.exact.max_relative_compute_error:.1g}",
+            f"{self.exact.identical} of {self.exact.tokens}",
             f"{self.parity.max_relative_compute_error:.1g}",
             f"{self.parity.identical} of {self.parity.tokens}",
             "equal",
@@ -74,17 +81,34 @@ def family_row(family: str, folder: Path) -> FamilyRow:
     model_dir = make_model(family, folder / family)
     base = resolve_base(ModelSettings(base=str(model_dir)), folder / "cache")
     step, adapter = trained(str(model_dir), folder / "training")
-    exact = ExportSettings(quantization="f16", parity_prompts=8, parity_tokens=64)
+    settings = ExportSettings(quantization="f16", parity_prompts=8, parity_tokens=64)
     # one export proves tokenizer, chat template, logits and greedy tokens, or raises
-    parity = export_model(base, adapter, folder / "out", exact, lambda _: None).parity
+    parity = export_model(base, adapter, folder / "out", settings, lambda _: None).parity
     return FamilyRow(
         family,
         read_config(model_dir)["model_type"],
         step,
-        exact.quantization,
+        settings.quantization,
+        in_float32(base, adapter, folder / "f32.gguf"),
         parity,
         served(folder / "out" / "model.gguf", model_dir, adapter),
     )
+
+
+def in_float32(base: BaseModel, adapter: Path, out: Path) -> Parity:
+    """The merged model as F32, which is no format of an export, in llama.cpp and in transformers."""
+    from ray_jobs.export.adapter import Adapter
+    from ray_jobs.export.families import full_config
+    from ray_jobs.export.gguf_file import GgufFile
+    from ray_jobs.export.gguf_tensors import layout_of
+    from ray_jobs.export.gguf_writer import write_gguf
+    from ray_jobs.export.merge import load_merged, merged_state
+    from ray_jobs.export.parity import check_parity
+
+    model = load_merged(base.hf_dir, Adapter(adapter, frozenset()))
+    layout = layout_of(full_config(base.hf_dir), str(base.hf_dir))
+    write_gguf(GgufFile(base.gguf), merged_state(model), layout, out, "f32")
+    return check_parity(model, base.hf_dir, out, "f32", num_prompts=8, num_tokens=64, threads=2)
 
 
 def trained(model_dir: str, folder: Path) -> tuple[str, Path]:
