@@ -59,7 +59,7 @@ integration: setup
 faults: setup
 	$(BIN)/pytest tests/chaos -m "not long"
 
-# What takes a minute or more and is not a part of `make test`.
+# What takes longest, or is one of several alike, and is not a part of `make test`.
 long: setup
 	$(BIN)/pytest tests/integration tests/chaos -m long
 

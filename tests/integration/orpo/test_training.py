@@ -401,7 +401,7 @@ def test_workers_with_dropout_go_on_from_what_the_first_one_left(model_dir: str,
 @pytest.mark.parametrize(
     "zero",
     [
-        {"stage": 2},
+        pytest.param({"stage": 2}, marks=pytest.mark.long),
         {"stage": 3},
         pytest.param(
             {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},

@@ -46,6 +46,7 @@ judge:
   trust: {num_pairs: 3, reference: chosen}
 verdict: {num_resamples: 200}
 """
+pytestmark = pytest.mark.long
 Done = subprocess.CompletedProcess[str]
 
 

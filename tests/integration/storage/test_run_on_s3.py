@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from serving.files import sha256_of
 from serving.registry import Registry, model_here
@@ -67,6 +68,7 @@ def ids(name: str) -> list[str]:
     return list(pq.read_table(local_copy((RUN / name).uri)).column("id").to_pylist())
 
 
+@pytest.mark.long
 def test_a_run_in_a_store_survives_its_drivers_and_ends_whole(node: dict[str, str], tmp_path: Path) -> None:
     steps = tmp_path / "steps"
     steps.mkdir()

@@ -58,7 +58,7 @@ def test_trials_figures_files_and_the_champion_arrive(config: Config, folder: Ru
     assert parent.data.metrics["mean_difference"] == 0.5
     assert (parent.data.metrics["ci95_low"], parent.data.metrics["ci95_high"]) == (0.25, 0.75)
     assert parent.data.metrics["candidate_mean_score"] == 3.5
-    assert parent.data.params["training.num_steps"] == "6"
+    assert parent.data.params["training.num_steps"] == str(config.training.num_steps)
     assert set(nested) == {f"smoke/trial-00{number}" for number in (1, 2, 3)}
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     first = nested["smoke/trial-001"]

@@ -100,7 +100,7 @@ class TestOffline:
         (whole,) = of_kind(found["smoke"], "run")
         assert (whole.project, whole.run_group, whole.job_type) == ("p", "smoke", "run")
         settings = {item.key: item.value_json for item in whole.config.update}
-        assert settings["training.num_steps"] == '"6"'
+        assert settings["training.num_steps"] == f'"{config.training.num_steps}"'
         figures = summary(found["smoke"])
         assert figures["decision"] == '"promote"'
         assert float(figures["mean_difference"]) == 0.5
