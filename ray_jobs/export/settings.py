@@ -14,12 +14,12 @@ class ModelSettings(Section):
     """The base model."""
 
     base: Annotated[str, Field(min_length=1)]
-    """`bundled:smollm2-135m-instruct`, a hub ID (`meta-llama/Llama-3.2-1B-Instruct`), a local folder of
-    safetensors weights with their tokenizer, or a local GGUF file."""
+    """`bundled:smollm2-135m-instruct`, a hub ID (`meta-llama/Llama-3.2-1B-Instruct`), a folder of safetensors
+    weights with their tokenizer, or a GGUF file; both may lie in an object store (`s3://bucket/models/mine`)."""
     revision: str | None = None
     """Commit, tag or branch of a hub base; a commit makes the run repeatable."""
     gguf: str | None = None
-    """GGUF of the base, whose metadata and tokenizer are kept: a local path, or `repo_id:file.gguf` on the
+    """GGUF of the base, whose metadata and tokenizer are kept: a path, a URI, or `repo_id:file.gguf` on the
     hub. None where the base itself is bundled or a GGUF; otherwise one is written from the tokenizer."""
     gguf_revision: str | None = None
     """Commit, tag or branch of a hub GGUF."""

@@ -8,11 +8,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from serving.files import LockTimeout, locked, sha256_of
-from serving.storage.remote import Remote, StorageError, is_uri, local_path
+from serving.storage.remote import Remote, Stamp, StorageError, is_uri, local_path
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,30 @@ def local_copy(address: str) -> Path:
                 found = sha256_of(target)
                 target.unlink()
                 raise StorageError(f"{uri}: sha256 is {found[:12]}…, expected {sha256[:12]}…")
+        os.utime(target.parent)
+    trim(max_bytes())
+    return target
+
+
+def folder_copy(uri: str, files: Mapping[str, Stamp]) -> Path:
+    """A folder of this node with these objects of the folder `uri`, as its listing tells them.
+
+    Fetched once per node, and anew when one of them changed. Raises StorageError, or FileNotFoundError where
+    one is gone.
+    """
+    remote = Remote(uri.rstrip("/"))
+    key = hashlib.sha256(f"{remote.uri} {sorted(files.items())}".encode()).hexdigest()
+    folder = default_cache_dir().resolve() / "objects"
+    target = folder / key / remote.uri.rpartition("/")[2]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder / f".{key}.lock", _FETCH_LIMIT_S):
+        if not target.is_dir():
+            half = target.parent / ".half"
+            shutil.rmtree(half, ignore_errors=True)
+            half.mkdir()
+            for name in files:
+                (remote / name).download(half / name)
+            half.rename(target)
         os.utime(target.parent)
     trim(max_bytes())
     return target

@@ -135,6 +135,9 @@ def test_a_check_looks_for_the_store(node: dict[str, str]) -> None:
     missing = check("storage=s3://nowhere/runs")
     assert missing.returncode == 2
     assert missing.stderr == "error: storage: s3://nowhere/runs: there is no such bucket\n"
+    no_base = check("model.base=s3://bucket/models/nothing")
+    assert no_base.returncode == 2
+    assert no_base.stderr == "error: s3://bucket/models/nothing: there is no such model\n"
     unknown = check(f"storage={STORAGE}", "registry=oss://bucket/registry")
     assert unknown.returncode == 2
     assert re.fullmatch(r"error: registry: oss://bucket/registry: .*ossfs.*\n", unknown.stderr)

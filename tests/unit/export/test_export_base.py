@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from export_files import CONFIG, write_template
 
 from ray_jobs.errors import ModelError
-from ray_jobs.export.base import BUNDLED, default_cache_dir, resolve_base, resolve_gguf
+from ray_jobs.export.base import BUNDLED, check_named, default_cache_dir, resolve_base, resolve_gguf
 from ray_jobs.export.hashes import files_sha256, remembered_sha256
 from ray_jobs.export.hub import without_code
 from ray_jobs.export.settings import ModelSettings
+from serving.storage.remote import Remote
 
 
 @pytest.fixture
@@ -39,6 +41,53 @@ def test_a_sound_folder_with_its_template(folder: Path, tmp_path: Path) -> None:
     assert (base.hf_dir, base.gguf, base.name) == (folder, template, str(folder))
     (folder / "model.safetensors").write_bytes(b"other weights")
     assert resolve(str(folder), tmp_path, gguf=str(template)).sha256 != base.sha256
+
+
+def test_a_folder_in_a_store_is_fetched_once_and_again_when_it_changed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "node"))
+    template = write_template(tmp_path / "t.gguf")
+    store = Remote(f"memory://bucket-{uuid.uuid4().hex}/models/mine")
+    for file in folder.iterdir():
+        (store / file.name).upload(file)
+    base = resolve(store.uri, tmp_path, gguf=str(template))
+    local = resolve(str(folder), tmp_path, gguf=str(template))
+    assert (base.name, base.sha256) == (store.uri, local.sha256)
+    assert (base.hf_dir / "model.safetensors").read_bytes() == b"weights"
+    check_named(store.uri)
+    with monkeypatch.context() as without:
+        without.setattr(Remote, "download", None)
+        assert resolve(f"{store.uri}/", tmp_path, gguf=str(template)).hf_dir == base.hf_dir
+    (store / "model.safetensors").write(b"better weights")
+    again = resolve(store.uri, tmp_path, gguf=str(template))
+    assert again.sha256 != base.sha256
+    assert again.hf_dir != base.hf_dir
+    (store / "pytorch_model.bin").write(b"")
+    with pytest.raises(ModelError, match=r"mine/pytorch_model\.bin: pickled weights can run code"):
+        resolve(store.uri, tmp_path, gguf=str(template))
+
+
+def test_a_gguf_in_a_store_is_a_base_as_one_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "node"))
+    store = Remote(f"memory://bucket-{uuid.uuid4().hex}/models")
+    (store / "small.gguf").write(b"GGUF, but no more")
+    with pytest.raises(ModelError, match=r"small\.gguf: .*") as of_store:
+        resolve(f"{store.uri}/small.gguf", tmp_path)
+    (tmp_path / "small.gguf").write_bytes(b"GGUF, but no more")
+    with pytest.raises(ModelError) as of_disk:
+        resolve(str(tmp_path / "small.gguf"), tmp_path)
+    assert str(of_store.value).partition("small.gguf: ")[2] == str(of_disk.value).partition("small.gguf: ")[2]
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.gguf"])
+def test_what_a_store_does_not_have_is_told(name: str, tmp_path: Path) -> None:
+    uri = f"memory://bucket-{uuid.uuid4().hex}/{name}"
+    for look in (check_named, lambda base: resolve(base, tmp_path)):
+        with pytest.raises(ModelError, match=f"{name}: there is no such model"):
+            look(uri)
 
 
 @pytest.mark.parametrize(
