@@ -82,6 +82,24 @@ def test_a_gguf_in_a_store_is_a_base_as_one_on_the_disk(
     assert str(of_store.value).partition("small.gguf: ")[2] == str(of_disk.value).partition("small.gguf: ")[2]
 
 
+def test_a_gguf_on_the_hub_is_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small.gguf").write_bytes(b"GGUF, but no more")
+    asked: list[tuple[str, str, str | None]] = []
+
+    def download(repo_id: str, name: str, revision: str | None) -> Path:
+        asked.append((repo_id, name, revision))
+        return tmp_path / name
+
+    monkeypatch.setattr("ray_jobs.export.hub.download_file", download)
+    check_named("owner/name:small.gguf")
+    with pytest.raises(ModelError) as of_hub:
+        resolve("owner/name:small.gguf", tmp_path, revision="abc")
+    assert asked == [("owner/name", "small.gguf", "abc")]
+    with pytest.raises(ModelError) as of_disk:
+        resolve(str(tmp_path / "small.gguf"), tmp_path)
+    assert str(of_hub.value) == str(of_disk.value)
+
+
 @pytest.mark.parametrize("name", ["nothing", "nothing.gguf"])
 def test_what_a_store_does_not_have_is_told(name: str, tmp_path: Path) -> None:
     uri = f"memory://bucket-{uuid.uuid4().hex}/{name}"
