@@ -81,8 +81,8 @@ class EngineActors(Section):
     rows_per_block: Annotated[int, Field(ge=1)] = 16
     """Rows that are written, and lost by a crash, together."""
     ahead: bool = True
-    """Whether engines answer with the base, and judge that, while trials train on GPUs; on cores that no
-    trial needs."""
+    """Whether cores that a stage leaves idle do work of a later one: engines answer with the base, and judge
+    that, while trials train on GPUs; or judge the base while candidates answer."""
     settings: JobEngineSettings = JobEngineSettings()
     """Each actor's engine."""
 

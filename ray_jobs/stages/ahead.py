@@ -1,23 +1,27 @@
-"""What does not depend on the trials, done while they train: the base's answers and their scores.
+"""Work that need not wait for its stage, done beside another one, on cores that this one leaves idle.
 
-Trials train on GPUs and engines run on CPUs, which would wait for each other. So a thread of the driver has
-engines answer as the base and judge these answers and the known pairs, on the cores that no trial needs. It
-keeps finished rows only: the stages whose work it is take them up, do what is missing, and fail where it
-failed.
+Trials train on GPUs and engines run on CPUs, which would wait for each other: while trials train, engines
+answer as the base and judge these answers and the known pairs. While a candidate answers, engines judge the
+base. A thread of the driver has this done. It keeps finished rows only: the stages whose work it is take them
+up, do what is missing, and fail where it failed.
 """
 
 import ctypes
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from math import ceil
 
 from ray_jobs.config import Config
 from ray_jobs.logs import duration
 from ray_jobs.runs import RunFolder
 from ray_jobs.stages import cluster, export, generate, judge
+from ray_jobs.stages.begun import ahead_of
 from ray_jobs.stages.tune_search import most_at_once
+from ray_jobs.tables import RowFile
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +42,52 @@ def base_ahead(config: Config, folder: RunFolder) -> Iterator[None]:
         return
     log.info("ahead    %d engine(s) answer as the base while the trials train", engines)
     config = config.model_copy(update={"engine": config.engine.model_copy(update={"actors": engines})})
-    left = threading.Event()
-    thread = threading.Thread(target=work_on, args=(config, folder, left), name="ahead", daemon=True)
-    thread.start()
-    try:
+    work = partial(make_base, config, folder)
+    with beside(work, "the trials are done; the base's rows are not yet") as start:
+        start()
         yield
+
+
+@contextmanager
+def base_judged(config: Config, folder: RunFolder) -> Iterator[Callable[[], None]]:
+    """Gives what has the base's answers judged from then on, while the block lasts, and waits for that end.
+
+    Where the candidate's engines leave room for others. Those that fit as soon as these end join them.
+    """
+    room = room_beside_answers(config, folder) if config.engine.ahead else 0
+    if room == 0:
+        yield do_nothing
+        return
+    work = partial(judge.base_ahead, config, folder, folder)
+    with beside(work, "the candidate's answers are there; the base's scores are not yet") as start:
+        yield start
+
+
+def do_nothing() -> None:
+    pass
+
+
+@contextmanager
+def beside(work: Callable[[], None], told: str) -> Iterator[Callable[[], None]]:
+    """Gives what starts a thread that does the work, and waits for its end; not after an error.
+
+    `told`: what is logged where the work takes longer than the block.
+    """
+    left = threading.Event()
+    thread = threading.Thread(target=work_on, args=(work, left), name="ahead", daemon=True)
+    lock = threading.Lock()
+
+    def start() -> None:
+        with lock:
+            if thread.ident is None:
+                thread.start()
+
+    try:
+        yield start
         if thread.is_alive():
-            log.info("ahead    the trials are done; the base's rows are not yet")
-        thread.join()
+            log.info("ahead    %s", told)
+        if thread.ident is not None:
+            thread.join()
     except BaseException:
         left.set()
         stop(thread)
@@ -53,12 +95,13 @@ def base_ahead(config: Config, folder: RunFolder) -> Iterator[None]:
 
 
 def stop(thread: threading.Thread) -> None:
-    """Has the thread end as Ctrl-C would end the main one, and waits for that, but not for long.
+    """Has the thread, if it was started, end as Ctrl-C would end the main one, and waits, but not for long.
 
     A process that shuts Ray down (2.60) under a thread that still waits for it may crash on its way out.
     """
-    if thread.ident is not None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+    if thread.ident is None:
+        return
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
     thread.join(STOP_S)
 
 
@@ -84,13 +127,20 @@ def room(config: Config) -> int:
     return min(there, config.engine.actors or there)
 
 
-def work_on(config: Config, folder: RunFolder, left: threading.Event) -> None:
+def room_beside_answers(config: Config, folder: RunFolder) -> int:
+    """Engines for which there are cores while others answer as a candidate: there are few rows, or
+    `engine.actors` wants few engines a stage."""
+    engine = config.engine
+    there = cluster.engine_cpus() // engine.settings.cores
+    blocks = ceil(len(RowFile(folder.path("data/prompts.parquet"))) / engine.rows_per_block)
+    return max(0, there - min(engine.actors or there, blocks))
+
+
+def work_on(work: Callable[[], None], left: threading.Event) -> None:
     """All that can be done; `left`: nobody waits for it any more, and Ray ends under it."""
     started = time.monotonic()
     try:
-        export.base_ahead(config, folder)
-        generate.base_ahead(config, folder)
-        judge.base_ahead(config, folder)
+        work()
     except SystemExit:
         log.debug("ahead    stopped")
     except Exception as error:
@@ -100,3 +150,10 @@ def work_on(config: Config, folder: RunFolder, left: threading.Event) -> None:
         log.debug("ahead", exc_info=error)
     else:
         log.info("ahead    done in %s", duration(time.monotonic() - started))
+
+
+def make_base(config: Config, folder: RunFolder) -> None:
+    """The base's model, its answers, their scores, and scores of known pairs, in the folder of work ahead."""
+    export.base_ahead(config, folder)
+    generate.base_ahead(config, folder)
+    judge.base_ahead(config, folder, ahead_of(folder))

@@ -14,7 +14,7 @@ from ray_jobs.data.settings import Source
 from ray_jobs.errors import ConfigError, DataError
 from ray_jobs.records import Pair, Prompt, as_row
 from ray_jobs.runs import RunFolder, file_sha256
-from ray_jobs.stages import generate, judge, verdict
+from ray_jobs.stages import judge, overlap, verdict
 from ray_jobs.stages.base import Stage, data_files, flatten
 from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, write_rows
 
@@ -56,7 +56,7 @@ def stages(given: Comparison) -> tuple[Stage, ...]:
         extra_inputs=lambda _: {role: file_sha256(path) for role, path in given.models.items()},
         resumes=False,
     )
-    return prepare, models, generate.STAGE, judge.STAGE, verdict.STAGE
+    return prepare, models, overlap.STAGE, judge.STAGE, verdict.STAGE
 
 
 def data_inputs(given: Comparison, config: Config) -> dict[str, str]:

@@ -59,13 +59,18 @@ def compute_tables(job: RowJob, tables: Iterable[Any], unfinished: Path, pool: E
 
 
 def compute_file(
-    job: RowJob, source: Path, output: Path, unfinished: Path, pool: EngineActors
+    job: RowJob,
+    source: Path,
+    output: Path,
+    unfinished: Path,
+    pool: EngineActors,
+    on_begun: Callable[[], None] | None = None,
 ) -> Spent | None:
     """Results for every key of every row of the file `source`, in the order of the rows, into `output`.
 
     Memory does not grow with the number of rows. Blocks of results are kept in `unfinished`; the caller
-    removes the folder. Returns what it took; None where all was finished before. Raises StageFailed when
-    results are missing.
+    removes the folder. `on_begun` is called when engines are at work, maybe several times, from any thread.
+    Returns what it took; None where all was finished before. Raises StageFailed when results are missing.
     """
     rows = RowFile(source)
     num_rows = len(rows)
@@ -75,7 +80,8 @@ def compute_file(
         log.info("%-8s takes up %d of %d rows that were finished before", job.stage, kept, num_rows)
     first = None
     for _ in range(DAMAGE_ROUNDS):
-        spent = through_actors(job, source, unfinished, blocks.missing(num_rows), pool, results_per_row=each)
+        gaps = blocks.missing(num_rows)
+        spent = through_actors(job, source, unfinished, gaps, pool, on_begun, results_per_row=each)
         first = first or spent
         if missing := blocks.missing(num_rows):
             raise StageFailed(f"{job.stage}: {job.what} of rows {missing[:3]} are missing")
@@ -110,6 +116,7 @@ def through_actors(
     folder: Path,
     gaps: Sequence[Range],
     pool: EngineActors,
+    on_begun: Callable[[], None] | None,
     *,
     results_per_row: int,
 ) -> Spent | None:
@@ -126,6 +133,8 @@ def through_actors(
     memory = 0
 
     def heard(said: Mapping[str, int]) -> None:
+        if on_begun is not None:
+            on_begun()
         progress.alive(note_of(Counter(said) + Counter(failed=totals["failed"]), progress.elapsed_s))
 
     for done in map_ranges(job, source, folder, tasks(ranges, actors), actors, cores, heard):

@@ -1,7 +1,8 @@
 """Answers of the base and of the candidate to the same prompts."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from serving.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
+
+Beside = Callable[[Config, RunFolder], AbstractContextManager[Callable[[], None]]]
+"""Gives what starts work beside the answering, and waits for its end."""
 
 MODELS = ("base", "candidate")
 """Those that every run has; models_of adds further candidates."""
@@ -117,34 +121,51 @@ def _why(result: Any) -> str:
     return "no result" if result is None else result.error or result.finish_reason
 
 
-def run(config: Config, folder: RunFolder) -> list[str]:
+def no_work(*_: object) -> AbstractContextManager[Callable[[], None]]:
+    return nullcontext(lambda: None)
+
+
+def run(config: Config, folder: RunFolder, beside: Beside = no_work) -> list[str]:
+    """`beside`: what may be done while candidates answer; it is started once their engines have begun."""
     cluster.connect()
-    models = models_of(folder)
-    outputs = [ANSWERS.format(model=model) for model in models]
-    num_prompts = len(RowFile(folder.path("data/prompts.parquet")))
-    for model, output in zip(models, outputs, strict=True):
-        if has_rows(folder.path(output), num_prompts):
-            continue
-        log.info("generate answers of the %s model", model)
-        spec = actor_spec(config, folder, model)
-        begun = (
-            begun_rows(folder, "answers", answer_inputs(config, folder, spec)) if model == "base" else None
-        )
-        if begun:
-            spent.keep(folder, model, spent.read(ahead_of(folder), model))
-        unfinished = begun or folder.path("answers", model, "unfinished")
-        spent.keep(folder, model, answer(config, folder, spec, unfinished, folder.path(output)))
-        folder.publish([output])
-        discard(unfinished)
+    base, *candidates = models_of(folder)
+    outputs = [answered(config, folder, base)]
+    with beside(config, folder) as start:
+        outputs += [answered(config, folder, model, start) for model in candidates]
     return outputs
 
 
+def answered(
+    config: Config, folder: RunFolder, model: str, begun_to_answer: Callable[[], None] | None = None
+) -> str:
+    """The file of a model's answers to all prompts, with what is missing of it made."""
+    output = ANSWERS.format(model=model)
+    if has_rows(folder.path(output), len(RowFile(folder.path("data/prompts.parquet")))):
+        return output
+    log.info("generate answers of the %s model", model)
+    spec = actor_spec(config, folder, model)
+    begun = begun_rows(folder, "answers", answer_inputs(config, folder, spec)) if model == "base" else None
+    if begun:
+        spent.keep(folder, model, spent.read(ahead_of(folder), model))
+    unfinished = begun or folder.path("answers", model, "unfinished")
+    took = answer(config, folder, spec, unfinished, folder.path(output), begun_to_answer)
+    spent.keep(folder, model, took)
+    folder.publish([output])
+    discard(unfinished)
+    return output
+
+
 def answer(
-    config: Config, folder: RunFolder, spec: dict[str, Any], unfinished: Path, output: Path
+    config: Config,
+    folder: RunFolder,
+    spec: dict[str, Any],
+    unfinished: Path,
+    output: Path,
+    begun_to_answer: Callable[[], None] | None = None,
 ) -> Spent | None:
     """The answers of one model to the run's prompts; see `compute_file`."""
     prompts = folder.path("data/prompts.parquet")
-    return compute_file(answer_job(spec), prompts, output, unfinished, config.engine)
+    return compute_file(answer_job(spec), prompts, output, unfinished, config.engine, begun_to_answer)
 
 
 def base_ahead(config: Config, folder: RunFolder) -> None:

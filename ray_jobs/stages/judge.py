@@ -16,7 +16,7 @@ from ray_jobs.records import Judgement, Pair, Prompt, as_row, pair_from_row, row
 from ray_jobs.runs import RunFolder, file_sha256
 from ray_jobs.stages import cluster, generate
 from ray_jobs.stages.base import Stage, config_inputs, flatten
-from ray_jobs.stages.begun import ahead_of, begin_rows, begun_rows, forget_ahead
+from ray_jobs.stages.begun import begin_rows, begun_rows, forget_ahead
 from ray_jobs.stages.engine_rows import RowJob, compute_tables
 from ray_jobs.stages.judge_actor import ITEM_COLUMNS, RESULT_COLUMNS, JudgeActor, metrics_of, quarantined
 from ray_jobs.tables import ROWS_PER_GROUP, iter_rows, iter_tables, read_rows, table_of, write_tables
@@ -65,16 +65,18 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     return outputs
 
 
-def base_ahead(config: Config, folder: RunFolder) -> None:
-    """Judges what the first look takes of the base's answers, which were made ahead, and known pairs."""
-    inner = ahead_of(folder)
+def base_ahead(config: Config, folder: RunFolder, made: RunFolder) -> None:
+    """Judges what the first look takes of the base's answers, and known pairs, before the stage's turn.
+
+    `made`: where the base's model and answers are: the run's folder, or that of its work ahead.
+    """
     check(config, lambda: generate.iter_prompts(folder))
     order = look_order((prompt.id for prompt in generate.iter_prompts(folder)), config.seed)
     ids = set(order[: look_sizes(config.verdict.sequential.looks, len(order))[0]])
     known = trust_rows(config, *known_pairs(config, folder))
-    begun = begin_rows(folder, "judgements", ahead_inputs(config, inner))
-    rows = row_tables(folder, ids, ("base",), known, answers_in=inner)
-    compute_tables(judge_job(config, inner), rows, begun / "rows", judge_pool(config))
+    begun = begin_rows(folder, "judgements", ahead_inputs(config, made))
+    rows = row_tables(folder, ids, ("base",), known, answers_in=made)
+    compute_tables(judge_job(config, made), rows, begun / "rows", judge_pool(config))
 
 
 def ahead_inputs(config: Config, models: RunFolder) -> dict[str, str]:

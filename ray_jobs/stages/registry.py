@@ -1,6 +1,6 @@
 """The stages in their order."""
 
-from ray_jobs.stages import export, generate, judge, prepare, promote, tune, verdict
+from ray_jobs.stages import export, judge, overlap, prepare, promote, tune, verdict
 from ray_jobs.stages.base import Stage
 
 
@@ -9,7 +9,7 @@ def stages() -> tuple[Stage, ...]:
         prepare.STAGE,
         tune.STAGE,
         export.STAGE,
-        generate.STAGE,
+        overlap.STAGE,
         judge.STAGE,
         verdict.STAGE,
         promote.STAGE,

@@ -1,4 +1,4 @@
-"""The base's rows made while the trials train: through Ray, on a machine that says it has a GPU."""
+"""The base's rows made while the trials train, or judged while the candidate answers: through Ray."""
 
 import logging
 import time
@@ -10,8 +10,10 @@ import pytest
 
 from ray_jobs.command import STAGES, run_owned
 from ray_jobs.config import Config, load_config
+from ray_jobs.data.settings import Source
 from ray_jobs.runs import RunFolder, write_whole
-from ray_jobs.stages import cluster, export, generate, judge, prepare, registry, train_worker, tune
+from ray_jobs.stages import cluster, compare, export, generate, judge, prepare, registry, train_worker, tune
+from ray_jobs.stages.block_actor import TOKENS
 from tests.chaos.results import results, unequal
 from tests.chaos.stub_pipeline import (
     StubAnswerActor,
@@ -32,11 +34,28 @@ WAIT_S = 180
 
 def patient_training(job: dict[str, Any], settings: Any, reports: Any, resume_from: str | None) -> None:
     """Waits until all that can be done ahead is done: for ever, where it would wait for the trials' end."""
-    root, end = Path(job["train"]).parents[1], time.monotonic() + WAIT_S
+    wait_for_scores_ahead(Path(job["train"]).parents[1])
+    stub_training(job, settings, reports, resume_from)
+
+
+def wait_for_scores_ahead(root: Path) -> None:
+    end = time.monotonic() + WAIT_S
     while not list(root.glob("ahead/unfinished/judgements-*/rows/output.parquet")):
         assert time.monotonic() < end, "nothing was done ahead"
         time.sleep(0.1)
-    stub_training(job, settings, reports, resume_from)
+
+
+class PatientAnswerActor(StubAnswerActor):
+    """The candidate answers once the base is judged: never, where that is done after it."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        super().__init__(spec)
+        self.engine.metrics = lambda: SimpleNamespace(**dict.fromkeys(TOKENS, 1))
+
+    def __call__(self, table: Any) -> Any:
+        if (model := Path(self._spec["model"])).parent.name == "candidate":
+            wait_for_scores_ahead(model.parents[2])
+        return super().__call__(table)
 
 
 def patient_worker(job: dict[str, Any]) -> None:
@@ -103,3 +122,23 @@ def test_the_bases_rows_are_made_while_the_trials_train_and_change_nothing(
         run_owned(config_of(tmp_path, "engine.ahead=false"), registry.stages(), STAGES, {"export"})
     assert "takes up" not in caplog.text
     assert list(unequal(ahead, results(run.root))) == []
+
+
+@pytest.mark.usefixtures("machine_with_a_gpu", "stubs")
+def test_the_base_is_judged_while_the_candidate_answers_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(generate, "AnswerActor", PatientAnswerActor)
+    monkeypatch.setattr(compare, "check_models", lambda _: None)
+    monkeypatch.setattr("ray_jobs.stages.preflight.check_judging", lambda *_: None)
+    models = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    for path in models:
+        path.write_bytes(b"GGUF" + path.name.encode())
+    stages = compare.stages(compare.comparison(models, Source(source="bundled:pairs", max_rows=60)))
+    config = config_of(tmp_path, "workers.gpus_per_worker=0", f"data.num_trust_pairs={NUM_TRUST}")
+
+    with caplog.at_level(logging.INFO):
+        run = run_owned(config, stages, compare.NAMES, ())
+    known = NUM_PROMPTS + 2 * NUM_TRUST + 2 * NUM_REPEATS
+    assert f"judge    takes up {known} of {known} rows" in caplog.text
+    assert not run.path("ahead").exists()

@@ -34,11 +34,15 @@ NUM_PROMPTS = 24
 
 
 class Stubs:
-    """What takes the place of Ray and of models, and counts what is done. `left`: blocks before a Ctrl-C."""
+    """What takes the place of Ray and of models, and counts what is done. `left`: blocks before a Ctrl-C.
+
+    `tells`: whether engines tell that they are at work; what this starts is over before they go on.
+    """
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
         self.left = 10**6
+        self.tells = False
         self.ends_with: type[BaseException] = KeyboardInterrupt
 
     def fit(self, config: Config, job: dict[str, Any], folder: Path) -> list[Any]:
@@ -72,10 +76,13 @@ class Stubs:
         return outputs
 
     def interrupted_fit(self, *_: Any) -> None:
-        for thread in threading.enumerate():
-            if thread.name == "ahead":
-                thread.join()
+        self.wait_for_work_ahead()
         raise KeyboardInterrupt
+
+    def wait_for_work_ahead(self) -> None:
+        for thread in threading.enumerate():
+            if thread.name == "ahead" and thread is not threading.current_thread():
+                thread.join()
 
     def write_model(
         self, config: Config, folder: RunFolder, base: Any, model: str, adapter: Path | None
@@ -91,6 +98,9 @@ class Stubs:
     ) -> Iterator[Any]:
         """As Ray Data would, but in this process, one task after the other."""
         actor = BlockActor(job, shared(source), shared(folder), None)
+        if self.tells:
+            heard({"answer_tokens": 1})
+            self.wait_for_work_ahead()
         for task in tasks:
             if self.left == 0:
                 raise self.ends_with
@@ -235,3 +245,33 @@ def test_what_one_node_did_ahead_of_the_trials_is_taken_up_on_another(
     for model in generate.MODELS:
         judged = read_rows(local_copy((run / f"judgements/{model}/part-00000.parquet").uri))
         assert len({row["id"] for row in judged}) == len(judged) == NUM_PROMPTS
+
+
+def test_the_base_is_judged_while_the_candidate_answers(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubs: Stubs
+) -> None:
+    config = config_of(store)
+    num_blocks, num_known = NUM_PROMPTS // 4, -(-(NUM_PROMPTS + 2 * 8 + 2) // 4)
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "a"))
+    stubs.tells, stubs.left = True, num_blocks + num_known + 1  # the candidate's second block meets a Ctrl-C
+    with pytest.raises(KeyboardInterrupt):
+        run_owned(config, registry.stages(), STAGES, ())
+    made = {"fit": 1, "export": 1, "generate base": num_blocks, "judge rows": num_known}
+    assert stubs.done == made | {"generate candidate": 1}
+
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "b"))
+    stubs.left = 10**6
+    run = run_owned(config, registry.stages(), STAGES, ())
+    assert stubs.done == made | {"generate candidate": num_blocks, "judge look-0": num_blocks}
+    assert not [name for name in Remote(f"{store}/smoke").listing() if name.startswith("ahead/")]
+
+    in_order = {subject: read_rows(run.path(judge.JUDGEMENTS.format(subject=subject)))
+                for subject in judge.subjects(run)}  # fmt: skip
+    report = json.loads(run.path("report/report.json").read_text())
+    run_owned(config.model_copy(update={"engine": config.engine.model_copy(update={"ahead": False})}),
+              registry.stages(), STAGES, {"generate"})  # fmt: skip
+    assert stubs.done["judge look-0"] == num_blocks + -(-(2 * NUM_PROMPTS + 2 * 8 + 2) // 4)
+    for subject, rows in in_order.items():
+        assert read_rows(run.path(judge.JUDGEMENTS.format(subject=subject))) == rows
+    again = json.loads(run.path("report/report.json").read_text())
+    assert {**again, "timings_s": None} == {**report, "timings_s": None}
