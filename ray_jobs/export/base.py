@@ -46,9 +46,12 @@ def resolve_base(model: ModelSettings, cache_dir: Path) -> BaseModel:
         here = model.model_copy(update={"base": str(fetched_model(model.base))})
         return replace(resolve_base(here, cache_dir), name=model.base)
     if _on_hub(model.base):
+        from ray_jobs.export.hub import commit_of
+
         gguf = resolve_gguf(model.base, model.revision, cache_dir)
         here = model.model_copy(update={"base": str(gguf)})
-        return replace(resolve_base(here, cache_dir), name=model.base)
+        revision = commit_of(gguf.parent) or model.revision
+        return replace(resolve_base(here, cache_dir), name=model.base, revision=revision)
     if model.base in BUNDLED or _is_gguf(model.base):
         return _from_gguf(model, cache_dir)
     revision = model.revision

@@ -75,7 +75,7 @@ def _explained(what: str, revision: str | None) -> Iterator[None]:
 
 
 def commit_of(folder: Path) -> str | None:
-    """The commit that a folder from `download_model` holds; None for any other folder."""
+    """The commit that a folder of the hub's cache holds; None for any other folder."""
     return folder.name if _COMMIT.fullmatch(folder.name) else None
 
 
