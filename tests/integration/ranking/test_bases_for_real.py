@@ -1,6 +1,7 @@
 """Two bases of different families, each tuned, judged on the same prompts and ranked, by `orpo compare`.
 
-Real stages on a cluster of its own; the bases are small random models, the judge is the bundled one.
+Real stages on a cluster of its own; the bases are small random models, of which one is tuned by adapters and
+one in all its weights; the judge is the bundled one.
 """
 
 import json
@@ -56,8 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("the bundled model is not installed")
     folder = tmp_path_factory.mktemp("comparison")
     lines = ["name: two", "config: shared.yaml", "bases:"]
-    for base in ("smollm2", "qwen2.5"):
-        lines.append(f"  {base}: {{model.base: {make_model(base, folder / base)}}}")
+    for base, more in (("smollm2", ""), ("qwen2.5", ", training.lora: null")):
+        lines.append(f"  {base}: {{model.base: {make_model(base, folder / base)}{more}}}")
     lines.append(f"  absent: {{model.base: {folder}/nowhere}}")
     (folder / "two.yaml").write_text("\n".join(lines) + "\n")
     (folder / "shared.yaml").write_text(SHARED)
