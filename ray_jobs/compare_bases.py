@@ -155,10 +155,10 @@ def clusters_of(config: Config) -> dict[str, int] | None:
 
     if config.verdict.cluster_by == "none":
         return None
-    prompts = [PromptFacts.of(row) for row in iter_prompts(open_run(config.storage, config.name))]
+    prompts = PromptFacts.of(iter_prompts(open_run(config.storage, config.name)))
     labels = cluster_labels(prompts, config.verdict.cluster_by)
     assert labels is not None
-    return {row.id: int(label) for row, label in zip(prompts, labels, strict=True)}
+    return dict(zip(prompts.ids, labels.tolist(), strict=True))
 
 
 def cost_of(folder: RunFolder, model: str) -> Any:

@@ -1,22 +1,28 @@
 """The paired statistics, the decision, and the report that shows them."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ray_jobs.config import Config
 from ray_jobs.errors import StageFailed
 from ray_jobs.judging.metrics import outline_of
+from ray_jobs.records import prompt_from_row, row_seed
 from ray_jobs.runs import RunFolder
 from ray_jobs.search.trials import Trial, ranked_trials
 from ray_jobs.stages import generate, judge
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.trial_table import read_trials
+from ray_jobs.tables import iter_tables
 
 if TYPE_CHECKING:
-    from ray_jobs.verdict.facts import AnswerFacts, PromptFacts, Score, Texts
+    from ray_jobs.verdict.facts import AnswerFacts, Checks, PromptFacts, ScoreRow, Scores, Texts
+    from ray_jobs.verdict.ids import Ids
+    from ray_jobs.verdict.shares import Flags
     from ray_jobs.verdict.verdict import VerdictInputs
 
 log = logging.getLogger(__name__)
@@ -62,10 +68,9 @@ def all_inputs(config: Config, folder: RunFolder) -> "dict[str, VerdictInputs]":
     from ray_jobs.verdict.verdict import VerdictInputs
 
     look = folder.read_json("judgements/look.json")
-    order = judge.look_order((prompt.id for prompt in generate.iter_prompts(folder)), config.seed)
     models = generate.models_of(folder)
-    judged = set(order[: look["num_prompts"]]) if look["num_prompts"] < len(order) else None
     rows = read_facts(folder, models)
+    judged = judged_prompts(rows.prompts.ids, look["num_prompts"], config.seed)
     trials = trials_of(folder)
     ranked = [trial.trial_id for trial in ranked_trials(trials, config.search.objective)]
     metrics = [outline_of(metric) for metric in config.judge.metrics]
@@ -101,60 +106,101 @@ def trials_of(folder: RunFolder) -> list[Trial]:
     return read_trials(path) if path.exists() else []
 
 
+def judged_prompts(ids: "Ids", number: int, seed: int) -> "Flags | None":
+    """Which prompts are among the first `number` of `judge.look_order`; null: all are."""
+    import numpy as np
+
+    if number >= len(ids):
+        return None
+    seeds_B = np.fromiter((row_seed(seed, row_id) for row_id in ids), dtype=np.int64, count=len(ids))
+    rising_B = ids.rising()
+    order_B = rising_B[np.argsort(seeds_B[rising_B], kind="stable")]
+    judged_B = np.zeros(len(ids), dtype=np.bool_)
+    judged_B[order_B[:number]] = True
+    return judged_B
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """What the verdict keeps of a run's rows; mappings are by model."""
 
-    prompts: "list[PromptFacts]"
-    answers: "dict[str, list[AnswerFacts]]"
-    scores: "dict[str, list[Score]]"
-    checks: dict[str, dict[str, bool]]
-    """Prompt ID -> whether a program finds the answer right; absent where no program can tell. No answer
-    counts as a wrong one."""
+    prompts: "PromptFacts"
+    answers: "dict[str, AnswerFacts]"
+    scores: "dict[str, dict[str, Scores]]"
+    """By metric, too."""
+    checks: "dict[str, Checks]"
+    """No answer counts as a wrong one."""
 
 
 def read_facts(folder: RunFolder, models: Sequence[str]) -> RunFacts:
-    """Reads every file once, of which few rows are in memory at a time."""
-    from ray_jobs.data.checks import check_answer
-    from ray_jobs.verdict.facts import AnswerFacts, PromptFacts, Score
+    """Reads every file once, of which few rows are in memory at a time.
 
-    facts = RunFacts([], {model: [] for model in models}, {}, {model: {} for model in models})
-    for prompt, answers in generate.in_step(folder, models):
-        facts.prompts.append(PromptFacts.of(prompt))
-        for model, answer in zip(models, answers, strict=True):
-            row = AnswerFacts.of(answer)
-            facts.answers[model].append(row)
-            right = check_answer(answer.source, prompt, answer.answer or "")
-            if right is not None:
-                facts.checks[model][row.id] = right
-    for model in models:
-        facts.scores[model] = [Score.of(row) for row in judge.iter_judgements(folder, model)]
-    return facts
+    Raises RunConflict where a file cannot be read, or has answers to other prompts.
+    """
+    import numpy as np
+
+    from ray_jobs.data.checks import check_answer
+    from ray_jobs.verdict.facts import UNCHECKED, AnswerBuilder, PromptBuilder, column, scores_by_metric
+
+    prompts = PromptBuilder()
+    answers = {model: AnswerBuilder() for model in models}
+    checks = {model: array("b") for model in models}
+    for prompt, rows in generate.in_step(folder, models):
+        prompts.add(prompt)
+        for model, row in zip(models, rows, strict=True):
+            answers[model].add(row)
+            right = check_answer(row.source, prompt, row.answer or "")
+            checks[model].append(UNCHECKED if right is None else right)
+    facts = prompts.build()
+    return RunFacts(
+        prompts=facts,
+        answers={model: builder.build(facts.ids) for model, builder in answers.items()},
+        scores={model: scores_by_metric(score_rows(folder, model), facts.ids) for model in models},
+        checks={model: column(values, np.int8) for model, values in checks.items()},
+    )
+
+
+def score_rows(folder: RunFolder, model: str) -> "Iterator[ScoreRow]":
+    """The columns of a model's judgements that the verdict keeps; feedback is by far the largest one."""
+    from ray_jobs.verdict.facts import SCORE_COLUMNS
+
+    for table in iter_tables(folder.path(judge.JUDGEMENTS.format(subject=model))):
+        yield from zip(*(table.column(name).to_pylist() for name in SCORE_COLUMNS), strict=True)
 
 
 def fetch_texts(
     folder: RunFolder, models: Mapping[str, str], ids: Collection[str], metric: str
 ) -> "dict[str, Texts]":
-    """The texts of some prompts, for the report. `models`: role -> model."""
+    """The texts of some prompts, for the report. `models`: role -> model.
+
+    Raises RunConflict where a file cannot be read.
+    """
     from ray_jobs.verdict.facts import Texts
 
-    feedback = {
-        role: {
-            row.id: row.feedback
-            for row in judge.iter_judgements(folder, model)
-            if row.metric == metric and row.id in ids
-        }
-        for role, model in models.items()
-    }
+    answers, feedback = {}, {}
+    for role, model in models.items():
+        rows = rows_with(folder.path(generate.ANSWERS.format(model=model)), ids)
+        answers[role] = {row["id"]: row["answer"] for row in rows}
+        rows = rows_with(folder.path(judge.JUDGEMENTS.format(subject=model)), ids)
+        feedback[role] = {row["id"]: row["feedback"] for row in rows if row["metric"] == metric}
     return {
         prompt.id: Texts(
             prompt,
-            {role: answer.answer for role, answer in zip(models, answers, strict=True)},
+            {role: answers[role][prompt.id] for role in models},
             {role: feedback[role].get(prompt.id) for role in models},
         )
-        for prompt, answers in generate.in_step(folder, tuple(models.values()))
-        if prompt.id in ids
+        for prompt in map(prompt_from_row, rows_with(folder.path("data/prompts.parquet"), ids))
     }
+
+
+def rows_with(path: Path, ids: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a file that have one of these IDs."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = pa.array(list(ids), pa.string())
+    for table in iter_tables(path):
+        yield from table.filter(pc.is_in(table.column("id"), value_set=wanted)).to_pylist()
 
 
 def files_of_models(folder: RunFolder) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """What the guards look at besides the judge's scores: length, refusals, courting and speed of the answers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_jobs.verdict.facts import AnswerFacts
+from ray_jobs.records import Answer
+from ray_jobs.verdict.phrases import courts_judge, refuses
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,31 @@ class AnswerMeasures:
     """Generated tokens over the time each answer took, queueing among other answers included."""
 
 
-def measure(answers: Sequence[AnswerFacts]) -> AnswerMeasures:
-    given = [answer for answer in answers if answer.characters is not None]
-    if not given:
-        return AnswerMeasures(0, None, None, None, None)
-    seconds = sum(answer.seconds for answer in given)
-    num_tokens = sum(answer.num_tokens for answer in given)
-    return AnswerMeasures(
-        num_answers=len(given),
-        mean_characters=sum(answer.characters or 0 for answer in given) / len(given),
-        refusal_rate=sum(answer.refuses for answer in given) / len(given),
-        courting_rate=sum(answer.courts_judge for answer in given) / len(given),
-        tokens_per_second=num_tokens / seconds if seconds > 0 else None,
-    )
+class AnswerTotals:
+    """Sums over the answers that a model gave, as they are read."""
+
+    def __init__(self) -> None:
+        self._answers = self._characters = self._refusals = self._courting = self._tokens = 0
+        self._seconds = 0.0
+
+    def add(self, row: Answer) -> None:
+        """Rows without an answer count for nothing."""
+        if row.answer is None:
+            return
+        self._answers += 1
+        self._characters += len(row.answer)
+        self._refusals += refuses(row.answer)
+        self._courting += courts_judge(row.answer)
+        self._tokens += row.num_answer_tokens
+        self._seconds += row.seconds
+
+    def means(self) -> AnswerMeasures:
+        if not self._answers:
+            return AnswerMeasures(0, None, None, None, None)
+        return AnswerMeasures(
+            num_answers=self._answers,
+            mean_characters=self._characters / self._answers,
+            refusal_rate=self._refusals / self._answers,
+            courting_rate=self._courting / self._answers,
+            tokens_per_second=self._tokens / self._seconds if self._seconds > 0 else None,
+        )

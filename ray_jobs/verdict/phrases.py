@@ -65,7 +65,11 @@ _COURTING: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 """Words of which one must be there (they are found faster), and the phrase: what those attacks of
 `ray_jobs.judging.attacks` are made of that only a judge can stop."""
-_COURTS = tuple((words, re.compile(phrase)) for words, phrase in _COURTING)
+_COURTS = tuple(
+    (word, tuple(re.compile(phrase) for words, phrase in _COURTING if word in words))
+    for word in sorted({word for words, _ in _COURTING for word in words})
+)
+"""Each word once, with the phrases that it may be part of."""
 
 
 def courts_judge(answer: str) -> bool:
@@ -74,4 +78,4 @@ def courts_judge(answer: str) -> bool:
     Honest answers may do so too: about a rubric, say. What counts is how much oftener one model does.
     """
     text = answer.lower()
-    return any(any(word in text for word in words) and phrase.search(text) for words, phrase in _COURTS)
+    return any(phrase.search(text) for word, phrases in _COURTS if word in text for phrase in phrases)

@@ -10,10 +10,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ray_jobs.verdict.inputs import ScoredRows
 from ray_jobs.verdict.plots_scores import draw_checks, draw_difference, draw_lengths, draw_scores, draw_trust
 from ray_jobs.verdict.plots_search import draw_curves, draw_parallel, draw_time
 from ray_jobs.verdict.plots_style import PAGE, PAPER, Palette
+from ray_jobs.verdict.scored import ScoredRows
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ray_jobs.verdict.inputs import BASE, CANDIDATE, ScoredRows
+from ray_jobs.verdict.inputs import BASE, CANDIDATE
 from ray_jobs.verdict.plots_style import Palette, clean, forest, size
+from ray_jobs.verdict.scored import ScoredRows
 from ray_jobs.verdict.words import percent
 
 MAX_POINTS = 600

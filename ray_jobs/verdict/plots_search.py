@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ray_jobs.verdict.inputs import ScoredRows
 from ray_jobs.verdict.plots_style import Palette, clean, size
+from ray_jobs.verdict.scored import ScoredRows
 
 MAX_TRIALS = 200
 MEASURES = {

@@ -1,6 +1,5 @@
 """The parts of report.json."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from ray_jobs.verdict.decide import MetricEvidence
-from ray_jobs.verdict.inputs import BASE, CANDIDATE, MODELS, ScoredRows, VerdictInputs, cluster_labels
+from ray_jobs.verdict.facts import RIGHT, UNCHECKED
+from ray_jobs.verdict.ids import Rows
+from ray_jobs.verdict.inputs import BASE, CANDIDATE, MODELS, VerdictInputs, cluster_labels
 from ray_jobs.verdict.length import Estimate, slope
-from ray_jobs.verdict.measures import measure
+from ray_jobs.verdict.scored import ScoredRows
 from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.verdict.shares import PairedShares, compare_shares
 from ray_jobs.verdict.statistics import Interval, Labels, Paired, enough_resamples, mean_interval
@@ -87,20 +88,18 @@ def slopes(rows: ScoredRows, clusters_B: Labels | None) -> dict[str, Any]:
 
 def by_source(rows: ScoredRows, settings: VerdictSettings, seed: int) -> dict[str, Any]:
     """Judge scores per source of the prompts; a source that is one cluster has no interval."""
-    index: dict[str, list[int]] = defaultdict(list)
-    for position, prompt in enumerate(rows.prompts):
-        index[prompt.source].append(position)
-    return {source: _source_row(rows, np.array(index[source]), settings, seed) for source in sorted(index)}
+    groups = rows.prompts.sources.take(rows.prompts_B).groups()
+    return {source: _source_row(rows, chosen, settings, seed) for source, chosen in groups.items()}
 
 
-def _source_row(rows: ScoredRows, chosen: Any, settings: VerdictSettings, seed: int) -> dict[str, Any]:
+def _source_row(rows: ScoredRows, chosen: Rows, settings: VerdictSettings, seed: int) -> dict[str, Any]:
     differences = rows.differences[chosen]
     interval = mean_interval(
         differences,
         level=LEVEL,
         num_resamples=settings.num_resamples,
         seed=seed,
-        clusters_B=cluster_labels([rows.prompts[index] for index in chosen], settings.cluster_by),
+        clusters_B=cluster_labels(rows.prompts, settings.cluster_by, rows.prompts_B[chosen]),
     )
     return {
         "n": len(chosen),
@@ -112,23 +111,30 @@ def _source_row(rows: ScoredRows, chosen: Any, settings: VerdictSettings, seed: 
 
 
 def program_shares(
-    inputs: VerdictInputs, level: float, settings: VerdictSettings, seed: int, source: str | None = None
+    inputs: VerdictInputs, level: float, settings: VerdictSettings, seed: int
 ) -> PairedShares | None:
     """Program-checked accuracy of both models on the prompts that have a check; null where none has."""
-    base, candidate = (inputs.checks.get(model, {}) for model in MODELS)
-    prompts = [
-        prompt
-        for prompt in inputs.prompts
-        if prompt.id in base and prompt.id in candidate and source in (None, prompt.source)
-    ]
-    if not prompts:
-        return None
+    prompts_B = checked_prompts(inputs)
+    return _shares(inputs, prompts_B, level, settings, seed) if prompts_B.size else None
+
+
+def checked_prompts(inputs: VerdictInputs) -> Rows:
+    """Places of the prompts for which a program tells right from wrong, of both models' answers."""
+    if any(model not in inputs.checks for model in MODELS):
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(np.logical_and(*(inputs.checks[model] != UNCHECKED for model in MODELS)))
+
+
+def _shares(
+    inputs: VerdictInputs, prompts_B: Rows, level: float, settings: VerdictSettings, seed: int
+) -> PairedShares:
+    base_B, candidate_B = (inputs.checks[model][prompts_B] == RIGHT for model in MODELS)
     return compare_shares(
-        np.array([base[prompt.id] for prompt in prompts], dtype=np.bool_),
-        np.array([candidate[prompt.id] for prompt in prompts], dtype=np.bool_),
+        base_B,
+        candidate_B,
         level=level,
         wanted=settings.guards.wanted_accuracy_gain,
-        clusters_B=cluster_labels(prompts, settings.cluster_by),
+        clusters_B=cluster_labels(inputs.prompts, settings.cluster_by, prompts_B),
         num_resamples=enough_resamples(settings.num_resamples, 1 - level),
         seed=seed,
     )
@@ -136,15 +142,15 @@ def program_shares(
 
 def program_checks(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> dict[str, Any]:
     """Program-checked accuracy, in all and per family (the prompt's source)."""
-    overall = program_shares(inputs, LEVEL, settings, seed)
-    if overall is None:
+    prompts_B = checked_prompts(inputs)
+    if not prompts_B.size:
         return {"overall": None, "families": {}}
-    families = {}
-    for source in sorted({prompt.source for prompt in inputs.prompts}):
-        shares = program_shares(inputs, LEVEL, settings, seed, source)
-        if shares is not None:
-            families[source] = shares_row(shares)
-    return {"overall": shares_row(overall), "families": families}
+    groups = inputs.prompts.sources.take(prompts_B).groups()
+    families = {
+        source: shares_row(_shares(inputs, prompts_B[chosen], LEVEL, settings, seed))
+        for source, chosen in groups.items()
+    }
+    return {"overall": shares_row(_shares(inputs, prompts_B, LEVEL, settings, seed)), "families": families}
 
 
 def shares_row(shares: PairedShares) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def shares_row(shares: PairedShares) -> dict[str, Any]:
 
 def answer_measures(inputs: VerdictInputs, settings: VerdictSettings) -> dict[str, Any]:
     """Length, refusals and courting per model; speed, which no two runs share, only for its guard."""
-    found = {model: asdict(measure(inputs.answers[model])) for model in MODELS}
+    found = {model: asdict(inputs.answers[model].measures) for model in MODELS}
     if settings.guards.tokens_per_second_min_ratio is None:
         for row in found.values():
             del row["tokens_per_second"]

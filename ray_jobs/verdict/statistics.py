@@ -10,6 +10,7 @@ one degree of freedom less than clusters.
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,7 +217,8 @@ def cluster_sums(values_B: Floats, clusters_B: Labels) -> Floats:
     """The exact sum of each cluster's values, by rising label."""
     order = np.argsort(clusters_B, kind="stable")
     starts = np.flatnonzero(np.diff(clusters_B[order])) + 1
-    return np.array([math.fsum(part) for part in np.split(values_B[order], starts)])
+    sorted_B, bounds = values_B[order], (0, *starts.tolist(), values_B.size)
+    return np.array([math.fsum(sorted_B[start:end]) for start, end in pairwise(bounds)])
 
 
 def _oriented(values_B: Floats) -> tuple[Floats, bool]:

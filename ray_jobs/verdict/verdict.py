@@ -17,17 +17,15 @@ from ray_jobs.verdict.inputs import (
     CANDIDATE,
     MODELS,
     Rivals,
-    ScoredRows,
     VerdictInputs,
     cluster_labels,
     common_backend,
     metrics_of,
-    scored_rows,
 )
 from ray_jobs.verdict.length import length_adjusted
 from ray_jobs.verdict.looks import nominal_alphas
-from ray_jobs.verdict.measures import measure
 from ray_jobs.verdict.planning import detectable_gain, prompts_for_wished_gain
+from ray_jobs.verdict.scored import ScoredRows, scored_rows
 from ray_jobs.verdict.settings import VerdictSettings
 from ray_jobs.verdict.shares import PairedShares
 from ray_jobs.verdict.statistics import Paired, compare, enough_resamples, holm, sign_flip_p, worst_cases
@@ -65,7 +63,7 @@ def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> 
     lead = metrics[0]
     program = sections.program_shares(inputs, settings.level, settings, seed)
     trust = {name: _trust(trust_in(inputs.trust, name)) for name in names}
-    guards = check_guards(settings.guards, program, *(measure(inputs.answers[model]) for model in MODELS))
+    guards = check_guards(settings.guards, program, *(inputs.answers[model].measures for model in MODELS))
     evidence = Evidence(
         [row.evidence for row in metrics],
         alpha,
@@ -145,14 +143,14 @@ def p_values(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> Riv
 
 def _p_gain(rows: ScoredRows, settings: VerdictSettings, resamples: int, seed: int) -> float:
     """P-value of "the true difference is the minimal gain"."""
-    clusters_B = cluster_labels(rows.prompts, settings.cluster_by)
+    clusters_B = cluster_labels(rows.prompts, settings.cluster_by, rows.prompts_B)
     excess_B = rows.differences - settings.min_gain
     return sign_flip_p(excess_B, num_resamples=resamples, seed=seed, clusters_B=clusters_B)[0]
 
 
 def _metric(rows: ScoredRows, settings: VerdictSettings, alpha: float, seed: int, num_tests: int) -> _Metric:
     """`num_tests`: metrics times candidates; the least of Holm's p-values must be below alpha over it."""
-    clusters_B = cluster_labels(rows.prompts, settings.cluster_by)
+    clusters_B = cluster_labels(rows.prompts, settings.cluster_by, rows.prompts_B)
     lengths_B = rows.length_differences
     level_of_least = 1 - alpha / num_tests
 

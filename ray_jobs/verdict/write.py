@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray_jobs.verdict.inputs import VerdictInputs, scored_rows
+from ray_jobs.verdict.inputs import VerdictInputs
 from ray_jobs.verdict.plots import draw_all
 from ray_jobs.verdict.report_html import html_report
 from ray_jobs.verdict.report_md import markdown_report
+from ray_jobs.verdict.scored import scored_rows
 
 
 def write_report(

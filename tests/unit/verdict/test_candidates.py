@@ -4,7 +4,7 @@ import dataclasses
 import random
 
 import pytest
-from verdict_rows import TRUSTED, UNTRUSTED, inputs
+from verdict_rows import TRUSTED, UNTRUSTED, checks_of, inputs
 
 from ray_jobs.verdict.candidates import best_report
 from ray_jobs.verdict.settings import Guards, VerdictSettings
@@ -61,9 +61,10 @@ def test_program_checks_are_corrected_too() -> None:
 
     def checked(num_better: int) -> VerdictInputs:
         given = dataclasses.replace(judged(0, 1), trust=UNTRUSTED)
-        ids = [row.id for row in given.prompts]
+        ids = list(given.prompts.ids)
         right = {row_id: number < num_better for number, row_id in enumerate(ids)}
-        return dataclasses.replace(given, checks={"base": dict.fromkeys(ids, False), "candidate": right})
+        both = {"base": dict.fromkeys(ids, False), "candidate": right}
+        return dataclasses.replace(given, checks=checks_of(given.prompts, both))
 
     assert best_report({"candidate": checked(7)}, rule, 0)[1]["decision"] == "promote"  # p = 2 / 2**7
     none = {f"candidate-{number}": checked(0) for number in range(2, 6)}
@@ -79,9 +80,10 @@ def test_a_wanted_gain_of_the_checks_is_what_the_correction_tests() -> None:
 
     def checked(num_better: int) -> VerdictInputs:
         given = dataclasses.replace(judged(0, 1), trust=UNTRUSTED)
-        ids = [row.id for row in given.prompts]
+        ids = list(given.prompts.ids)
         right = {row_id: number < num_better for number, row_id in enumerate(ids)}
-        return dataclasses.replace(given, checks={"base": dict.fromkeys(ids, False), "candidate": right})
+        both = {"base": dict.fromkeys(ids, False), "candidate": right}
+        return dataclasses.replace(given, checks=checks_of(given.prompts, both))
 
     others = {f"candidate-{number}": checked(7) for number in range(2, 11)}
     assert best_report({"candidate": checked(14)}, rule, 0)[1]["decision"] == "promote"

@@ -7,7 +7,7 @@ import pytest
 from ray_jobs.verdict.decide import Evidence, MetricEvidence, Trust, decide
 from ray_jobs.verdict.guards import GuardResult, check_guards
 from ray_jobs.verdict.length import Estimate
-from ray_jobs.verdict.measures import AnswerMeasures, measure
+from ray_jobs.verdict.measures import AnswerMeasures, AnswerTotals
 from ray_jobs.verdict.settings import Guards, VerdictSettings
 from ray_jobs.verdict.shares import PairedShares
 from ray_jobs.verdict.statistics import Interval, Paired
@@ -221,7 +221,7 @@ def test_guards_can_be_switched_off():
 
 
 def test_measures_of_no_answers_are_null():
-    assert measure([]) == AnswerMeasures(0, None, None, None, None)
+    assert AnswerTotals().means() == AnswerMeasures(0, None, None, None, None)
 
 
 def test_a_metric_that_the_judge_is_not_trusted_by_decides_nothing():

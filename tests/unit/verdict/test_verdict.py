@@ -3,8 +3,20 @@ import json
 import math
 import random
 
+import numpy as np
 import pytest
-from verdict_rows import METRIC, TRUSTED, UNTRUSTED, answer, facts, inputs, judgement, prompt
+from verdict_rows import (
+    METRIC,
+    TRUSTED,
+    UNTRUSTED,
+    answer,
+    answer_facts,
+    given,
+    inputs,
+    judgement,
+    prompt,
+    scores,
+)
 
 from ray_jobs.errors import DataError, StageFailed
 from ray_jobs.records import Message, Prompt
@@ -65,14 +77,23 @@ def test_swapping_the_models_swaps_the_figures():
 
 
 def test_identical_runs_give_identical_reports_whatever_the_order_of_rows():
-    given = inputs(BASE, BETTER, checks={"base": {"p0001": True}, "candidate": {"p0001": False}})
-    shuffled = dataclasses.replace(
-        given,
-        prompts=random.Random(1).sample(list(given.prompts), len(given.prompts)),
-        answers={model: rows[::-1] for model, rows in given.answers.items()},
-        judgements={model: rows[::-1] for model, rows in given.judgements.items()},
+    prompts = [prompt(number) for number in range(len(BASE))]
+    both = {"base": BASE, "candidate": BETTER}
+    answers = {model: [answer(row, model) for row in prompts] for model in both}
+    judged = {
+        model: [judgement(row.id, score) for row, score in zip(prompts, both[model], strict=True)]
+        for model in both
+    }
+    checks = {"base": {"p0001": True}, "candidate": {"p0001": False}}
+    in_order = given(prompts, answers, judged, checks=checks)
+    shuffled = given(
+        random.Random(1).sample(prompts, len(prompts)),
+        {model: rows[::-1] for model, rows in answers.items()},
+        {model: rows[::-1] for model, rows in judged.items()},
+        checks=checks,
     )
-    assert json.dumps(report(given)) == json.dumps(report(shuffled))
+    assert list(in_order.prompts.ids) != list(shuffled.prompts.ids)
+    assert json.dumps(report(in_order)) == json.dumps(report(shuffled))
 
 
 def test_only_timings_differ_between_runs_of_other_speed():
@@ -94,7 +115,7 @@ def test_expected_scores_are_compared_where_both_have_one():
         "base": [judgement("p0000", 3, 2.6), judgement("p0001", 3, 2.9)],
         "candidate": [judgement("p0000", 3, 3.1), judgement("p0001", 4, None)],
     }
-    made = report(dataclasses.replace(given, judgements=facts(rows)))
+    made = report(dataclasses.replace(given, judgements=scores(rows)))
     assert made["mean_difference"] == pytest.approx((0.5 + 1.0) / 2)
     assert made["num_by_expected_score"] == 1
 
@@ -104,7 +125,7 @@ def test_failures_are_counted_per_model_and_reason():
     given = inputs(base, candidate)
     rows = [prompt(number) for number in range(len(base))]
     failed = {"base": [answer(row, "base", None if row.id == "p0005" else "x") for row in rows]}
-    answers = {**given.answers, **facts(failed)}
+    answers = {**given.answers, **answer_facts(failed)}
     made = report(dataclasses.replace(given, answers=answers))
     assert made["failures"] == {"base": {"answer: timeout": 1, "no_score": 1}, "candidate": {"no_score": 2}}
     assert made["num_scored_both"] == 2
@@ -134,15 +155,23 @@ def test_all_trials_failed_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompts": []}, "evaluation prompts"),
-        ({"judgements": {"base": [], "candidate": []}}, "no judgements"),
+        ({"prompts": PromptFacts.of([])}, "evaluation prompts: none"),
+        ({"prompts": PromptFacts.of([prompt(0), prompt(0)])}, "evaluation prompts: an ID stands twice"),
+        ({"judgements": scores({"base": [], "candidate": []})}, "no judgements"),
         (
-            {"judgements": {"base": [judgement("x", 1)], "candidate": []}},
-            "'x' belongs to no evaluation prompt",
+            {"judgements": scores({"base": [judgement("x", 1)], "candidate": []})},
+            "base judgements by correctness: row 'x' belongs to no evaluation prompt",
         ),
-        ({"judgements": {"base": [judgement("p0000", 1)] * 2, "candidate": []}}, "'p0000' stands twice"),
         (
-            {"judgements": {model: [judgement("p0000", 1, math.nan)] for model in ("base", "candidate")}},
+            {"judgements": scores({"base": [judgement("p0000", 1)] * 2, "candidate": []})},
+            "base judgements by correctness: row 'p0000' stands twice",
+        ),
+        (
+            {
+                "judgements": scores(
+                    {model: [judgement("p0000", 1, math.nan)] for model in ("base", "candidate")}
+                )
+            },
             "'p0000' has a score that is not finite",
         ),
     ],
@@ -159,10 +188,8 @@ def test_a_metric_that_was_not_judged_is_named():
 
 def test_several_metrics_share_the_level():
     given = inputs(BASE, BETTER)
-    second = {
-        model: [*rows, *(dataclasses.replace(row, metric="style", score=3) for row in rows)]
-        for model, rows in given.judgements.items()
-    }
+    same = scores({"base": [judgement(row_id, 3, metric="style") for row_id in given.prompts.ids]})
+    second = {model: {**found, **same["base"]} for model, found in given.judgements.items()}
     made = report(dataclasses.replace(given, judgements=second))
     assert list(made["metrics"]) == [METRIC, "style"]
     assert made["metrics"]["style"]["mean_difference"] == 0
@@ -271,17 +298,17 @@ def test_rows_of_one_conversation_are_one_cluster():
         Prompt("b", "y", (Message("system", "be brief"), *turns("hello", "hi", "and?"))),
         Prompt("c", "x", turns("other")),
     ]
-    prompts = [PromptFacts.of(row) for row in rows]
+    prompts = PromptFacts.of(rows)
     assert cluster_labels(prompts, "none") is None
     by_source = cluster_labels(prompts, "source").tolist()
     assert by_source == [0, 1, 0]
     by_prompt = cluster_labels(prompts, "prompt").tolist()
     assert by_prompt[0] == by_prompt[1] != by_prompt[2]
+    assert cluster_labels(prompts, "source", np.array([1, 2])).tolist() == [1, 0]
+    assert cluster_labels(prompts, "source", np.array([1])).tolist() == [0]
 
 
 def test_finite_makes_plain_json():
-    import numpy as np
-
     value = {"a": math.nan, "b": (1, math.inf), "c": np.float64(2.0), "d": [np.int64(3), None, True]}
     assert finite(value) == {"a": None, "b": [1, None], "c": 2.0, "d": [3, None, True]}
 
@@ -324,21 +351,37 @@ def test_early_looks_resample_enough_for_their_level():
 
 def test_answers_of_two_backends_are_not_compared() -> None:
     rows = inputs(BASE, BETTER)
-    one = {
-        model: [dataclasses.replace(row, backend="llama_cpp") for row in found]
-        for model, found in rows.answers.items()
-    }
+
+    def written_by(model, backend):
+        return [answer(prompt(number), model, backend=backend) for number in range(len(BASE))]
+
+    one = answer_facts({model: written_by(model, "llama_cpp") for model in rows.answers})
     assert report(dataclasses.replace(rows, answers=one))["engine_backend"] == "llama_cpp"
-    other = {**one, "candidate": [dataclasses.replace(row, backend="openvino") for row in one["candidate"]]}
+    other = {**one, **answer_facts({"candidate": written_by("candidate", "openvino")})}
     with pytest.raises(DataError, match="llama_cpp and openvino: one backend"):
         report(dataclasses.replace(rows, answers=other))
 
 
 def two_looks(given, num_judged=20, **fields):
     """The same run at its first look: the last rows' answers are not judged yet."""
-    judged = {row.id for row in given.prompts[:num_judged]}
-    scores = {m: [row for row in rows if row.id in judged] for m, rows in given.judgements.items()}
-    return dataclasses.replace(given, judged=judged, judgements=scores, look=0, **fields)
+    judged = np.arange(len(given.prompts)) < num_judged
+    judgements = {
+        model: {metric: first(rows, num_judged) for metric, rows in found.items()}
+        for model, found in given.judgements.items()
+    }
+    return dataclasses.replace(given, judged=judged, judgements=judgements, look=0, **fields)
+
+
+def first(rows, number):
+    """The first rows of one metric's scores."""
+    return dataclasses.replace(
+        rows,
+        ids=rows.ids.take(np.arange(number)),
+        scores_B=rows.scores_B[:number],
+        expected_B=rows.expected_B[:number],
+        has_expected_B=rows.has_expected_B[:number],
+        failures=rows.failures.take(np.arange(number)),
+    )
 
 
 TWO_LOOKS = FAST.model_copy(update={"sequential": Sequential(looks=(0.5, 1.0))})
@@ -380,7 +423,7 @@ def test_program_checks_decide_by_all_answers_at_every_look():
 
 def test_answers_that_failed_count_at_every_look():
     given = inputs(BASE, BETTER)
-    failed = facts(
+    failed = answer_facts(
         {"candidate": [answer(prompt(i), "candidate", "x" if i < 35 else None) for i in range(40)]}
     )
     given = dataclasses.replace(given, answers={**given.answers, **failed})
@@ -417,7 +460,9 @@ def test_figures_for_planning_and_by_source_know_of_clusters():
 def test_slopes_of_clusters_are_wider():
     given = inputs([3] * 40, [3 + i // 20 for i in range(40)], [f"s{i // 4}" for i in range(40)])
     words = {"base": ["a"] * 40, "candidate": ["a" * (1 + i // 4 * 20) for i in range(40)]}
-    answers = facts({m: [answer(prompt(i, f"s{i // 4}"), m, words[m][i]) for i in range(40)] for m in words})
+    answers = answer_facts(
+        {m: [answer(prompt(i, f"s{i // 4}"), m, words[m][i]) for i in range(40)] for m in words}
+    )
     given = dataclasses.replace(given, answers=answers)
     widths = []
     for by in ("none", "source"):

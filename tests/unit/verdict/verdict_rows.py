@@ -1,10 +1,23 @@
 """Rows of a small judged run, for the tests of the verdict."""
 
 from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from ray_jobs.records import Answer, Judgement, Message, Prompt, text_sha256
-from ray_jobs.verdict.facts import AnswerFacts, PromptFacts, Score, Texts
+from ray_jobs.verdict.facts import (
+    SCORE_COLUMNS,
+    UNCHECKED,
+    AnswerFacts,
+    Checks,
+    PromptFacts,
+    Scores,
+    Texts,
+    scores_by_metric,
+)
 from ray_jobs.verdict.verdict import VerdictInputs
 
 METRIC = "correctness"
@@ -44,19 +57,33 @@ def judgement(
     return Judgement(row_id, metric, score, expected, feedback, failure, text_sha256("x"), "judge", 0.1)
 
 
-def facts(rows: Mapping[str, Sequence[Answer | Judgement]]) -> dict[str, Any]:
+def answer_facts(rows: Mapping[str, Sequence[Answer]]) -> dict[str, AnswerFacts]:
     """By model, as the verdict keeps them."""
-    kinds: dict[type, Any] = {Answer: AnswerFacts, Judgement: Score}
-    return {model: [kinds[type(row)].of(row) for row in found] for model, found in rows.items()}
+    return {model: AnswerFacts.of(found) for model, found in rows.items()}
+
+
+def scores(rows: Mapping[str, Sequence[Judgement]]) -> dict[str, dict[str, Scores]]:
+    """By model and metric, as the verdict keeps them."""
+    return {model: scores_by_metric(map(attrgetter(*SCORE_COLUMNS), found)) for model, found in rows.items()}
+
+
+def checks_of(prompts: PromptFacts, right: Mapping[str, Mapping[str, bool]]) -> dict[str, Checks]:
+    """By model; `right`: prompt ID -> whether its answer is right, where a program can tell."""
+    return {
+        model: np.array([found.get(row_id, UNCHECKED) for row_id in prompts.ids], dtype=np.int8)
+        for model, found in right.items()
+    }
 
 
 def given(
     prompts: Sequence[Prompt],
     answers: Mapping[str, Sequence[Answer]],
     judgements: Mapping[str, Sequence[Judgement]],
+    checks: Mapping[str, Mapping[str, bool]] = MappingProxyType({}),
+    judged: Collection[str] | None = None,
     **fields: Any,
 ) -> VerdictInputs:
-    """Whole rows in memory in place of a run's files."""
+    """Whole rows in memory in place of a run's files; `checks` and `judged` by prompt ID."""
 
     def texts(ids: Collection[str], metric: str) -> dict[str, Texts]:
         wrote = {model: {row.id: row.answer for row in rows} for model, rows in answers.items()}
@@ -74,11 +101,14 @@ def given(
             if row.id in ids
         }
 
+    facts = PromptFacts.of(prompts)
     values: dict[str, Any] = {
         "run": "local",
-        "prompts": [PromptFacts.of(row) for row in prompts],
-        "answers": facts(answers),
-        "judgements": facts(judgements),
+        "prompts": facts,
+        "answers": answer_facts(answers),
+        "judgements": scores(judgements),
+        "checks": checks_of(facts, checks),
+        "judged": None if judged is None else np.array([row.id in judged for row in prompts], dtype=np.bool_),
         "models": {model: {"sha256": model} for model in answers},
         "trust": TRUSTED,
         "texts": texts,
@@ -95,16 +125,16 @@ def inputs(
 ) -> VerdictInputs:
     """A run with these scores, a prompt each; a score of None is a `no_score` failure."""
     prompts = [prompt(i, sources[i] if sources else "counting") for i in range(len(base))]
-    scores: Mapping[str, Sequence[int | None]] = {"base": base, "candidate": candidate}
+    both: Mapping[str, Sequence[int | None]] = {"base": base, "candidate": candidate}
     return given(
         prompts,
-        {model: [answer(row, model, text) for row in prompts] for model in scores},
+        {model: [answer(row, model, text) for row in prompts] for model in both},
         {
             model: [
                 judgement(row.id, score, failure=None if score is not None else "no_score")
-                for row, score in zip(prompts, scores[model], strict=True)
+                for row, score in zip(prompts, both[model], strict=True)
             ]
-            for model in scores
+            for model in both
         },
         **fields,
     )
