@@ -1,7 +1,8 @@
 """Measure how a model runs best on this machine: `python -m serving.engine.calibrate MODEL.gguf`.
 
 Tries the few combinations of quantisation, lanes and slots that matter, and OpenVINO where it is installed,
-within a bounded time; prints what each gives and what each quantisation costs, for `auto` settings to use.
+within a bounded time: the likeliest winners first, on prompts and answers that are short where the machine is
+slow. Prints what each gives and what each quantisation costs, for `auto` settings to use.
 """
 
 from __future__ import annotations
@@ -12,12 +13,20 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from serving.engine.calibration import Calibration, Quality, Trial, calibration_path, cpu_name
+from serving.engine.calibration import (
+    NOT_FOR_OPENVINO,
+    Calibration,
+    Quality,
+    Trial,
+    calibration_path,
+    cpu_name,
+)
 from serving.engine.calibration_text import TEXT
 from serving.engine.engine import Engine
 from serving.engine.errors import EngineError
@@ -27,26 +36,49 @@ from serving.engine.types import Request, Sampling
 
 Backend = Literal["llama_cpp", "openvino"]
 
-ANSWER_TOKENS = 32
-PROMPT_TOKENS = 96
 _NEVER = -1000.0
 """Bias that keeps an answer from ending: all are of one length."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What each slot is given: tokens of its prompt and of its answer."""
+
+    prompt_tokens: int = 96
+    answer_tokens: int = 32
+
+    def within(self, budget_s: float, prompt_tokens_per_s: float, num_slots: int) -> Work:
+        """Less of it, in the same proportions, where all slots would take longer; 8 prompt tokens at least.
+
+        Prompts are read twice, and a token is written in about the time of three that are read.
+        """
+        num_read = num_slots * (2 * self.prompt_tokens + 3 * self.answer_tokens)
+        share = min(1.0, budget_s * prompt_tokens_per_s / num_read)
+        least = max(share, 8 / self.prompt_tokens)
+        return Work(round(self.prompt_tokens * least), max(4, round(self.answer_tokens * least)))
+
+
+FULL = Work()
+
+
 def combinations(cores: int, *, with_openvino: bool) -> Iterator[tuple[Backend, int, int]]:
     """(backend, lanes, slots), the likeliest winners first: the time may end before the list does."""
-    widths = dict.fromkeys((cores, 1))
-    for slots in (32, 16, 24, 8):
-        for lanes in widths:
+    yield "llama_cpp", cores, 32
+    if with_openvino:
+        yield "openvino", 1, 256
+    yield from (("llama_cpp", lanes, 32) for lanes in (1,) if lanes != cores)
+    for slots in (16, 24, 8):
+        for lanes in dict.fromkeys((cores, 1)):
             yield "llama_cpp", lanes, slots
     if with_openvino:
-        yield from (("openvino", 1, slots) for slots in (256, 64))
+        yield "openvino", 1, 64
 
 
 def default_recipes() -> tuple[str, ...]:
-    """BF16 loses next to nothing, and where the processor multiplies it, it may be as fast as 4 bits."""
-    always = ("f16", "q8_0", "q4_0", "q4_0-pure")
-    return (*always, "q4_0-bf16", "bf16") if multiplies_bf16() else always
+    """The likeliest winners first. BF16 loses next to nothing, and where the processor multiplies it, it may
+    be as fast as 4 bits."""
+    bf16 = ("q4_0-bf16", "bf16") if multiplies_bf16() else ()
+    return ("q4_0", *bf16, "q8_0", "f16", "q4_0-pure")
 
 
 def multiplies_bf16() -> bool:
@@ -55,10 +87,8 @@ def multiplies_bf16() -> bool:
     return "AVX512_BF16 = 1" in system_info()
 
 
-def measure(
-    path: Path, recipe: str, backend: Literal["llama_cpp", "openvino"], lanes: int, slots: int
-) -> Trial:
-    """Two requests per slot, distinct prompts: tokens per second of prompts alone, then with answers.
+def measure(path: Path, recipe: str, backend: Backend, lanes: int, slots: int, work: Work = FULL) -> Trial:
+    """A request per slot, distinct prompts: tokens per second of prompts alone, then with answers.
 
     Raises EngineError if no engine can be opened, or a request fails.
     """
@@ -66,7 +96,7 @@ def measure(
     settings = EngineSettings(backend=backend, cores=cores, lanes=lanes, slots=slots, context_tokens=512)
     with Engine.open(path, settings) as engine:
         words = engine.tokenize(TEXT[:2000])
-        prompts = [tuple((words[index:] + words)[:PROMPT_TOKENS]) for index in range(2 * slots * lanes)]
+        prompts = [tuple((words[index:] + words)[: work.prompt_tokens]) for index in range(slots * lanes)]
         never_end = dict.fromkeys(engine.end_tokens, _NEVER) if backend == "llama_cpp" else {}
         began_s = time.perf_counter()
         engine.generate(
@@ -74,7 +104,7 @@ def measure(
         )
         prompt_s = time.perf_counter() - began_s
         began_s = time.perf_counter()
-        sampling = Sampling(max_tokens=ANSWER_TOKENS, logit_bias=never_end)
+        sampling = Sampling(max_tokens=work.answer_tokens, logit_bias=never_end)
         results = engine.generate([Request(str(i), prompt, sampling) for i, prompt in enumerate(prompts)])
         answer_s = time.perf_counter() - began_s
     if refused := next((result.error for result in results if result.error), None):
@@ -85,7 +115,7 @@ def measure(
         lanes=lanes,
         slots=slots,
         answer_tokens_per_s=sum(result.num_answer_tokens for result in results) / answer_s,
-        prompt_tokens_per_s=len(prompts) * PROMPT_TOKENS / prompt_s,
+        prompt_tokens_per_s=len(prompts) * work.prompt_tokens / prompt_s,
     )
 
 
@@ -114,15 +144,19 @@ def calibrate(path: Path, *, limit_s: float, recipes: tuple[str, ...]) -> Calibr
 
     until_s = time.monotonic() + limit_s
     cores = len(usable_cores() or [0]) or 1
-    openvino = find_spec("openvino_genai") is not None
+    ways = list(combinations(cores, with_openvino=find_spec("openvino_genai") is not None))
     trials: list[Trial] = []
     with tempfile.TemporaryDirectory() as folder:
         made = {r: quantize(path, Path(folder) / f"{r}.gguf", r, num_threads=cores) for r in recipes}
-        files = {"given": path, **made}
-        for recipe, way in _plan(list(files), cores, openvino):
+        files = made | {"given": path}
+        work = sized(next(iter(files.items())), ways[0], limit_s / (len(files) + 1))
+        for recipe in files:
             if time.monotonic() < until_s:
-                trials += _try(files[recipe], recipe, *way)
-        order = sorted(files, key=lambda name: name != "f16")
+                trials += _try(files[recipe], recipe, *ways[0], work)
+        for recipe, way in second_round(trials, ways[1:]):
+            if time.monotonic() < until_s:
+                trials += _try(files[recipe], recipe, *way, work)
+        order = sorted(("given", *made), key=lambda name: name != "f16")
         quality = qualities({name: files[name] for name in order})
     return Calibration(
         cpu=cpu_name(),
@@ -133,17 +167,31 @@ def calibrate(path: Path, *, limit_s: float, recipes: tuple[str, ...]) -> Calibr
     )
 
 
-def _plan(recipes: list[str], cores: int, openvino: bool) -> list[tuple[str, tuple[Backend, int, int]]]:
-    """The file as it is in two ways, every other quantisation in one, then the rest: the time may run out."""
-    ways = list(combinations(cores, with_openvino=openvino))
-    first, rest = ways[:2], ways[2:]
-    planned = [(recipes[0], way) for way in first] + [(recipe, ways[0]) for recipe in recipes[1:]]
-    return planned + [(recipes[0], way) for way in rest]
+def sized(file: tuple[str, Path], way: tuple[Backend, int, int], budget_s: float) -> Work:
+    """As much as one way to run this file does in the time; all others are given the same, to be compared.
+
+    Raises EngineError if the file cannot be run.
+    """
+    (recipe, path), (backend, lanes, slots) = file, way
+    short = measure(path, recipe, backend, lanes, 1, Work(32, 4))
+    return FULL.within(budget_s, short.prompt_tokens_per_s, lanes * slots)
 
 
-def _try(path: Path, recipe: str, backend: Backend, lanes: int, slots: int) -> list[Trial]:
+def second_round(
+    trials: Sequence[Trial], ways: Sequence[tuple[Backend, int, int]]
+) -> Iterator[tuple[str, tuple[Backend, int, int]]]:
+    """Further ways to run the fastest quantisation, and the file as it is; OpenVINO cannot read every one."""
+    for way in ways:
+        left_out = NOT_FOR_OPENVINO if way[0] == "openvino" else ()
+        fitting = [trial for trial in trials if trial.recipe not in left_out]
+        best = max(fitting, key=lambda trial: trial.answer_tokens_per_s, default=None)
+        for recipe in dict.fromkeys((*([best.recipe] if best else []), "given")):
+            yield recipe, way
+
+
+def _try(path: Path, recipe: str, backend: Backend, lanes: int, slots: int, work: Work) -> list[Trial]:
     try:
-        trial = measure(path, recipe, backend, lanes, slots)
+        trial = measure(path, recipe, backend, lanes, slots, work)
     except EngineError as error:
         sys.stderr.write(f"{recipe} {backend} lanes={lanes} slots={slots}: {error}\n")
         return []

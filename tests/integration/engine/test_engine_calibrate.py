@@ -19,9 +19,52 @@ from serving.engine.errors import EngineError
 def test_a_trial_writes_all_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter((0.0, 1.0, 0.0, 1.0))
     monkeypatch.setattr(calibrate, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    trial = calibrate.measure(MODEL, "given", "llama_cpp", 1, 2)
-    assert trial.answer_tokens_per_s == 4 * calibrate.ANSWER_TOKENS, "none ended early, all in one second"
-    assert trial.prompt_tokens_per_s == 4 * calibrate.PROMPT_TOKENS
+    trial = calibrate.measure(MODEL, "given", "llama_cpp", 1, 2, calibrate.Work(40, 8))
+    assert trial.answer_tokens_per_s == 2 * 8, "none ended early, all in one second"
+    assert trial.prompt_tokens_per_s == 2 * 40
+
+
+def test_every_quantisation_is_tried_the_default_first_and_the_fastest_in_more_ways(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[tuple[str, str, int, int]] = []
+
+    def measure(
+        path: Path, recipe: str, backend: str, lanes: int, slots: int, work: calibrate.Work
+    ) -> calibrate.Trial:
+        assert path.is_file()
+        if work != calibrate.Work(32, 4):
+            assert work == calibrate.FULL.within(100, 320, 64)
+            tried.append((recipe, backend, lanes, slots))
+        answers = {"bf16": 90.0, "q4_0": 80.0}.get(recipe, 10.0) * (2 if backend == "openvino" else 1)
+        return calibrate.Trial(
+            backend=backend, recipe=recipe, lanes=lanes, slots=slots,
+            answer_tokens_per_s=answers, prompt_tokens_per_s=320,
+        )  # fmt: skip
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    monkeypatch.setattr(calibrate, "qualities", lambda files: [])
+    monkeypatch.setattr(calibrate, "usable_cores", lambda: [0, 1])
+    monkeypatch.setattr(calibrate, "find_spec", lambda _: True)
+    found = calibrate.calibrate(MODEL, limit_s=400, recipes=("q4_0", "bf16"))
+    assert tried[:3] == [(recipe, "llama_cpp", 2, 32) for recipe in ("q4_0", "bf16", "given")]
+    assert tried[3:5] == [("q4_0", "openvino", 1, 256), ("given", "openvino", 1, 256)]
+    assert tried[5:7] == [("q4_0", "llama_cpp", 1, 32), ("given", "llama_cpp", 1, 32)]
+    assert len(tried) == len(found.trials) == 3 + 2 * 9
+
+
+def test_a_slow_machine_is_given_less_to_do() -> None:
+    full = calibrate.FULL
+    assert full.within(60, 1e6, 64) == full
+    half = full.within(60, 64 * (2 * 96 + 3 * 32) / 120, 64)
+    assert (half.prompt_tokens, half.answer_tokens) == (48, 16)
+    assert full.within(60, 0.1, 64) == calibrate.Work(8, 4)
+
+
+def test_a_calibration_ends_in_its_time(tmp_path: Path) -> None:
+    found = calibrate.calibrate(MODEL, limit_s=0.0, recipes=("q8_0",))
+    assert found.trials == ()
+    assert [each.recipe for each in found.quality] == ["given", "q8_0"]
 
 
 def test_a_request_that_fails_is_no_rate_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
