@@ -2,8 +2,9 @@
 
 A judgement is what Flow Judge does: read question, answer, criteria and rubric, write feedback, then a score.
 Two answers to each question are judged, as for a base and a candidate. The engine judges in flow-judge's own
-order, and with the rubric first (`judge.prompt_order`), an engine a core, as a run does; with OpenVINO too,
-where it is installed. Scores are greedy: the shares of equal ones are printed.
+order, and with the rubric first (`judge.prompt_order`), an engine a core, as a run does. With OpenVINO too,
+where it is installed: one engine over all cores, which is as fast as the processes of a run, while several in
+one process wait for each other. Scores are greedy: the shares of equal ones are printed.
 """
 
 from __future__ import annotations
@@ -111,15 +112,21 @@ def sequential(model: str, feedback_tokens: int) -> Round:
 
 
 def engine(model: str, feedback_tokens: int, slots: int, backend: Literal["llama_cpp", "openvino"]) -> Round:
-    """The judge of a run: an engine on each core, the prompts divided among them."""
+    """The judge of a run: engines on all cores, the prompts divided among them."""
     from ray_jobs.judging.backend import Call
     from ray_jobs.judging.engine_judge import EngineJudge
     from ray_jobs.judging.settings import JudgeSettings
     from serving.engine import Engine, EngineSettings
 
     cores = os.cpu_count() or 1
+    widths = [1] * cores if backend == "llama_cpp" else [cores]
     settings = EngineSettings(
-        backend=backend, slots=slots, context_tokens=CONTEXT_TOKENS, kv_type="f16", deterministic="auto"
+        backend=backend,
+        cores=widths[0],
+        slots=slots * widths[0],
+        context_tokens=CONTEXT_TOKENS,
+        kv_type="f16",
+        deterministic="auto",
     )
     asked = JudgeSettings(
         model=model,
@@ -128,15 +135,15 @@ def engine(model: str, feedback_tokens: int, slots: int, backend: Literal["llama
         temperature=0.0,
         context_tokens=CONTEXT_TOKENS,
     )
-    engines = [Engine.open(model, settings, lease) for lease in own_cores(*[1] * cores)]
+    engines = [Engine.open(model, settings, lease) for lease in own_cores(*widths)]
     judges = [EngineJudge(opened, asked, sha256="0" * 64) for opened in engines]
     scores = [int(score) for score in SCORES]
 
     def work(prompts: Sequence[str]) -> Counts:
         calls = [Call(str(index), text, index, 0.0) for index, text in enumerate(prompts)]
-        size = -(-len(calls) // cores)
+        size = -(-len(calls) // len(engines))
         shares = [calls[at : at + size] for at in range(0, len(calls), size)]
-        with ThreadPoolExecutor(cores) as pool:
+        with ThreadPoolExecutor(len(engines)) as pool:
             done = pool.map(
                 lambda judge, share: judge.complete(share, scores, lambda _: None), judges, shares
             )
