@@ -5,6 +5,7 @@ CONFIG ?= configs/local.yaml
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+KERNELS := $(VENV)/.kernels
 # With half-precision arithmetic (AVX512-FP16, Intel since Sapphire Rapids) llama.cpp's attention takes heads of 64 number
 # by number: kept from the compiler, where it knows the flag.
 NO_FP16 := $(shell $(CXX) -Werror -mno-avx512fp16 -E -x c++ /dev/null >/dev/null 2>&1 && echo -mno-avx512fp16)
@@ -22,7 +23,7 @@ test: check unit integration faults e2e
 
 check: lint types docs
 
-setup: $(READY)
+setup: $(READY) $(KERNELS)
 
 # llama-cpp-python and deepspeed build from source. The first is built for this very machine, so never taken
 # from pip's cache, and with the compiler flag that keeps GCC from dropping the stores which set up the AMX
@@ -37,6 +38,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation deepspeed
 	$(BIN)/pip install -q -c constraints.txt -e ".[local,openvino,tracking,wandb,dev]"
 	touch $(READY)
+
+# Our kernels for llama.cpp, where the system has a use for them; what keeps them from being built is said.
+$(KERNELS): $(READY) $(wildcard serving/engine/llamacpp/kernels/*)
+	-$(BIN)/python -m serving.engine.llamacpp.kernels
+	touch $(KERNELS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -32,6 +32,8 @@ COPY ray_jobs ray_jobs
 COPY serving serving
 COPY configs configs
 RUN pip install -c constraints.txt ".[local,tracking,wandb]"
+# Our kernels for processors with AVX-512 and VNNI, beside llama.cpp's libraries; others never load them.
+RUN cd /tmp && python -m serving.engine.llamacpp.kernels
 
 FROM python:3.11.13-slim-bookworm
 # g++ compiles the fused kernels of training (torch.compile); libgomp1 is llama.cpp's.

@@ -112,15 +112,20 @@ def measure() -> Rates:
 
 
 def _engine_finding(rate: machine.EngineRate) -> Finding:
+    from serving.engine.llamacpp import kernels
     from serving.engine.llamacpp.half_precision import SLOW_BUILD, sums_in_half_precision
 
     text = (
         f"SmolLM2-135M: {rate.answer_tokens_per_s:,.0f} answer tokens/s and "
         f"{rate.prompt_tokens_per_s:,.0f} prompt tokens/s, 16 answers together"
     )
-    if not sums_in_half_precision():
-        return Finding("engine", "ok", text)
-    return Finding("engine", "note", f"{text}; {SLOW_BUILD}")
+    if sums_in_half_precision():
+        return Finding("engine", "note", f"{text}; {SLOW_BUILD}")
+    state = kernels.state()
+    if state.in_use:
+        return Finding("engine", "ok", f"{text}, by our kernels")
+    level: Level = "note" if kernels.COMMAND in state.reason else "ok"
+    return Finding("engine", level, f"{text}, by llama.cpp's kernels: {state.reason}")
 
 
 def look(storage: Path, total: int | None, limit: int | None, gpus: list[str]) -> Iterator[Finding]:

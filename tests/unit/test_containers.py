@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from serving.engine.llamacpp import kernels
+
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs/containers").glob("*.Dockerfile"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -75,6 +77,13 @@ def test_all_cpu_variants_are_built_by_the_same_flags() -> None:
         assert flag in flags[0][1]
     assert "-fno-tree-dse -fno-dse" in flags[0][0]
     assert "-fno-tree-dse -fno-dse" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_our_kernels_are_compiled_into_the_image(path: Path) -> None:
+    text = steps(path)
+    built = next(at for at, step in enumerate(text) if kernels.COMMAND in step)
+    assert built > max(at for at, step in enumerate(text) if "pip install" in step)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

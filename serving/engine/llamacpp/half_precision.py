@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from serving.engine.llamacpp import kernels
+
 _HEAD = 128
 """One step of the loop in question."""
 _F32, _F16 = 0, 1
@@ -39,11 +41,11 @@ def sums_in_half_precision() -> bool:
     """Computes one head over two keys, and looks how the weight of the second was rounded; says so once.
 
     A build whose kernels are loaded at run time (GGML_BACKEND_DL) has none with AVX512-FP16, and cannot be
-    asked.
+    asked. Nor does it matter where our own kernels compute.
     """
     from llama_cpp._ggml import libggml
 
-    if not (_processor_can() and hasattr(libggml, "ggml_graph_compute_with_ctx")):
+    if kernels.state().in_use or not (_processor_can() and hasattr(libggml, "ggml_graph_compute_with_ctx")):
         return False
     values = np.stack([np.zeros(_HEAD), 1 + np.arange(_HEAD) / _HEAD]).astype(np.float16)
     keys = np.zeros((2, _HEAD), np.float16)

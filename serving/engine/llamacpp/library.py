@@ -9,6 +9,8 @@ from collections import deque
 
 import llama_cpp
 
+from serving.engine.llamacpp import kernels
+
 logger = logging.getLogger(__name__)
 
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING}  # its warnings are about its own tuning, not the user's
@@ -37,6 +39,7 @@ def start() -> None:
     llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     _load_variant()
+    kernels.start()
 
 
 def _load_variant() -> None:

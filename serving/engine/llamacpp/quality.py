@@ -13,13 +13,15 @@ from serving.engine.llamacpp.model import LlamaModel
 
 
 def next_token_logits(
-    path: str, text: str, max_tokens: int = 512
+    path: str, text: str, max_tokens: int = 512, num_at_once: int | None = None
 ) -> tuple[list[int], npt.NDArray[np.float32]]:
-    """Token ids (T) of a text and the model's logits (T, V) after each of them."""
+    """Token ids (T) of a text and the model's logits (T, V) after each of them, computed `num_at_once` at a
+    time."""
     model = LlamaModel.open(path)
     tokens = model.tokenize(text.encode(), special=False, add_bos=True)[:max_tokens]
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = max_tokens
+    params.n_ctx = params.n_batch = max_tokens
+    params.n_ubatch = num_at_once or max_tokens
     context = llama_cpp.llama_init_from_model(model.handle, params)
     batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
     for index, token in enumerate(tokens):

@@ -10,6 +10,7 @@ from ray_jobs.cli import doctor, machine
 from ray_jobs.cli import main as cli
 from ray_jobs.cli.forecast import SIZES, outlook
 from ray_jobs.cli.machine import EngineRate
+from serving.engine.llamacpp import kernels
 
 RATE = EngineRate(prompt_tokens_per_s=1000.0, answer_tokens_per_s=400.0, num_weights=134.5e6)
 
@@ -63,6 +64,7 @@ def test_a_missing_engine_is_bad_and_ends_with_1(monkeypatch: pytest.MonkeyPatch
 
 def test_a_slow_build_of_the_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "engine_rate", lambda: RATE)
+    monkeypatch.setattr(kernels, "state", lambda: kernels.State(True))
     for slow, level in ((False, "ok"), (True, "note")):
         monkeypatch.setattr(
             "serving.engine.llamacpp.half_precision.sums_in_half_precision", lambda found=slow: found
@@ -71,6 +73,25 @@ def test_a_slow_build_of_the_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> 
         assert engine.level == level
         assert ("-mno-avx512fp16" in engine.text) is slow
         assert "400 answer tokens/s and 1,000 prompt tokens/s" in engine.text
+
+
+@pytest.mark.parametrize(
+    ("state", "level", "told"),
+    [
+        (kernels.State(True), "ok", "by our kernels"),
+        (kernels.State(False, f"ours were not built: {kernels.COMMAND}"), "note", kernels.COMMAND),
+        (kernels.State(False, "this processor has no avx512f"), "ok", "llama.cpp's kernels: this processor"),
+    ],
+)
+def test_whose_kernels_compute_is_said(
+    state: kernels.State, level: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "engine_rate", lambda: RATE)
+    monkeypatch.setattr("serving.engine.llamacpp.half_precision.sums_in_half_precision", lambda: False)
+    monkeypatch.setattr(kernels, "state", lambda: state)
+    (engine,) = (one for one in doctor.measure().findings if one.subject == "engine")
+    assert engine.level == level
+    assert told in engine.text
 
 
 def test_tokens_are_said_to_be_there_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.engine.llamacpp import half_precision
+from serving.engine.llamacpp import half_precision, kernels
 from serving.engine.llamacpp.half_precision import sums_in_half_precision
 
 
 @pytest.fixture(autouse=True)
 def asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """On any processor."""
+    """On any processor, with llama.cpp's own kernels."""
     monkeypatch.setattr(half_precision, "_processor_can", lambda: True)
+    monkeypatch.setattr(kernels, "state", lambda: kernels.State(False))
     sums_in_half_precision.cache_clear()
     yield
     sums_in_half_precision.cache_clear()
@@ -59,5 +60,11 @@ def test_the_rounding_tells(
 
 def test_other_processors_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(half_precision, "_processor_can", lambda: False)
+    monkeypatch.delattr(half_precision, "_attend")
+    assert sums_in_half_precision() is False
+
+
+def test_it_does_not_matter_with_our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "state", lambda: kernels.State(True))
     monkeypatch.delattr(half_precision, "_attend")
     assert sums_in_half_precision() is False

@@ -1,0 +1,162 @@
+"""Our own kernels for llama.cpp's hottest loops, on x86 processors with AVX-512 and VNNI (Intel since Ice
+Lake, AMD since Zen 4) under Linux: products with Q4_0 and Q8_0 weights, and fused attention over f16.
+
+They are compiled for the installed llama-cpp-python by `python -m serving.engine.llamacpp.kernels` (`make
+setup` and the images do it), lie beside its libraries, and take the place of its functions in this process
+when the library is started. Where they were not built, or cannot be used, llama.cpp computes with its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import logging
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+SWITCH = "SERVING_ENGINE_NO_KERNELS"
+"""Environment variable: when set to 1, llama.cpp keeps its own kernels. Child processes inherit it."""
+COMMAND = "python -m serving.engine.llamacpp.kernels"
+SOURCES = Path(__file__).parent
+TRIED_VERSIONS = ("0.3.36",)
+"""Of llama-cpp-python: the kernels read llama.cpp's own layouts, which other versions may change."""
+FLAGS = (
+    "-O3", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden",
+    "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni",
+)  # fmt: skip
+_NEEDED = {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
+_NUM_FUNCTIONS = 4
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether this process computes with the kernels, and if not, why."""
+
+    in_use: bool
+    reason: str = ""
+
+
+class KernelsUnfit(Exception):
+    """Why the kernels cannot be built or used here, in a line."""
+
+
+def check_platform() -> None:
+    """Raises KernelsUnfit where they cannot be built: another system, or another llama.cpp."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+        raise KernelsUnfit(
+            f"they are for Linux on x86, and this is {platform.system()} on {platform.machine()}"
+        )
+    version = metadata.version("llama-cpp-python")
+    if version not in TRIED_VERSIONS:
+        raise KernelsUnfit(f"llama-cpp-python {version}: tried with {', '.join(TRIED_VERSIONS)} only")
+
+
+def check_processor() -> None:
+    """Raises KernelsUnfit where the processor lacks the instructions, as the kernel says."""
+    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text("ascii", "replace"), re.MULTILINE)
+    missing = sorted(_NEEDED - set(found[1].split() if found else ()))
+    if missing:
+        raise KernelsUnfit(f"this processor has no {', '.join(missing)}")
+
+
+def library_path() -> Path:
+    """Where the compiled kernels are, or would be: beside llama.cpp's libraries, named by what they are made
+    of.
+
+    Raises KernelsUnfit without llama-cpp-python.
+    """
+    return package_folder() / "lib" / f"libserving-kernels-{_fingerprint()}.so"
+
+
+def package_folder() -> Path:
+    """Of llama-cpp-python, which is not imported for it."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise KernelsUnfit("llama-cpp-python is not installed")
+    return Path(spec.origin).parent
+
+
+def source_files() -> list[Path]:
+    return sorted(SOURCES.glob("*.cpp"))
+
+
+def start() -> None:
+    """Takes llama.cpp's functions over, once its library is loaded; further calls do nothing."""
+    reason = state().reason
+    if reason:
+        logger.info("llama.cpp computes with its own kernels: %s", reason)
+
+
+@functools.cache
+def state() -> State:
+    """Loads and installs the kernels at the first call; llama.cpp's CPU library must be loaded."""
+    try:
+        _install()
+    except (KernelsUnfit, OSError) as error:
+        return State(False, str(error))
+    return State(True)
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """llama.cpp's own kernels for a while, for comparisons; nothing may be computing meanwhile."""
+    library = _library() if state().in_use else None
+    try:
+        if library is not None:
+            library.serving_kernels_enable(False)
+        yield
+    finally:
+        if library is not None:
+            library.serving_kernels_enable(True)
+
+
+def _install() -> None:
+    if os.environ.get(SWITCH) == "1":
+        raise KernelsUnfit(f"{SWITCH}=1")
+    check_platform()
+    check_processor()
+    if not library_path().exists():
+        raise KernelsUnfit(f"ours were not built: {COMMAND}")
+    taken = _library().serving_kernels_install(os.fsencode(_cpu_library()))
+    if taken != _NUM_FUNCTIONS:
+        raise KernelsUnfit(
+            f"this build of llama.cpp lets {taken} of {_NUM_FUNCTIONS} functions be taken over"
+        )
+
+
+def _cpu_library() -> str:
+    """The one that this process computes with, of several builds for unlike processors."""
+    maps = Path("/proc/self/maps").read_text("utf-8", "replace")
+    found = sorted(set(re.findall(r"/.*/libggml-cpu[^/\n]*$", maps, re.MULTILINE)))
+    if len(found) != 1:
+        raise KernelsUnfit(f"{len(found)} libraries called libggml-cpu are loaded")
+    return str(found[0])
+
+
+@functools.cache
+def _library() -> Any:
+    library = ctypes.CDLL(str(library_path()))
+    library.serving_kernels_install.argtypes = [ctypes.c_char_p]
+    library.serving_kernels_enable.argtypes = [ctypes.c_bool]
+    return library
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    header = package_folder().parent / "include" / "ggml.h"
+    for file in (*source_files(), SOURCES / "kernels.h", header):
+        digest.update(file.read_bytes() if file.exists() else b"")
+    digest.update(" ".join((*FLAGS, *TRIED_VERSIONS)).encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,374 @@
+// Fused attention over a cache in half precision, for x86 processors with AVX-512: takes the place of libggml-cpu's
+// ggml_compute_forward_flash_attn_ext (ggml/src/ggml-cpu/ops.cpp), which is called for what this does not compute.
+//
+// One key is read once for all queries that attend to it: the heads that share it, and the tokens of a tile. Scores,
+// weights and sums are single precision (softmax by running maximum and sum, https://arxiv.org/abs/2205.14135).
+//
+// A query's result depends on nothing but the query and the keys that its mask leaves, to the last bit: keys are
+// taken in tiles that begin at fixed positions of the cache, whatever else is in a call.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "ggml.h"
+#include "kernels.h"
+
+namespace {
+
+using kernels::Scratch;
+
+constexpr int LANES = 16;        // floats in a vector
+constexpr int KEYS = 64;         // keys of a tile
+constexpr int ROWS = 48;         // queries of a tile, at most
+constexpr int ROWS_AT_ONCE = 6;  // whose sums are in registers
+constexpr int LONGEST_HEAD = 256;
+
+struct Memory {
+    float * queries;  // [ROWS][head]
+    float * keys;     // [head][KEYS]
+    float * values;   // [KEYS][head]
+    float * scores;   // [ROWS][KEYS]
+    float * sums;     // [ROWS][head]
+    float maximum[ROWS];
+    float total[ROWS];
+};
+
+thread_local Scratch scratch;
+
+Memory memory_for(int head) {
+    float * start = scratch.take<float>((2 * ROWS + 2 * KEYS) * head + ROWS * KEYS);
+    Memory memory;
+    memory.queries = start;
+    memory.keys = memory.queries + ROWS * head;
+    memory.values = memory.keys + KEYS * head;
+    memory.scores = memory.values + KEYS * head;
+    memory.sums = memory.scores + ROWS * KEYS;
+    return memory;
+}
+
+inline __m512 halves_to_floats(const void * halves) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(halves)));
+}
+
+// exp(x) for x <= 0 to about one unit in the last place; exactly 0 where that is less than the least float. Reduction
+// and polynomial after Cephes' expf.
+inline __m512 exp_of(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-110.0f));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), _MM_FROUND_TO_NEAREST_INT);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
+    return _mm512_scalef_ps(p, n);
+}
+
+// 16 vectors of 16 floats, rows to columns.
+inline void transpose(__m512 (&rows)[LANES]) {
+    __m512 t[LANES];
+    for (int i = 0; i < LANES; i += 2) {
+        t[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < LANES; i += 4) {
+        rows[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+        rows[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xEE);
+        rows[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        rows[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0xDD);
+        t[i + 8] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0xDD);
+    }
+    for (int i = 0; i < 4; i++) {
+        rows[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+        rows[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xDD);
+        rows[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+        rows[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xDD);
+    }
+}
+
+// Keys of a tile as floats, [head][KEYS]; those beyond `count` are 0.
+void take_keys(float * out, const char * keys, size_t stride, int head, int count) {
+    for (int k = 0; k < KEYS; k += LANES) {
+        for (int d = 0; d < head; d += LANES) {
+            __m512 rows[LANES];
+            for (int i = 0; i < LANES; i++) {
+                rows[i] = k + i < count ? halves_to_floats(keys + (k + i) * stride + d * 2) : _mm512_setzero_ps();
+            }
+            transpose(rows);
+            for (int i = 0; i < LANES; i++) {
+                _mm512_store_ps(out + (d + i) * KEYS + k, rows[i]);
+            }
+        }
+    }
+}
+
+// Values of a tile as floats, [KEYS][head]; those beyond `count` are 0.
+void take_values(float * out, const char * values, size_t stride, int head, int count) {
+    for (int k = 0; k < KEYS; k++) {
+        for (int d = 0; d < head; d += LANES) {
+            _mm512_store_ps(out + k * head + d, k < count ? halves_to_floats(values + k * stride + d * 2) : _mm512_setzero_ps());
+        }
+    }
+}
+
+// scores[R][KEYS] = queries[R][head] times keys[head][KEYS].
+template <int R> void score(float * scores, const float * queries, const float * keys, int head) {
+    __m512 sums[R][KEYS / LANES];
+    for (auto & row : sums) {
+        for (auto & sum : row) {
+            sum = _mm512_setzero_ps();
+        }
+    }
+    for (int d = 0; d < head; d++) {
+        __m512 column[KEYS / LANES];
+        for (int i = 0; i < KEYS / LANES; i++) {
+            column[i] = _mm512_load_ps(keys + d * KEYS + i * LANES);
+        }
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++) {
+            const __m512 query = _mm512_set1_ps(queries[r * head + d]);
+            for (int i = 0; i < KEYS / LANES; i++) {
+                sums[r][i] = _mm512_fmadd_ps(query, column[i], sums[r][i]);
+            }
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        for (int i = 0; i < KEYS / LANES; i++) {
+            _mm512_store_ps(scores + r * KEYS + i * LANES, sums[r][i]);
+        }
+    }
+}
+
+// sums[R][head] += weights[R][KEYS] times values[KEYS][head], for VECTORS * LANES numbers of a head from d on.
+template <int R, int VECTORS> void add_values(float * sums, const float * weights, const float * values, int head, int d, int count) {
+    __m512 parts[R][VECTORS];
+    for (int r = 0; r < R; r++) {
+        for (int i = 0; i < VECTORS; i++) {
+            parts[r][i] = _mm512_load_ps(sums + r * head + d + i * LANES);
+        }
+    }
+    for (int k = 0; k < count; k++) {
+        __m512 value[VECTORS];
+        for (int i = 0; i < VECTORS; i++) {
+            value[i] = _mm512_load_ps(values + k * head + d + i * LANES);
+        }
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++) {
+            const __m512 weight = _mm512_set1_ps(weights[r * KEYS + k]);
+            for (int i = 0; i < VECTORS; i++) {
+                parts[r][i] = _mm512_fmadd_ps(weight, value[i], parts[r][i]);
+            }
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        for (int i = 0; i < VECTORS; i++) {
+            _mm512_store_ps(sums + r * head + d + i * LANES, parts[r][i]);
+        }
+    }
+}
+
+template <int R> void add_all_values(float * sums, const float * weights, const float * values, int head, int count) {
+    int d = 0;
+    for (; d + 4 * LANES <= head; d += 4 * LANES) {
+        add_values<R, 4>(sums, weights, values, head, d, count);
+    }
+    for (; d < head; d += LANES) {
+        add_values<R, 1>(sums, weights, values, head, d, count);
+    }
+}
+
+// What a call of attention is about, in ggml's terms.
+struct Call {
+    const ggml_tensor * queries;
+    const ggml_tensor * keys;
+    const ggml_tensor * values;
+    const ggml_tensor * mask;
+    ggml_tensor * out;
+    float scale;
+    int head;
+    int tokens;
+    int heads_per_key;
+
+    explicit Call(ggml_tensor * result)
+        : queries(result->src[0]), keys(result->src[1]), values(result->src[2]), mask(result->src[3]), out(result) {
+        std::memcpy(&scale, result->op_params, sizeof scale);
+        head = static_cast<int>(queries->ne[0]);
+        tokens = static_cast<int>(queries->ne[1]);
+        heads_per_key = static_cast<int>(queries->ne[2] / keys->ne[2]);
+    }
+
+    // Whether this is the attention that is computed here.
+    bool can() const {
+        float bias_and_cap[2];
+        std::memcpy(bias_and_cap, reinterpret_cast<const float *>(out->op_params) + 1, sizeof bias_and_cap);
+        return queries->type == GGML_TYPE_F32 && keys->type == GGML_TYPE_F16 && values->type == GGML_TYPE_F16 && mask != nullptr &&
+               mask->type == GGML_TYPE_F16 && out->src[4] == nullptr && bias_and_cap[0] == 0.0f && bias_and_cap[1] == 0.0f &&
+               head % LANES == 0 && head <= LONGEST_HEAD && values->ne[0] == head && keys->ne[0] == head &&
+               queries->ne[2] % keys->ne[2] == 0 && keys->ne[2] == values->ne[2] && keys->ne[3] == queries->ne[3] &&
+               values->ne[3] == queries->ne[3] && mask->ne[2] == 1 && out->nb[0] == sizeof(float) && queries->nb[0] == sizeof(float) &&
+               keys->nb[0] == 2 && values->nb[0] == 2 && mask->nb[0] == 2;
+    }
+
+    const char * mask_of(int token, int64_t sequence) const {
+        return static_cast<const char *>(mask->data) + token * mask->nb[1] + sequence % mask->ne[3] * mask->nb[3];
+    }
+};
+
+// Queries of neighbouring tokens that share a key's head: row = token * heads_per_key + head.
+struct Tile {
+    int64_t sequence;
+    int64_t key_head;
+    int first_row;
+    int rows;
+
+    int token(const Call & call, int row) const { return (first_row + row) / call.heads_per_key; }
+    int64_t query_head(const Call & call, int row) const {
+        return key_head * call.heads_per_key + (first_row + row) % call.heads_per_key;
+    }
+};
+
+bool all_masked(const Call & call, const Tile & tile, int64_t key, int count) {
+    const __m256i minus_infinity = _mm256_set1_epi16(static_cast<int16_t>(0xFC00));
+    for (int token = tile.token(call, 0); token <= tile.token(call, tile.rows - 1); token++) {
+        const char * mask = call.mask_of(token, tile.sequence) + key * 2;
+        for (int i = 0; i < count; i += LANES) {
+            const __mmask16 valid = static_cast<__mmask16>((1u << std::min(count - i, LANES)) - 1);
+            const __m256i sixteen = _mm256_maskz_loadu_epi16(valid, mask + i * 2);
+            if (_mm256_mask_cmpneq_epi16_mask(valid, sixteen, minus_infinity)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+// Turns a row's scores into weights relative to the running maximum, and scales what was added up before to that.
+void weigh(const Call & call, const Tile & tile, Memory & memory, int row, int64_t key, int count) {
+    float * scores = memory.scores + row * KEYS;
+    const char * mask = call.mask_of(tile.token(call, row), tile.sequence) + key * 2;
+    const __m512 minus_infinity = _mm512_set1_ps(-INFINITY);
+    __m512 vectors[KEYS / LANES];
+    __m512 greatest = minus_infinity;
+    for (int i = 0; i < KEYS / LANES; i++) {
+        const int left = std::clamp(count - i * LANES, 0, LANES);
+        const __mmask16 valid = static_cast<__mmask16>((1u << left) - 1);
+        const __m512 bias = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(valid, mask + i * LANES * 2));
+        vectors[i] = _mm512_mask_add_ps(minus_infinity, valid, _mm512_load_ps(scores + i * LANES), bias);
+        greatest = _mm512_max_ps(greatest, vectors[i]);
+    }
+    const float before = memory.maximum[row];
+    const float maximum = std::max(before, _mm512_reduce_max_ps(greatest));
+    if (maximum == -INFINITY) {
+        std::memset(scores, 0, KEYS * sizeof(float));
+        return;
+    }
+    __m512 total = _mm512_setzero_ps();
+    for (int i = 0; i < KEYS / LANES; i++) {
+        const __m512 weights = exp_of(_mm512_sub_ps(vectors[i], _mm512_set1_ps(maximum)));
+        _mm512_store_ps(scores + i * LANES, weights);
+        total = _mm512_add_ps(total, weights);
+    }
+    if (maximum > before) {
+        const float factor = before == -INFINITY ? 0.0f : _mm512_cvtss_f32(exp_of(_mm512_set1_ps(before - maximum)));
+        float * sums = memory.sums + row * call.head;
+        for (int d = 0; d < call.head; d += LANES) {
+            _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), _mm512_set1_ps(factor)));
+        }
+        memory.total[row] *= factor;
+        memory.maximum[row] = maximum;
+    }
+    memory.total[row] += _mm512_reduce_add_ps(total);
+}
+
+void take_queries(const Call & call, const Tile & tile, Memory & memory) {
+    const __m512 scale = _mm512_set1_ps(call.scale);
+    for (int r = 0; r < tile.rows; r++) {
+        const char * query = static_cast<const char *>(call.queries->data) + tile.token(call, r) * call.queries->nb[1] +
+                             tile.query_head(call, r) * call.queries->nb[2] + tile.sequence * call.queries->nb[3];
+        for (int d = 0; d < call.head; d += LANES) {
+            const __m512 numbers = _mm512_loadu_ps(reinterpret_cast<const float *>(query) + d);
+            _mm512_store_ps(memory.queries + r * call.head + d, _mm512_mul_ps(numbers, scale));
+            _mm512_store_ps(memory.sums + r * call.head + d, _mm512_setzero_ps());
+        }
+        memory.maximum[r] = -INFINITY;
+        memory.total[r] = 0.0f;
+    }
+}
+
+// out[head][query head][token][sequence], as ggml has it: the heads of a token side by side.
+void write(const Call & call, const Tile & tile, const Memory & memory) {
+    for (int r = 0; r < tile.rows; r++) {
+        const __m512 factor = _mm512_set1_ps(memory.total[r] == 0.0f ? 0.0f : 1.0f / memory.total[r]);
+        char * out = static_cast<char *>(call.out->data) + tile.query_head(call, r) * call.out->nb[1] +
+                     tile.token(call, r) * call.out->nb[2] + tile.sequence * call.out->nb[3];
+        for (int d = 0; d < call.head; d += LANES) {
+            const __m512 sums = _mm512_load_ps(memory.sums + r * call.head + d);
+            _mm512_storeu_ps(reinterpret_cast<float *>(out) + d, _mm512_mul_ps(sums, factor));
+        }
+    }
+}
+
+void attend(const Call & call, const Tile & tile, Memory & memory) {
+    const char * keys = static_cast<const char *>(call.keys->data) + tile.key_head * call.keys->nb[2] + tile.sequence * call.keys->nb[3];
+    const char * values =
+        static_cast<const char *>(call.values->data) + tile.key_head * call.values->nb[2] + tile.sequence * call.values->nb[3];
+    const int head = call.head;
+    take_queries(call, tile, memory);
+    for (int64_t key = 0; key < call.keys->ne[1]; key += KEYS) {
+        const int count = static_cast<int>(std::min<int64_t>(KEYS, call.keys->ne[1] - key));
+        if (all_masked(call, tile, key, count)) {
+            continue;
+        }
+        take_keys(memory.keys, keys + key * call.keys->nb[1], call.keys->nb[1], head, count);
+#define SCORE(R) score<R>(memory.scores + first * KEYS, memory.queries + first * head, memory.keys, head)
+        for (int first = 0; first < tile.rows; first += ROWS_AT_ONCE) {
+            SERVING_FOR_ROWS_UP_TO_6(tile.rows - first, SCORE)
+        }
+        for (int r = 0; r < tile.rows; r++) {
+            weigh(call, tile, memory, r, key, count);
+        }
+        take_values(memory.values, values + key * call.values->nb[1], call.values->nb[1], head, count);
+#define ADD(R) add_all_values<R>(memory.sums + first * head, memory.scores + first * KEYS, memory.values, head, count)
+        for (int first = 0; first < tile.rows; first += ROWS_AT_ONCE) {
+            SERVING_FOR_ROWS_UP_TO_6(tile.rows - first, ADD)
+        }
+    }
+    write(call, tile, memory);
+}
+
+}  // namespace
+
+namespace kernels {
+
+Attention original_attention = nullptr;
+
+void serving_attention(const ComputeParams * params, ggml_tensor * result) {
+    const Call call(result);
+    if (!enabled || !call.can()) {
+        original_attention(params, result);
+        return;
+    }
+    Memory memory = memory_for(call.head);
+    const int rows = call.tokens * call.heads_per_key;
+    const int tiles = (rows + ROWS - 1) / ROWS;
+    const int64_t work = call.queries->ne[3] * call.keys->ne[2] * tiles;
+    for (int64_t i = params->thread; i < work; i += params->num_threads) {
+        const int64_t pair = i / tiles;
+        const int first = static_cast<int>(i % tiles) * ROWS;
+        attend(call, {pair / call.keys->ne[2], pair % call.keys->ne[2], first, std::min(ROWS, rows - first)}, memory);
+    }
+}
+
+}  // namespace kernels

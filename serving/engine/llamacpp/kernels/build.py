@@ -1,0 +1,71 @@
+"""Compiling the kernels for the installed llama-cpp-python."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from serving.engine.llamacpp import kernels
+from serving.engine.llamacpp.kernels import KernelsUnfit
+
+_LIMIT_S = 600
+_NO_FALSE_ALARMS = ("-Wno-maybe-uninitialized", "-Wno-uninitialized")  # GCC 12, about its own header
+
+
+def build() -> Path:
+    """Compiles and puts the library in place at once, unless it is there.
+
+    Raises KernelsUnfit where it cannot be used, or no compiler is found, or it fails.
+    """
+    kernels.check_platform()
+    target = kernels.library_path()
+    if target.exists():
+        return target
+    include = kernels.package_folder().parent / "include"
+    if not (include / "ggml.h").exists():
+        raise KernelsUnfit(f"{include} has no ggml.h: reinstall llama-cpp-python from source")
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        _compile(made, include)
+        os.replace(made, target)
+    for old in target.parent.glob("libserving-kernels-*.so"):
+        if old != target:
+            old.unlink(missing_ok=True)
+    return target
+
+
+def _compile(target: Path, include: Path) -> None:
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if not compiler:
+        raise KernelsUnfit("no C++ compiler: install one (g++), or name it in CXX")
+    files = [str(file) for file in kernels.source_files()]
+    command = [
+        *compiler.split(),
+        *kernels.FLAGS,
+        *_NO_FALSE_ALARMS,
+        f"-I{include}",
+        "-o",
+        str(target),
+        *files,
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KernelsUnfit(f"{compiler}: {error}") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or ["failed"]
+        raise KernelsUnfit(f"{compiler}: {lines[0]}")
+
+
+def main() -> int:
+    """`python -m serving.engine.llamacpp.kernels`."""
+    try:
+        print(build())  # noqa: T201
+    except (KernelsUnfit, OSError) as error:
+        print(f"llama.cpp keeps its own kernels: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0

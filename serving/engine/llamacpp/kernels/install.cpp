@@ -1,0 +1,116 @@
+// Puts the kernels in the place of libggml-cpu's functions: in the tables by which that library calls its own functions
+// (on Linux, a library without hidden symbols calls them by way of its global offset table). Nothing else in the
+// process is touched, and nothing outside that library calls the kernels.
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "kernels.h"
+
+namespace kernels {
+
+bool enabled = false;
+
+namespace {
+
+struct Function {
+    const char * name;
+    void * kernel;
+    void ** original;
+};
+
+const Function FUNCTIONS[] = {
+    {"ggml_gemm_q4_0_8x8_q8_0", reinterpret_cast<void *>(serving_q4_0_rows), reinterpret_cast<void **>(&original_rows)},
+    {"ggml_gemv_q4_0_8x8_q8_0", reinterpret_cast<void *>(serving_q4_0_row), reinterpret_cast<void **>(&original_row)},
+    {"llamafile_sgemm", reinterpret_cast<void *>(serving_product), reinterpret_cast<void **>(&original_product)},
+    {"ggml_compute_forward_flash_attn_ext", reinterpret_cast<void *>(serving_attention), reinterpret_cast<void **>(&original_attention)},
+};
+
+// The parts of a loaded library's dynamic section that are read here.
+struct Dynamic {
+    const Elf64_Sym * symbols = nullptr;
+    const char * names = nullptr;
+    const Elf64_Rela * calls = nullptr;
+    size_t calls_bytes = 0;
+    const Elf64_Rela * others = nullptr;
+    size_t others_bytes = 0;
+
+    explicit Dynamic(const link_map * library) {
+        const auto address = [&](const Elf64_Dyn * entry) {
+            const Elf64_Addr value = entry->d_un.d_ptr;  // glibc has made it absolute; other C libraries do not
+            return value < library->l_addr ? value + library->l_addr : value;
+        };
+        for (const Elf64_Dyn * entry = library->l_ld; entry->d_tag != DT_NULL; entry++) {
+            switch (entry->d_tag) {
+                case DT_SYMTAB: symbols = reinterpret_cast<const Elf64_Sym *>(address(entry)); break;
+                case DT_STRTAB: names = reinterpret_cast<const char *>(address(entry)); break;
+                case DT_JMPREL: calls = reinterpret_cast<const Elf64_Rela *>(address(entry)); break;
+                case DT_PLTRELSZ: calls_bytes = entry->d_un.d_val; break;
+                case DT_RELA: others = reinterpret_cast<const Elf64_Rela *>(address(entry)); break;
+                case DT_RELASZ: others_bytes = entry->d_un.d_val; break;
+                default: break;
+            }
+        }
+    }
+};
+
+bool write_pointer(void ** place, void * value) {
+    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    void * start = reinterpret_cast<void *>(reinterpret_cast<uintptr_t>(place) / page * page);
+    if (mprotect(start, page, PROT_READ | PROT_WRITE) != 0) {
+        return false;
+    }
+    *place = value;
+    return true;
+}
+
+int redirect(const link_map * library, const Dynamic & dynamic, const Elf64_Rela * table, size_t bytes, const Function & function) {
+    int found = 0;
+    for (const Elf64_Rela * entry = table; entry < table + bytes / sizeof *table; entry++) {
+        const auto type = ELF64_R_TYPE(entry->r_info);
+        if (type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT) {
+            continue;
+        }
+        const Elf64_Sym & symbol = dynamic.symbols[ELF64_R_SYM(entry->r_info)];
+        if (std::strcmp(dynamic.names + symbol.st_name, function.name) == 0) {
+            found += write_pointer(reinterpret_cast<void **>(library->l_addr + entry->r_offset), function.kernel);
+        }
+    }
+    return found;
+}
+
+}  // namespace
+}  // namespace kernels
+
+// Takes over all four functions of the library at `path`, which is loaded already. Returns how many of them were
+// found and redirected; with fewer than four nothing is ever computed by the kernels.
+extern "C" __attribute__((visibility("default"))) int serving_kernels_install(const char * path) {
+    using namespace kernels;
+    void * handle = dlopen(path, RTLD_NOLOAD | RTLD_NOW);
+    link_map * library = nullptr;
+    if (handle == nullptr || dlinfo(handle, RTLD_DI_LINKMAP, &library) != 0) {
+        return 0;
+    }
+    const Dynamic dynamic(library);
+    for (const Function & function : FUNCTIONS) {
+        *function.original = dlsym(handle, function.name);
+        if (*function.original == nullptr) {
+            return 0;
+        }
+    }
+    int functions = 0;
+    for (const Function & function : FUNCTIONS) {
+        functions += redirect(library, dynamic, dynamic.calls, dynamic.calls_bytes, function) +
+                         redirect(library, dynamic, dynamic.others, dynamic.others_bytes, function) > 0;
+    }
+    enabled = functions == 4;
+    return functions;
+}
+
+// With false, libggml-cpu's own functions compute again. Not while anything is computed.
+extern "C" __attribute__((visibility("default"))) void serving_kernels_enable(bool on) { kernels::enabled = on; }

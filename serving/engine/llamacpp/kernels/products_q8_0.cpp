@@ -1,0 +1,168 @@
+// Products with Q8_0 weights, for x86 processors with AVX-512 and VNNI: takes the place of libggml-cpu's llamafile_sgemm
+// (ggml/src/ggml-cpu/llamafile/sgemm.cpp), which is called for all other types. Q4_0 files keep their embedding in
+// Q8_0, and each token that is written multiplies with all of it.
+//
+// A row of a result depends on nothing but its own inputs, to the last bit.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "ggml.h"
+#include "kernels.h"
+
+namespace {
+
+constexpr int BLOCK = 32;    // numbers that share a scale
+constexpr int COLUMNS = 16;  // rows of the weights that are multiplied at once: columns of the result
+constexpr int RUNS = BLOCK / 4;
+constexpr int ROWS = 8;
+
+struct Block {
+    uint16_t scale;
+    int8_t numbers[BLOCK];
+};
+
+static_assert(sizeof(Block) == 34, "ggml's block_q8_0");
+
+// One block of sixteen columns: their numbers plus 128, in runs of four numbers a column, and their scales.
+struct alignas(64) Panel {
+    uint8_t numbers[RUNS][COLUMNS * 4];
+    float scales[COLUMNS];
+};
+
+// A row's block: its scale, and -128 times the sum of its numbers, from which products with weights plus 128 start.
+struct RowFacts {
+    int32_t start;
+    float scale;
+};
+
+thread_local kernels::Scratch panel_memory;
+thread_local kernels::Scratch facts_memory;
+
+// Blocks of up to sixteen columns, `stride` blocks apart; what is beyond `count` is 0.
+void take_panel(Panel & panel, const Block * column, int64_t stride, int count) {
+    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+    __m512i rows[RUNS];
+    alignas(32) uint16_t scales[COLUMNS] = {};
+    for (int i = 0; i < 8; i++) {
+        const auto numbers = [&](int c) {
+            return c < count ? _mm256_loadu_si256(reinterpret_cast<const __m256i *>(column[c * stride].numbers)) : _mm256_setzero_si256();
+        };
+        rows[i] = _mm512_inserti64x4(_mm512_castsi256_si512(numbers(i)), numbers(i + 8), 1);
+    }
+    for (int c = 0; c < count; c++) {
+        scales[c] = column[c * stride].scale;
+    }
+    _mm512_store_ps(panel.scales, _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i *>(scales))));
+    // Two transpositions of 8 x 8 runs side by side.
+    __m512i t[RUNS];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        rows[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        rows[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        rows[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        rows[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+    const __m512i high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    for (int i = 0; i < 4; i++) {
+        const __m512i first = _mm512_permutex2var_epi64(rows[i], low, rows[i + 4]);
+        const __m512i second = _mm512_permutex2var_epi64(rows[i], high, rows[i + 4]);
+        _mm512_store_si512(panel.numbers[i], _mm512_xor_si512(first, sign));
+        _mm512_store_si512(panel.numbers[i + 4], _mm512_xor_si512(second, sign));
+    }
+}
+
+// out[R][COLUMNS], the columns of `valid`.
+template <int R>
+void tile(int blocks, float * out, int64_t out_stride, const Panel * panels, const Block * rows, int64_t row_stride, const RowFacts * facts,
+          __mmask16 valid) {
+    __m512 sums[R];
+    for (auto & sum : sums) {
+        sum = _mm512_setzero_ps();
+    }
+    for (int b = 0; b < blocks; b++) {
+        __m512i weights[RUNS];
+        for (int i = 0; i < RUNS; i++) {
+            weights[i] = _mm512_load_si512(panels[b].numbers[i]);
+        }
+        const __m512 scales = _mm512_load_ps(panels[b].scales);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const RowFacts & fact = facts[r * blocks + b];
+            const int8_t * numbers = rows[r * row_stride + b].numbers;
+            __m512i products = _mm512_set1_epi32(fact.start);
+            for (int i = 0; i < RUNS; i++) {
+                int32_t run;
+                std::memcpy(&run, numbers + 4 * i, sizeof run);
+                products = _mm512_dpbusd_epi32(products, weights[i], _mm512_set1_epi32(run));
+            }
+            sums[r] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(products), scales), _mm512_set1_ps(fact.scale), sums[r]);
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        _mm512_mask_storeu_ps(out + r * out_stride, valid, sums[r]);
+    }
+}
+
+const RowFacts * facts_of(const Block * rows, int64_t stride, int64_t num_rows, int blocks) {
+    RowFacts * facts = facts_memory.take<RowFacts>(num_rows * blocks);
+    const __m256i ones = _mm256_set1_epi8(1);
+    for (int64_t r = 0; r < num_rows; r++) {
+        for (int b = 0; b < blocks; b++) {
+            const Block & block = rows[r * stride + b];
+            const __m256i numbers = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(block.numbers));
+            const __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), ones, numbers);
+            __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+            sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+            sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
+            facts[r * blocks + b] = {-128 * _mm_cvtsi128_si32(sum), _cvtsh_ss(block.scale)};
+        }
+    }
+    return facts;
+}
+
+// The thread's share of the product of `num_rows` rows with `num_columns` columns.
+void multiply(const kernels::ComputeParams * params, int64_t num_columns, int64_t num_rows, int blocks, const Block * weights,
+              int64_t weight_stride, const Block * rows, int64_t row_stride, float * out, int64_t out_stride) {
+    const RowFacts * facts = facts_of(rows, row_stride, num_rows, blocks);
+    Panel * panels = panel_memory.take<Panel>(blocks);
+    const int64_t groups = (num_columns + COLUMNS - 1) / COLUMNS;
+    const int64_t first = groups * params->thread / params->num_threads * COLUMNS;
+    const int64_t last = groups * (params->thread + 1) / params->num_threads * COLUMNS;
+    for (int64_t c = first; c < last; c += COLUMNS) {
+        const int count = static_cast<int>(std::min<int64_t>(COLUMNS, num_columns - c));
+        const __mmask16 valid = static_cast<__mmask16>((1u << count) - 1);
+        for (int b = 0; b < blocks; b++) {
+            take_panel(panels[b], weights + c * weight_stride + b, weight_stride, count);
+        }
+        for (int64_t r = 0; r < num_rows; r += ROWS) {
+#define TILE(R) tile<R>(blocks, out + r * out_stride + c, out_stride, panels, rows + r * row_stride, row_stride, facts + r * blocks, valid)
+            SERVING_FOR_ROWS_UP_TO_8(num_rows - r, TILE)
+        }
+    }
+}
+
+}  // namespace
+
+namespace kernels {
+
+Product original_product = nullptr;
+
+// As llamafile_sgemm: c[n][m] = b[n][k] times a[m][k], strides in elements of the types.
+bool serving_product(const ComputeParams * params, int64_t m, int64_t n, int64_t k, const void * a, int64_t lda, const void * b, int64_t ldb,
+                     void * c, int64_t ldc, int a_type, int b_type, int c_type) {
+    if (!enabled || a_type != GGML_TYPE_Q8_0 || b_type != GGML_TYPE_Q8_0 || c_type != GGML_TYPE_F32) {
+        return original_product(params, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type);
+    }
+    multiply(params, m, n, static_cast<int>(k), static_cast<const Block *>(a), lda, static_cast<const Block *>(b), ldb, static_cast<float *>(c), ldc);
+    return true;
+}
+
+}  // namespace kernels

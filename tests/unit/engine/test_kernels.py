@@ -1,0 +1,309 @@
+"""Our kernels against arithmetic in double precision, against llama.cpp's, and against themselves: a row's
+result may not depend, in any bit, on what else is computed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.engine.llamacpp import kernels
+from tests.ggml_graphs import BLOCK, Q8_0_DTYPE, Ggml
+
+COLUMNS = 8
+ROWS = 4
+
+
+@pytest.fixture(scope="module")
+def ggml() -> Ggml:
+    try:
+        kernels.check_platform()
+        kernels.check_processor()
+    except kernels.KernelsUnfit as error:
+        pytest.skip(str(error))
+    return Ggml()
+
+
+def test_they_are_in_use_where_the_processor_can(ggml: Ggml) -> None:
+    assert kernels.state() == kernels.State(True)
+
+
+def packed_weights(random: Any, columns: int, n: int) -> tuple[Any, Any]:
+    """block_q4_0x8 as bytes, and the same weights as numbers (columns, n)."""
+    quants = random.integers(0, 16, (columns, n // BLOCK, BLOCK), dtype=np.uint8)
+    scales = random.normal(0, 0.1, (columns, n // BLOCK)).astype(np.float16)
+    dtype = np.dtype([("scales", "<f2", COLUMNS), ("nibbles", "u1", (2, COLUMNS, 8))])
+    packed = np.zeros((columns // COLUMNS, n // BLOCK), dtype)
+    for column in range(columns):
+        group, place = divmod(column, COLUMNS)
+        low, high = quants[column, :, :16], quants[column, :, 16:]
+        packed["scales"][group, :, place] = scales[column]
+        packed["nibbles"][group, :, :, place] = ((low | high << 4) ^ 0x88).reshape(-1, 2, 8)
+    numbers = (quants.astype(np.float64) - 8) * scales[:, :, None].astype(np.float64)
+    return packed, numbers.reshape(columns, n)
+
+
+def rows_of(random: Any, count: int, n: int) -> Any:
+    rows = np.zeros((count, n // BLOCK), Q8_0_DTYPE)
+    rows["numbers"] = random.integers(-128, 128, (count, n // BLOCK, BLOCK))
+    rows["scale"] = random.normal(0, 0.01, (count, n // BLOCK))
+    return rows
+
+
+def numbers_of(rows: Any) -> Any:
+    return (rows["numbers"] * rows["scale"][..., None].astype(np.float64)).reshape(rows.shape[0], -1)
+
+
+def packed_rows(rows: Any) -> Any:
+    """block_q8_0x4: four rows, in runs of eight numbers."""
+    dtype = np.dtype([("scales", "<f2", ROWS), ("numbers", "i1", (4, ROWS, 8))])
+    packed = np.zeros((rows.shape[0] // ROWS, rows.shape[1]), dtype)
+    for row in range(rows.shape[0]):
+        group, place = divmod(row, ROWS)
+        packed["scales"][group, :, place] = rows["scale"][row]
+        packed["numbers"][group, :, :, place] = rows["numbers"][row].reshape(-1, 4, 8)
+    return packed
+
+
+def q4_0(name: str, weights: Any, rows: Any, num_rows: int, columns: int, n: int) -> Any:
+    function = getattr(kernels._library(), name)
+    function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p]
+    function.argtypes += [ctypes.c_int, ctypes.c_int]
+    function.restype = None
+    out = np.full((num_rows, columns), np.nan, np.float32)
+    function(n, out.ctypes.data, columns, weights.ctypes.data, rows.ctypes.data, num_rows, columns)
+    return out
+
+
+@pytest.mark.parametrize("n", [32, 576, 2048])
+@pytest.mark.parametrize("columns", [8, 16, 40, 576])
+@pytest.mark.parametrize("num_rows", [4, 8, 12, 32])
+def test_q4_0_products(ggml: Ggml, n: int, columns: int, num_rows: int) -> None:
+    random = np.random.default_rng([n, columns, num_rows])
+    weights, numbers = packed_weights(random, columns, n)
+    rows = rows_of(random, num_rows, n)
+    expected = numbers_of(rows) @ numbers.T
+    found = q4_0("serving_q4_0_rows", weights, packed_rows(rows), num_rows, columns, n)
+    size = np.abs(numbers_of(rows)) @ np.abs(numbers).T
+    assert np.abs(found - expected).max() <= 2e-6 * size.max()
+    for row in range(num_rows):
+        alone = q4_0("serving_q4_0_row", weights, rows[row], 1, columns, n)
+        assert alone.tobytes() == found[row : row + 1].tobytes()
+
+
+def test_the_layout_is_llama_cpps(ggml: Ggml) -> None:
+    """Its own function reads the same bytes as the same numbers."""
+    random = np.random.default_rng(7)
+    weights, _ = packed_weights(random, 32, 576)
+    rows = packed_rows(rows_of(random, 8, 576))
+    found = q4_0("serving_q4_0_rows", weights, rows, 8, 32, 576)
+    with kernels.switched_off():
+        original = q4_0("serving_q4_0_rows", weights, rows, 8, 32, 576)
+    assert found == pytest.approx(original, rel=1e-4, abs=1e-4)
+    assert found.tobytes() != original.tobytes()  # it is another function
+
+
+@pytest.mark.parametrize("columns", [1, 16, 100])
+@pytest.mark.parametrize("num_rows", [1, 2, 7, 8, 9, 33])
+def test_q8_0_products(ggml: Ggml, columns: int, num_rows: int) -> None:
+    random = np.random.default_rng([columns, num_rows])
+    weights = rows_of(random, columns, 576)
+    rows = random.normal(0, 1, (num_rows, 576)).astype(np.float32)
+    expected = rows.astype(np.float64) @ numbers_of(weights).T
+    size = np.abs(rows) @ np.abs(numbers_of(weights)).T
+    found = ggml.product(weights, rows)
+    assert np.abs(found - expected).max() <= 0.01 * size.max()  # rows are rounded to Q8_0
+    with kernels.switched_off():
+        assert found == pytest.approx(ggml.product(weights, rows), rel=1e-4, abs=1e-4 * size.max())
+    assert found.tobytes() == ggml.product(weights, rows, threads=2).tobytes()
+    for row in range(num_rows) if num_rows > 1 else ():
+        pair = ggml.product(weights, rows[[row, 0]])
+        assert pair[0].tobytes() == found[row].tobytes()
+
+
+def exact(queries: Any, keys: Any, values: Any, mask: Any) -> Any:
+    repeat = queries.shape[1] // keys.shape[1]
+    keys, values = (np.repeat(each.astype(np.float64), repeat, axis=1) for each in (keys, values))
+    scores = queries.astype(np.float64) @ keys.swapaxes(2, 3) * queries.shape[-1] ** -0.5
+    scores = scores + mask.astype(np.float64)
+    greatest = scores.max(-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(greatest), greatest, 0))
+    total = weights.sum(-1, keepdims=True)
+    return np.where(total > 0, weights / np.where(total > 0, total, 1), 0) @ values
+
+
+def causal(sequences: int, tokens: int, keys: int, past: Any) -> Any:
+    """Token t of a sequence sees its first past + t + 1 keys."""
+    seen = np.arange(keys) <= np.asarray(past)[:, None, None] + np.arange(tokens)[None, :, None]
+    return np.where(seen, 0, -np.inf).astype(np.float16)[:, None].reshape(sequences, 1, tokens, keys)
+
+
+def inputs(random: Any, sequences: int, heads: int, key_heads: int, tokens: int, keys: int, head: int) -> Any:
+    def normal(*shape: int) -> Any:
+        return random.normal(0, 1, shape)
+
+    return (
+        3 * normal(sequences, heads, tokens, head).astype(np.float32),
+        normal(sequences, key_heads, keys, head).astype(np.float16),
+        normal(sequences, key_heads, keys, head).astype(np.float16),
+    )
+
+
+SHAPES = [  # sequences, heads, key heads, tokens, keys, head
+    (1, 1, 1, 1, 32, 16),
+    (16, 9, 3, 1, 256, 64),
+    (3, 8, 8, 2, 512, 128),
+    (2, 4, 1, 37, 320, 80),
+    (1, 9, 3, 130, 512, 64),
+    (1, 32, 8, 20, 100, 64),
+    (1, 2, 1, 70, 96, 256),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_attention(ggml: Ggml, shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(shape)
+    sequences, _, _, tokens, keys, _ = shape
+    queries, k, v = inputs(random, *shape)
+    mask = causal(sequences, tokens, keys, random.integers(0, keys - tokens + 1, sequences))
+    expected = exact(queries, k, v, mask).swapaxes(1, 2)
+    found = ggml.attention(queries, k, v, mask)
+    assert np.abs(found - expected).max() <= 2e-5
+    with kernels.switched_off():
+        original = ggml.attention(queries, k, v, mask)
+    assert np.abs(original - expected).max() <= 2e-2  # it adds up in half precision
+    assert found.tobytes() == ggml.attention(queries, k, v, mask, threads=2).tobytes()
+    for sequence in range(sequences):
+        for token in {0, tokens // 2, tokens - 1}:
+            alone = ggml.attention(
+                queries[sequence : sequence + 1, :, token : token + 1],
+                k[sequence : sequence + 1],
+                v[sequence : sequence + 1],
+                mask[sequence : sequence + 1, :, token : token + 1],
+            )
+            assert alone.tobytes() == found[sequence, token].tobytes()
+
+
+def test_keys_that_nobody_sees_change_nothing(ggml: Ggml) -> None:
+    random = np.random.default_rng(3)
+    queries, k, v = inputs(random, 1, 6, 2, 5, 192, 64)
+    mask = causal(1, 5, 192, [40])
+    wide = [np.concatenate([each, 100 * each], axis=2) for each in (k, v)]
+    found = ggml.attention(queries, *wide, np.pad(mask, [(0, 0)] * 3 + [(0, 192)], constant_values=-np.inf))
+    assert found.tobytes() == ggml.attention(queries, k, v, mask).tobytes()
+
+
+def test_a_row_that_sees_nothing_is_zero(ggml: Ggml) -> None:
+    random = np.random.default_rng(4)
+    queries, k, v = inputs(random, 1, 2, 1, 3, 128, 32)
+    mask = causal(1, 3, 128, [60])
+    mask[0, 0, 1] = -np.inf
+    found = ggml.attention(queries, k, v, mask)
+    assert not found[0, 1].any()
+    assert found[0, [0, 2]] == pytest.approx(exact(queries, k, v, mask).swapaxes(1, 2)[0, [0, 2]], abs=2e-5)
+
+
+def test_great_scores_do_not_overflow(ggml: Ggml) -> None:
+    random = np.random.default_rng(5)
+    queries, k, v = inputs(random, 1, 2, 1, 3, 128, 32)
+    mask = causal(1, 3, 128, [100])
+    found = ggml.attention(1000 * queries, k, v, mask)
+    assert found == pytest.approx(exact(1000 * queries, k, v, mask).swapaxes(1, 2), abs=1e-3)
+
+
+def test_other_attention_is_left_to_llama_cpp(ggml: Ggml) -> None:
+    """A cap on scores, no mask: computed by the function whose place was taken."""
+    random = np.random.default_rng(6)
+    queries, k, v = inputs(random, 1, 2, 1, 3, 128, 32)
+    mask = causal(1, 3, 128, [100])
+    for arguments in ({"mask": mask, "cap": 30.0}, {"mask": None}):
+        found = ggml.attention(queries, k, v, **arguments)
+        with kernels.switched_off():
+            assert found.tobytes() == ggml.attention(queries, k, v, **arguments).tobytes()
+
+
+def run(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+STATE = (
+    "from serving.engine.llamacpp import kernels, library; library.start();"
+    "print(kernels.state().in_use, kernels.state().reason)"
+)
+
+
+def test_an_environment_variable_turns_them_off(ggml: Ggml) -> None:
+    assert run(STATE, **{kernels.SWITCH: "1"}) == f"False {kernels.SWITCH}=1"
+    assert run(STATE) == "True"
+
+
+def test_a_processor_without_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_: "flags\t\t: fpu avx2 fma f16c avx512f\n")
+    with pytest.raises(kernels.KernelsUnfit, match="no avx512_vnni, avx512bw, avx512dq, avx512vl"):
+        kernels.check_processor()
+
+
+def test_another_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels.metadata, "version", lambda _: "0.4.0")
+    monkeypatch.setattr(kernels.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(kernels.sys, "platform", "linux")
+    with pytest.raises(kernels.KernelsUnfit, match=r"llama-cpp-python 0\.4\.0: tried with 0\.3\.36 only"):
+        kernels.check_platform()
+
+
+def test_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels.sys, "platform", "darwin")
+    with pytest.raises(kernels.KernelsUnfit, match="they are for Linux on x86"):
+        kernels.check_platform()
+
+
+def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(kernels, "check_platform", lambda: None)
+    monkeypatch.setattr(kernels, "check_processor", lambda: None)
+    monkeypatch.setattr(kernels, "library_path", lambda: tmp_path / "none.so")
+    with pytest.raises(kernels.KernelsUnfit, match=kernels.COMMAND):
+        kernels._install()
+
+
+def built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package folder with its header, and an empty folder for libraries."""
+    package = tmp_path / "llama_cpp"
+    (package / "lib").mkdir(parents=True)
+    (tmp_path / "include").symlink_to(kernels.package_folder().parent / "include")
+    monkeypatch.setattr(kernels, "package_folder", lambda: package)
+    return package / "lib"
+
+
+def test_it_is_built_once_and_an_old_one_goes(
+    ggml: Ggml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving.engine.llamacpp.kernels import build
+
+    folder = built_in(tmp_path, monkeypatch)
+    (folder / "libserving-kernels-0123.so").write_bytes(b"of another version")
+    made = build.build()
+    assert [path.name for path in folder.iterdir()] == [made.name]
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert build.build() == made
+
+
+def test_a_compiler_that_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from serving.engine.llamacpp.kernels import build
+
+    folder = built_in(tmp_path, monkeypatch)
+    monkeypatch.setattr(kernels, "check_platform", lambda: None)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert build.main() == 1
+    assert "llama.cpp keeps its own kernels: no-such-compiler" in capsys.readouterr().err
+    assert not list(folder.iterdir())
