@@ -97,16 +97,14 @@ def test_q4_0_products(ggml: Ggml, n: int, columns: int, num_rows: int) -> None:
         assert alone.tobytes() == found[row : row + 1].tobytes()
 
 
-def test_the_layout_is_llama_cpps(ggml: Ggml) -> None:
-    """Its own function reads the same bytes as the same numbers."""
+def test_q4_0_products_are_llama_cpps_to_the_last_bit(ggml: Ggml) -> None:
+    """Those of several rows: they add up in the same order. Its single row rounds otherwise."""
     random = np.random.default_rng(7)
-    weights, _ = packed_weights(random, 32, 576)
+    weights, _ = packed_weights(random, 40, 576)
     rows = packed_rows(rows_of(random, 8, 576))
-    found = q4_0("serving_q4_0_rows", weights, rows, 8, 32, 576)
+    found = q4_0("serving_q4_0_rows", weights, rows, 8, 40, 576)
     with kernels.switched_off():
-        original = q4_0("serving_q4_0_rows", weights, rows, 8, 32, 576)
-    assert found == pytest.approx(original, rel=1e-4, abs=1e-4)
-    assert found.tobytes() != original.tobytes()  # it is another function
+        assert found.tobytes() == q4_0("serving_q4_0_rows", weights, rows, 8, 40, 576).tobytes()
 
 
 @pytest.mark.parametrize("columns", [1, 16, 100])

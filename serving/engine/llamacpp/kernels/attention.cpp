@@ -23,7 +23,7 @@ using kernels::Scratch;
 
 constexpr int LANES = 16;        // floats in a vector
 constexpr int KEYS = 64;         // keys of a tile
-constexpr int ROWS = 48;         // queries of a tile, at most
+constexpr int ROWS = 48;         // queries of a tile, at most; a multiple of LANES
 constexpr int ROWS_AT_ONCE = 6;  // whose sums are in registers
 constexpr int LONGEST_HEAD = 256;
 
@@ -33,8 +33,9 @@ struct Memory {
     float * values;   // [KEYS][head]
     float * scores;   // [ROWS][KEYS]
     float * sums;     // [ROWS][head]
-    float maximum[ROWS];
-    float total[ROWS];
+    alignas(64) float greatest[ROWS];
+    alignas(64) float maximum[ROWS];
+    alignas(64) float total[ROWS];
 };
 
 thread_local Scratch scratch;
@@ -254,45 +255,64 @@ bool all_masked(const Call & call, const Tile & tile, int64_t key, int count) {
     return true;
 }
 
-// Turns a row's scores into weights relative to the running maximum, and scales what was added up before to that.
-void weigh(const Call & call, const Tile & tile, Memory & memory, int row, int64_t key, int count) {
-    float * scores = memory.scores + row * KEYS;
-    const char * mask = call.mask_of(tile.token(call, row), tile.sequence) + key * 2;
+// Adds the mask to the scores, and finds the greatest of each row. Keys beyond `count` count as masked.
+void mask_scores(const Call & call, const Tile & tile, Memory & memory, int64_t key, int count) {
     const __m512 minus_infinity = _mm512_set1_ps(-INFINITY);
-    __m512 vectors[KEYS / LANES];
-    __m512 greatest = minus_infinity;
-    for (int i = 0; i < KEYS / LANES; i++) {
-        const int left = std::clamp(count - i * LANES, 0, LANES);
-        const __mmask16 valid = static_cast<__mmask16>((1u << left) - 1);
-        const __m512 bias = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(valid, mask + i * LANES * 2));
-        vectors[i] = _mm512_mask_add_ps(minus_infinity, valid, _mm512_load_ps(scores + i * LANES), bias);
-        greatest = _mm512_max_ps(greatest, vectors[i]);
-    }
-    const float before = memory.maximum[row];
-    const float maximum = std::max(before, _mm512_reduce_max_ps(greatest));
-    if (maximum == -INFINITY) {
-        std::memset(scores, 0, KEYS * sizeof(float));
-        return;
-    }
-    __m512 total = _mm512_setzero_ps();
-    for (int i = 0; i < KEYS / LANES; i++) {
-        const __m512 weights = exp_of(_mm512_sub_ps(vectors[i], _mm512_set1_ps(maximum)));
-        _mm512_store_ps(scores + i * LANES, weights);
-        total = _mm512_add_ps(total, weights);
-    }
-    if (maximum > before) {
-        const float factor = before == -INFINITY ? 0.0f : _mm512_cvtss_f32(exp_of(_mm512_set1_ps(before - maximum)));
-        float * sums = memory.sums + row * call.head;
-        for (int d = 0; d < call.head; d += LANES) {
-            _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), _mm512_set1_ps(factor)));
+    for (int r = 0; r < tile.rows; r++) {
+        float * scores = memory.scores + r * KEYS;
+        const char * mask = call.mask_of(tile.token(call, r), tile.sequence) + key * 2;
+        __m512 greatest = minus_infinity;
+        for (int i = 0; i < KEYS / LANES; i++) {
+            const __mmask16 valid = static_cast<__mmask16>((1u << std::clamp(count - i * LANES, 0, LANES)) - 1);
+            const __m512 bias = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(valid, mask + i * LANES * 2));
+            const __m512 masked = _mm512_mask_add_ps(minus_infinity, valid, _mm512_load_ps(scores + i * LANES), bias);
+            _mm512_store_ps(scores + i * LANES, masked);
+            greatest = _mm512_max_ps(greatest, masked);
         }
-        memory.total[row] *= factor;
-        memory.maximum[row] = maximum;
+        memory.greatest[r] = _mm512_reduce_max_ps(greatest);
     }
-    memory.total[row] += _mm512_reduce_add_ps(total);
+}
+
+// Moves each row's running maximum, and scales what was added up relative to the one before.
+void move_maxima(const Call & call, const Tile & tile, Memory & memory) {
+    for (int r = 0; r < tile.rows; r += LANES) {
+        const __m512 before = _mm512_load_ps(memory.maximum + r);
+        const __m512 maximum = _mm512_max_ps(before, _mm512_load_ps(memory.greatest + r));
+        const __mmask16 moved = _mm512_cmp_ps_mask(maximum, before, _CMP_GT_OQ);
+        const __m512 factors = _mm512_mask_blend_ps(moved, _mm512_set1_ps(1.0f), exp_of(_mm512_sub_ps(before, maximum)));
+        _mm512_store_ps(memory.maximum + r, maximum);
+        _mm512_store_ps(memory.total + r, _mm512_mul_ps(_mm512_load_ps(memory.total + r), factors));
+        alignas(64) float of_row[LANES];
+        _mm512_store_ps(of_row, factors);
+        for (unsigned left = moved; left != 0; left &= left - 1) {
+            const int i = __builtin_ctz(left);
+            float * sums = memory.sums + (r + i) * call.head;
+            for (int d = 0; d < call.head; d += LANES) {
+                _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), _mm512_set1_ps(of_row[i])));
+            }
+        }
+    }
+}
+
+// Turns scores into weights relative to the running maxima, and adds them up.
+void weigh(const Tile & tile, Memory & memory) {
+    for (int r = 0; r < tile.rows; r++) {
+        float * scores = memory.scores + r * KEYS;
+        const float maximum = memory.maximum[r] == -INFINITY ? 0.0f : memory.maximum[r];
+        __m512 total = _mm512_setzero_ps();
+        for (int i = 0; i < KEYS / LANES; i++) {
+            const __m512 weights = exp_of(_mm512_sub_ps(_mm512_load_ps(scores + i * LANES), _mm512_set1_ps(maximum)));
+            _mm512_store_ps(scores + i * LANES, weights);
+            total = _mm512_add_ps(total, weights);
+        }
+        memory.total[r] += _mm512_reduce_add_ps(total);
+    }
 }
 
 void take_queries(const Call & call, const Tile & tile, Memory & memory) {
+    std::fill_n(memory.greatest, ROWS, -INFINITY);
+    std::fill_n(memory.maximum, ROWS, -INFINITY);
+    std::fill_n(memory.total, ROWS, 0.0f);
     const __m512 scale = _mm512_set1_ps(call.scale);
     for (int r = 0; r < tile.rows; r++) {
         const char * query = static_cast<const char *>(call.queries->data) + tile.token(call, r) * call.queries->nb[1] +
@@ -302,8 +322,6 @@ void take_queries(const Call & call, const Tile & tile, Memory & memory) {
             _mm512_store_ps(memory.queries + r * call.head + d, _mm512_mul_ps(numbers, scale));
             _mm512_store_ps(memory.sums + r * call.head + d, _mm512_setzero_ps());
         }
-        memory.maximum[r] = -INFINITY;
-        memory.total[r] = 0.0f;
     }
 }
 
@@ -336,9 +354,9 @@ void attend(const Call & call, const Tile & tile, Memory & memory) {
         for (int first = 0; first < tile.rows; first += ROWS_AT_ONCE) {
             SERVING_FOR_ROWS_UP_TO_6(tile.rows - first, SCORE)
         }
-        for (int r = 0; r < tile.rows; r++) {
-            weigh(call, tile, memory, r, key, count);
-        }
+        mask_scores(call, tile, memory, key, count);
+        move_maxima(call, tile, memory);
+        weigh(tile, memory);
         take_values(memory.values, values + key * call.values->nb[1], call.values->nb[1], head, count);
 #define ADD(R) add_all_values<R>(memory.sums + first * head, memory.scores + first * KEYS, memory.values, head, count)
         for (int first = 0; first < tile.rows; first += ROWS_AT_ONCE) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <immintrin.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -35,6 +37,14 @@ bool serving_product(const ComputeParams * params, int64_t m, int64_t n, int64_t
 void serving_attention(const ComputeParams * params, ggml_tensor * result);
 }
 #pragma GCC visibility pop
+
+inline int32_t sum_of_32(const int8_t * numbers) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(numbers));
+    const __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1)));
+}
 
 // Memory of a thread, which grows and is kept.
 class Scratch {

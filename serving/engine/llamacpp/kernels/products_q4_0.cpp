@@ -39,144 +39,143 @@ struct RowBlock {
 static_assert(sizeof(WeightBlock) == 144 && sizeof(RowsBlock) == 136 && sizeof(RowBlock) == 34, "ggml's blocks");
 
 // What a product needs of a row's block besides its numbers: its scale, and what to start from so that weights may be
-// taken as 0 to 15 in place of -8 to 7: -8 times the sums of the numbers that even and odd lanes multiply.
+// taken as 0 to 15 in place of -8 to 7: -8 times the sum of the numbers.
 struct RowFacts {
-    int32_t start[2];
+    int32_t start;
     float scale;
-    int32_t unused;
 };
 
-inline float half_to_float(uint16_t half) { return _cvtsh_ss(half); }
-
-// The weights of eight columns and one block, as four vectors of 0 to 15 (numbers 0-7, 8-15, 16-23, 24-31 of each column),
-// and their scales, each twice.
+// One block of sixteen columns: their weights plus 8, in runs of four numbers a column, and their scales.
 struct Weights {
-    __m512i numbers[4];
+    __m512i numbers[BLOCK / 4];
     __m512 scales;
 };
 
-inline Weights unpack(const WeightBlock & block) {
+// The weights of eight columns, numbers 8 * i to 8 * i + 7 of each in vector i.
+inline void unpack_half(const WeightBlock & block, __m512i (&numbers)[4]) {
     const __m512i low = _mm512_set1_epi8(0x0F);
     const __m512i eight = _mm512_set1_epi8(0x08);
-    const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
     constexpr int AND_THEN_XOR = 0x6A;  // (a & b) ^ c
-    Weights weights;
     for (int i = 0; i < 2; i++) {
         const __m512i bytes = _mm512_loadu_si512(block.nibbles + 64 * i);
-        weights.numbers[i] = _mm512_ternarylogic_epi32(bytes, low, eight, AND_THEN_XOR);
-        weights.numbers[2 + i] = _mm512_ternarylogic_epi32(_mm512_srli_epi16(bytes, 4), low, eight, AND_THEN_XOR);
+        numbers[i] = _mm512_ternarylogic_epi32(bytes, low, eight, AND_THEN_XOR);
+        numbers[2 + i] = _mm512_ternarylogic_epi32(_mm512_srli_epi16(bytes, 4), low, eight, AND_THEN_XOR);
     }
-    const __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(block.scales)));
-    weights.scales = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(scales));
+}
+
+inline Weights unpack(const WeightBlock & first, const WeightBlock & second) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    __m512i left[4];
+    __m512i right[4];
+    unpack_half(first, left);
+    unpack_half(second, right);
+    Weights weights;
+    for (int i = 0; i < 4; i++) {
+        weights.numbers[2 * i] = _mm512_permutex2var_epi32(left[i], even, right[i]);
+        weights.numbers[2 * i + 1] = _mm512_permutex2var_epi32(left[i], odd, right[i]);
+    }
+    const __m128i lower = _mm_loadu_si128(reinterpret_cast<const __m128i *>(first.scales));
+    const __m128i upper = _mm_loadu_si128(reinterpret_cast<const __m128i *>(second.scales));
+    weights.scales = _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(lower), upper, 1));
     return weights;
 }
 
-// Eight bytes, in all places of a vector.
-inline __m512i everywhere(const void * bytes) {
-    int64_t eight;
-    std::memcpy(&eight, bytes, sizeof eight);
-    return _mm512_set1_epi64(eight);
-}
-
-// sum += the products of one row's block with eight columns; `stride` bytes lie between its runs of 8 numbers.
-inline __m512 add_block(__m512 sum, const Weights & weights, const int8_t * numbers, int stride, const RowFacts & row) {
-    __m512i products = everywhere(row.start);
-    for (int i = 0; i < 4; i++) {
-        products = _mm512_dpbusd_epi32(products, weights.numbers[i], everywhere(numbers + stride * i));
-    }
-    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(products), weights.scales);
-    return _mm512_fmadd_ps(scaled, _mm512_set1_ps(row.scale), sum);
-}
-
-// Adds the two lanes of each column of two groups of columns: sixteen results.
-inline __m512 sixteen(__m512 first, __m512 second) {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    return _mm512_add_ps(_mm512_permutex2var_ps(first, even, second), _mm512_permutex2var_ps(first, odd, second));
-}
-
-// ROWS4 * 4 rows times GROUPS * 8 columns.
-template <int ROWS4, int GROUPS>
-void tile(int blocks, float * out, size_t out_stride, const WeightBlock * weights, const RowsBlock * rows, const RowFacts * facts) {
-    __m512 sums[ROWS4 * 4][GROUPS];
-    for (auto & row : sums) {
-        for (auto & sum : row) {
-            sum = _mm512_setzero_ps();
-        }
-    }
-    for (int b = 0; b < blocks; b++) {
-        Weights unpacked[GROUPS];
-        for (int g = 0; g < GROUPS; g++) {
-            unpacked[g] = unpack(weights[g * blocks + b]);
-        }
+// sums[r] += the products of a block of each of R rows with sixteen columns: row r's numbers begin at 8 * r, and `stride`
+// bytes lie between its runs of 8. Side by side, as one row's products wait for each other.
+template <int R> inline void add_block(__m512 * sums, const Weights & weights, const int8_t * numbers, int stride, const RowFacts * rows) {
+    __m512i products[R];
 #pragma GCC unroll 4
-        for (int y = 0; y < ROWS4; y++) {
-            const RowsBlock & block = rows[y * blocks + b];
-            const RowFacts * fact = facts + (y * blocks + b) * 4;
+    for (int r = 0; r < R; r++) {
+        products[r] = _mm512_set1_epi32(rows[r].start);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < BLOCK / 4; i++) {
 #pragma GCC unroll 4
-            for (int m = 0; m < 4; m++) {
-#pragma GCC unroll 2
-                for (int g = 0; g < GROUPS; g++) {
-                    sums[y * 4 + m][g] = add_block(sums[y * 4 + m][g], unpacked[g], block.numbers + 8 * m, BLOCK, fact[m]);
-                }
-            }
+        for (int r = 0; r < R; r++) {
+            int32_t run;
+            std::memcpy(&run, numbers + 8 * r + i / 2 * stride + i % 2 * 4, sizeof run);
+            products[r] = _mm512_dpbusd_epi32(products[r], weights.numbers[i], _mm512_set1_epi32(run));
         }
     }
-    for (int r = 0; r < ROWS4 * 4; r++) {
-        if constexpr (GROUPS == 2) {
-            _mm512_storeu_ps(out + r * out_stride, sixteen(sums[r][0], sums[r][1]));
-        } else {
-            _mm512_mask_storeu_ps(out + r * out_stride, 0x00FF, sixteen(sums[r][0], sums[r][0]));
-        }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+        const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(products[r]), weights.scales);
+        sums[r] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(rows[r].scale), sums[r]);
     }
 }
 
-template <int GROUPS>
-void panel(int blocks, float * out, size_t out_stride, const WeightBlock * weights, const RowsBlock * rows, const RowFacts * facts,
-           int rows4) {
-    int y = 0;
-    for (; y + 2 <= rows4; y += 2) {
-        tile<2, GROUPS>(blocks, out + y * 4 * out_stride, out_stride, weights, rows + y * blocks, facts + y * blocks * 4);
-    }
-    if (y < rows4) {
-        tile<1, GROUPS>(blocks, out + y * 4 * out_stride, out_stride, weights, rows + y * blocks, facts + y * blocks * 4);
-    }
-}
+// A pair of columns' groups, `blocks` blocks each; an odd group at the end is its own second, whose results are left out.
+struct Columns {
+    const WeightBlock * first;
+    const WeightBlock * second;
+    __mmask16 valid;
 
-// One row times GROUPS * 8 columns.
-template <int GROUPS> void row_tile(int blocks, float * out, const WeightBlock * weights, const RowBlock * row, const RowFacts * facts) {
-    __m512 sums[GROUPS];
+    Columns(const WeightBlock * weights, int blocks, int count)
+        : first(weights), second(count > COLUMNS ? weights + blocks : weights), valid(count > COLUMNS ? 0xFFFF : 0x00FF) {}
+};
+
+// ROWS4 * 4 rows times sixteen columns.
+template <int ROWS4>
+void tile(int blocks, float * out, size_t out_stride, const Columns & columns, const RowsBlock * rows, const RowFacts * facts) {
+    __m512 sums[ROWS4 * 4];
     for (auto & sum : sums) {
         sum = _mm512_setzero_ps();
     }
     for (int b = 0; b < blocks; b++) {
+        const Weights weights = unpack(columns.first[b], columns.second[b]);
 #pragma GCC unroll 4
-        for (int g = 0; g < GROUPS; g++) {
-            sums[g] = add_block(sums[g], unpack(weights[g * blocks + b]), row[b].numbers, 8, facts[b]);
+        for (int y = 0; y < ROWS4; y++) {
+            const int at = y * blocks + b;
+            add_block<4>(sums + y * 4, weights, rows[at].numbers, BLOCK, facts + at * 4);
         }
     }
-    for (int g = 0; g + 2 <= GROUPS; g += 2) {
-        _mm512_storeu_ps(out + g * COLUMNS, sixteen(sums[g], sums[g + 1]));
-    }
-    if constexpr (GROUPS == 1) {
-        _mm512_mask_storeu_ps(out, 0x00FF, sixteen(sums[0], sums[0]));
+    for (int r = 0; r < ROWS4 * 4; r++) {
+        _mm512_mask_storeu_ps(out + r * out_stride, columns.valid, sums[r]);
     }
 }
 
-const __m512i EVERY_ONE = _mm512_set1_epi8(1);
+// All rows, four times `left` of them, times sixteen columns.
+void panel(int blocks, float * out, size_t out_stride, const Columns & columns, const RowsBlock * rows, const RowFacts * facts, int left) {
+    const auto next = [&](int rows4) {
+        out += rows4 * 4 * out_stride;
+        rows += rows4 * blocks;
+        facts += rows4 * blocks * 4;
+        left -= rows4;
+    };
+    for (; left >= 4; next(4)) {
+        tile<4>(blocks, out, out_stride, columns, rows, facts);
+    }
+    switch (left) {
+        case 3: tile<3>(blocks, out, out_stride, columns, rows, facts); break;
+        case 2: tile<2>(blocks, out, out_stride, columns, rows, facts); break;
+        case 1: tile<1>(blocks, out, out_stride, columns, rows, facts); break;
+        default: break;
+    }
+}
+
+// One row times sixteen columns.
+void row_tile(int blocks, float * out, const Columns & columns, const RowBlock * row, const RowFacts * facts) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int b = 0; b < blocks; b++) {
+        add_block<1>(&sum, unpack(columns.first[b], columns.second[b]), row[b].numbers, 8, facts + b);
+    }
+    _mm512_mask_storeu_ps(out, columns.valid, sum);
+}
 
 // The facts of four rows' blocks.
 RowFacts * facts_of_rows(const RowsBlock * rows, int count, Scratch & scratch) {
     RowFacts * facts = scratch.take<RowFacts>(static_cast<size_t>(count) * 4);
+    const __m512i ones = _mm512_set1_epi8(1);
     for (int i = 0; i < count; i++) {
         __m512i sums = _mm512_setzero_si512();
-        sums = _mm512_dpbusd_epi32(sums, EVERY_ONE, _mm512_loadu_si512(rows[i].numbers));
-        sums = _mm512_dpbusd_epi32(sums, EVERY_ONE, _mm512_loadu_si512(rows[i].numbers + 64));
-        const __m256i both = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
-        alignas(32) int32_t starts[8];
-        _mm256_store_si256(reinterpret_cast<__m256i *>(starts), _mm256_slli_epi32(_mm256_sub_epi32(_mm256_setzero_si256(), both), 3));
+        sums = _mm512_dpbusd_epi32(sums, ones, _mm512_loadu_si512(rows[i].numbers));
+        sums = _mm512_dpbusd_epi32(sums, ones, _mm512_loadu_si512(rows[i].numbers + 64));
+        const __m256i halves = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
+        alignas(32) int32_t of_row[8];
+        _mm256_store_si256(reinterpret_cast<__m256i *>(of_row), halves);
         for (int m = 0; m < 4; m++) {
-            facts[i * 4 + m] = {{starts[2 * m], starts[2 * m + 1]}, half_to_float(rows[i].scales[m]), 0};
+            facts[i * 4 + m] = {-8 * (of_row[2 * m] + of_row[2 * m + 1]), _cvtsh_ss(rows[i].scales[m])};
         }
     }
     return facts;
@@ -185,12 +184,7 @@ RowFacts * facts_of_rows(const RowsBlock * rows, int count, Scratch & scratch) {
 RowFacts * facts_of_row(const RowBlock * row, int count, Scratch & scratch) {
     RowFacts * facts = scratch.take<RowFacts>(count);
     for (int i = 0; i < count; i++) {
-        const __m256i numbers = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(row[i].numbers));
-        const __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm512_castsi512_si256(EVERY_ONE), numbers);
-        __m128i both = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-        both = _mm_add_epi32(both, _mm_shuffle_epi32(both, 0x4E));
-        both = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), both), 3);
-        facts[i] = {{_mm_cvtsi128_si32(both), _mm_extract_epi32(both, 1)}, half_to_float(row[i].scale), 0};
+        facts[i] = {-8 * kernels::sum_of_32(row[i].numbers), _cvtsh_ss(row[i].scale)};
     }
     return facts;
 }
@@ -214,12 +208,8 @@ void serving_q4_0_rows(int n, float * out, size_t out_stride, const void * weigh
     const auto * all_rows = static_cast<const RowsBlock *>(rows);
     const auto * column = static_cast<const WeightBlock *>(weights);
     const RowFacts * facts = facts_of_rows(all_rows, num_rows / 4 * blocks, facts_memory);
-    int c = 0;
-    for (; c + 2 * COLUMNS <= num_columns; c += 2 * COLUMNS, column += 2 * blocks) {
-        panel<2>(blocks, out + c, out_stride, column, all_rows, facts, num_rows / 4);
-    }
-    if (c < num_columns) {
-        panel<1>(blocks, out + c, out_stride, column, all_rows, facts, num_rows / 4);
+    for (int c = 0; c < num_columns; c += 2 * COLUMNS, column += 2 * blocks) {
+        panel(blocks, out + c, out_stride, Columns(column, blocks, num_columns - c), all_rows, facts, num_rows / 4);
     }
 }
 
@@ -232,12 +222,8 @@ void serving_q4_0_row(int n, float * out, size_t stride, const void * weights, c
     const auto * numbers = static_cast<const RowBlock *>(row);
     const auto * column = static_cast<const WeightBlock *>(weights);
     const RowFacts * facts = facts_of_row(numbers, blocks, facts_memory);
-    int c = 0;
-    for (; c + 4 * COLUMNS <= num_columns; c += 4 * COLUMNS, column += 4 * blocks) {
-        row_tile<4>(blocks, out + c, column, numbers, facts);
-    }
-    for (; c < num_columns; c += COLUMNS, column += blocks) {
-        row_tile<1>(blocks, out + c, column, numbers, facts);
+    for (int c = 0; c < num_columns; c += 2 * COLUMNS, column += 2 * blocks) {
+        row_tile(blocks, out + c, Columns(column, blocks, num_columns - c), numbers, facts);
     }
 }
 

@@ -113,16 +113,10 @@ void tile(int blocks, float * out, int64_t out_stride, const Panel * panels, con
 
 const RowFacts * facts_of(const Block * rows, int64_t stride, int64_t num_rows, int blocks) {
     RowFacts * facts = facts_memory.take<RowFacts>(num_rows * blocks);
-    const __m256i ones = _mm256_set1_epi8(1);
     for (int64_t r = 0; r < num_rows; r++) {
         for (int b = 0; b < blocks; b++) {
             const Block & block = rows[r * stride + b];
-            const __m256i numbers = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(block.numbers));
-            const __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), ones, numbers);
-            __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-            sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
-            sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
-            facts[r * blocks + b] = {-128 * _mm_cvtsi128_si32(sum), _cvtsh_ss(block.scale)};
+            facts[r * blocks + b] = {-128 * kernels::sum_of_32(block.numbers), _cvtsh_ss(block.scale)};
         }
     }
     return facts;
