@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-F32, F16, Q8_0 = 0, 1, 8
+F32, F16, Q8_0, Q6_K = 0, 1, 8, 14
 BLOCK = 32
 Q8_0_DTYPE = np.dtype([("scale", "<f2"), ("numbers", "i1", BLOCK)])
+Q6_K_DTYPE = np.dtype([("low", "u1", 128), ("high", "u1", 64), ("scales", "i1", 16), ("scale", "<f2")])
+_NUMBERS_OF = {Q8_0: BLOCK, Q6_K: 256}
 _MEMORY_BYTES = 256 << 20
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
 
@@ -57,10 +59,10 @@ class Ggml:
         return self._compute(tensors, build, (sequences, tokens, heads, values.shape[-1]), threads)
 
     def product(self, weights: Any, rows: Any, *, threads: int = 1) -> Any:
-        """weights (columns, blocks) of Q8_0_DTYPE, rows (rows, n) f32: (rows, columns)."""
-        return self._compute(
-            [(weights, Q8_0), (rows, F32)], self.ggml_mul_mat, (rows.shape[0], weights.shape[0]), threads
-        )
+        """weights (columns, blocks) of Q8_0_DTYPE or Q6_K_DTYPE, rows (rows, n) f32: (rows, columns)."""
+        kind = Q8_0 if weights.dtype == Q8_0_DTYPE else Q6_K
+        shape = rows.shape[0], weights.shape[0]
+        return self._compute([(weights, kind), (rows, F32)], self.ggml_mul_mat, shape, threads)
 
     def _compute(self, arrays: Any, build: Any, shape: tuple[int, ...], threads: int) -> Any:
         context = self.ggml_init(_InitParams(_MEMORY_BYTES, None, False))
@@ -69,7 +71,7 @@ class Ggml:
             for array, kind in arrays:
                 array = np.ascontiguousarray(array)
                 sizes = [*reversed(array.shape)]
-                sizes[0] *= BLOCK if kind == Q8_0 else 1
+                sizes[0] *= _NUMBERS_OF.get(kind, 1)
                 made.append(self.ggml_new_tensor_4d(context, kind, *sizes, *[1] * (4 - len(sizes))))
                 ctypes.memmove(self.ggml_get_data(made[-1]), array.ctypes.data, array.nbytes)
             out = build(context, *made)

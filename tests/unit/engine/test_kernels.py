@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 
 from serving.engine.llamacpp import kernels
-from tests.ggml_graphs import BLOCK, Q8_0_DTYPE, Ggml
+from tests.ggml_graphs import BLOCK, Q6_K_DTYPE, Q8_0_DTYPE, Ggml
 
 COLUMNS = 8
 ROWS = 4
@@ -71,7 +73,7 @@ def packed_rows(rows: Any) -> Any:
     return packed
 
 
-def q4_0(name: str, weights: Any, rows: Any, num_rows: int, columns: int, n: int) -> Any:
+def packed_product(name: str, weights: Any, rows: Any, num_rows: int, columns: int, n: int) -> Any:
     function = getattr(kernels._library(), name)
     function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p]
     function.argtypes += [ctypes.c_int, ctypes.c_int]
@@ -89,11 +91,11 @@ def test_q4_0_products(ggml: Ggml, n: int, columns: int, num_rows: int) -> None:
     weights, numbers = packed_weights(random, columns, n)
     rows = rows_of(random, num_rows, n)
     expected = numbers_of(rows) @ numbers.T
-    found = q4_0("serving_q4_0_rows", weights, packed_rows(rows), num_rows, columns, n)
+    found = packed_product("serving_q4_0_rows", weights, packed_rows(rows), num_rows, columns, n)
     size = np.abs(numbers_of(rows)) @ np.abs(numbers).T
     assert np.abs(found - expected).max() <= 2e-6 * size.max()
     for row in range(num_rows):
-        alone = q4_0("serving_q4_0_row", weights, rows[row], 1, columns, n)
+        alone = packed_product("serving_q4_0_row", weights, rows[row], 1, columns, n)
         assert alone.tobytes() == found[row : row + 1].tobytes()
 
 
@@ -102,27 +104,106 @@ def test_q4_0_products_are_llama_cpps_to_the_last_bit(ggml: Ggml) -> None:
     random = np.random.default_rng(7)
     weights, _ = packed_weights(random, 40, 576)
     rows = packed_rows(rows_of(random, 8, 576))
-    found = q4_0("serving_q4_0_rows", weights, rows, 8, 40, 576)
+    found = packed_product("serving_q4_0_rows", weights, rows, 8, 40, 576)
     with kernels.switched_off():
-        assert found.tobytes() == q4_0("serving_q4_0_rows", weights, rows, 8, 40, 576).tobytes()
+        assert found.tobytes() == packed_product("serving_q4_0_rows", weights, rows, 8, 40, 576).tobytes()
 
 
+Q4_K_DTYPE = np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("parts", "u1", 12), ("nibbles", "u1", 128)])
+Q4_K_X8_DTYPE = np.dtype(
+    [("scales", "<f2", 8), ("minima", "<f2", 8), ("parts", "u1", (8, 12)), ("nibbles", "u1", (16, 8, 8))]
+)
+Q8_K_DTYPE = np.dtype([("scale", "<f4"), ("numbers", "i1", 256), ("sums", "<i2", 16)])
+Q8_K_X4_DTYPE = np.dtype([("scales", "<f4", 4), ("numbers", "i1", (32, 4, 8)), ("sums", "<i2", (4, 4, 4))])
+
+
+def q4_k_weights(random: Any, columns: int, n: int) -> tuple[Any, Any]:
+    """block_q4_Kx8, and the numbers (columns, n), as the field's own Python package reads them."""
+    weights = np.frombuffer(random.bytes(columns * n // 256 * Q4_K_DTYPE.itemsize), Q4_K_DTYPE).copy()
+    weights["scale"], weights["minimum"] = random.normal(0, 1e-3, (2, weights.size))
+    numbers = dequantize(weights.view(np.uint8).reshape(columns, -1), GGMLQuantizationType.Q4_K)
+    weights = weights.reshape(columns // 8, 8, n // 256)
+    packed = np.zeros((columns // 8, n // 256), Q4_K_X8_DTYPE)
+    packed["scales"], packed["minima"] = (weights[name].swapaxes(1, 2) for name in ("scale", "minimum"))
+    packed["nibbles"] = weights["nibbles"].reshape(columns // 8, 8, n // 256, 16, 8).transpose(0, 2, 3, 1, 4)
+    scales, minima = unpacked_parts(weights["parts"])  # (groups, 8 columns, blocks, 8 parts)
+    scales, minima = (each.transpose(0, 2, 3, 1) for each in (scales, minima))
+    low, high = slice(0, 4), slice(4, 8)
+    packed["parts"][..., 0:4] = scales[..., low] | (scales[..., high] & 0x30) << 2
+    packed["parts"][..., 4:8] = minima[..., low] | (minima[..., high] & 0x30) << 2
+    packed["parts"][..., 8:12] = scales[..., high] & 15 | (minima[..., high] & 15) << 4
+    return packed, numbers.astype(np.float64)
+
+
+def unpacked_parts(parts: Any) -> tuple[Any, Any]:
+    """Scales and minima of block_q4_K's twelve bytes, eight each."""
+    first, second, third = parts[..., 0:4], parts[..., 4:8], parts[..., 8:12]
+    scales = np.concatenate([first & 63, third & 15 | first >> 6 << 4], axis=-1)
+    return scales, np.concatenate([second & 63, third >> 4 | second >> 6 << 4], axis=-1)
+
+
+def q8_k_rows(random: Any, count: int, n: int) -> tuple[Any, Any, Any]:
+    """block_q8_K, four rows side by side as block_q8_Kx4, and the numbers (rows, n)."""
+    rows = np.zeros((count, n // 256), Q8_K_DTYPE)
+    rows["numbers"] = random.integers(-127, 128, rows["numbers"].shape)
+    rows["scale"] = random.normal(0, 0.01, rows.shape)
+    rows["sums"] = rows["numbers"].reshape(*rows.shape, 16, 16).sum(-1, dtype=np.int16)
+    packed = np.zeros((count // 4, n // 256), Q8_K_X4_DTYPE)
+    packed["scales"] = rows["scale"].reshape(-1, 4, n // 256).swapaxes(1, 2)
+    packed["numbers"] = rows["numbers"].reshape(-1, 4, n // 256, 32, 8).transpose(0, 2, 3, 1, 4)
+    packed["sums"] = rows["sums"].reshape(-1, 4, n // 256, 4, 4).transpose(0, 2, 3, 1, 4)
+    numbers = rows["numbers"] * rows["scale"][..., None].astype(np.float64)
+    return rows, packed, numbers.reshape(count, n)
+
+
+@pytest.mark.parametrize("n", [256, 1024])
+@pytest.mark.parametrize("columns", [8, 16, 40])
+@pytest.mark.parametrize("num_rows", [4, 8, 20])
+def test_q4_k_products(ggml: Ggml, n: int, columns: int, num_rows: int) -> None:
+    random = np.random.default_rng([n, columns, num_rows])
+    weights, numbers = q4_k_weights(random, columns, n)
+    rows, packed, row_numbers = q8_k_rows(random, num_rows, n)
+    size = (np.abs(row_numbers) @ np.abs(numbers).T).max()
+    found = packed_product("serving_q4_k_rows", weights, packed, num_rows, columns, n)
+    assert np.abs(found - row_numbers @ numbers.T).max() <= 2e-6 * size
+    with kernels.switched_off():
+        original = packed_product("serving_q4_k_rows", weights, packed, num_rows, columns, n)
+    assert np.abs(found - original).max() <= 2e-6 * size
+    for row in range(num_rows):
+        alone = packed_product("serving_q4_k_row", weights, rows[row], 1, columns, n)
+        assert alone.tobytes() == found[row : row + 1].tobytes()
+
+
+def q8_0_weights(random: Any, columns: int) -> tuple[Any, Any]:
+    weights = rows_of(random, columns, 512)
+    return weights, numbers_of(weights)
+
+
+def q6_k_weights(random: Any, columns: int) -> tuple[Any, Any]:
+    """And the numbers, as the field's own Python package reads them."""
+    weights = np.frombuffer(random.bytes(columns * 2 * Q6_K_DTYPE.itemsize), Q6_K_DTYPE).copy()
+    weights["scale"] = random.normal(0, 1e-3, weights.shape)
+    numbers = dequantize(weights.view(np.uint8).reshape(columns, -1), GGMLQuantizationType.Q6_K)
+    return weights.reshape(columns, 2), numbers.astype(np.float64)
+
+
+@pytest.mark.parametrize("kind", [q8_0_weights, q6_k_weights])
 @pytest.mark.parametrize("columns", [1, 16, 100])
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 8, 9, 33])
-def test_q8_0_products(ggml: Ggml, columns: int, num_rows: int) -> None:
+def test_products_of_unpacked_weights(ggml: Ggml, kind: Any, columns: int, num_rows: int) -> None:
     random = np.random.default_rng([columns, num_rows])
-    weights = rows_of(random, columns, 576)
-    rows = random.normal(0, 1, (num_rows, 576)).astype(np.float32)
-    expected = rows.astype(np.float64) @ numbers_of(weights).T
-    size = np.abs(rows) @ np.abs(numbers_of(weights)).T
+    weights, numbers = kind(random, columns)
+    rows = random.normal(0, 1, (num_rows, 512)).astype(np.float32)
+    expected = rows.astype(np.float64) @ numbers.T
+    size = (np.abs(rows) @ np.abs(numbers).T).max()
     found = ggml.product(weights, rows)
-    assert np.abs(found - expected).max() <= 0.01 * size.max()  # rows are rounded to Q8_0
+    assert np.abs(found - expected).max() <= 0.01 * size  # rows are rounded to 8 bits
     with kernels.switched_off():
-        assert found == pytest.approx(ggml.product(weights, rows), rel=1e-4, abs=1e-4 * size.max())
+        original = ggml.product(weights, rows)
+    assert np.abs(found - original).max() <= 1e-5 * size  # in the same way
     assert found.tobytes() == ggml.product(weights, rows, threads=2).tobytes()
-    for row in range(num_rows) if num_rows > 1 else ():
-        pair = ggml.product(weights, rows[[row, 0]])
-        assert pair[0].tobytes() == found[row].tobytes()
+    for row in range(num_rows):
+        assert ggml.product(weights, rows[[row]]).tobytes() == found[row].tobytes()
 
 
 def exact(queries: Any, keys: Any, values: Any, mask: Any) -> Any:

@@ -1,5 +1,6 @@
 """Our own kernels for llama.cpp's hottest loops, on x86 processors with AVX-512 and VNNI (Intel since Ice
-Lake, AMD since Zen 4) under Linux: products with Q4_0 and Q8_0 weights, and fused attention over f16.
+Lake, AMD since Zen 4) under Linux: products with Q4_0, Q4_K, Q6_K and Q8_0 weights, and fused attention over
+f16.
 
 They are compiled for the installed llama-cpp-python by `python -m serving.engine.llamacpp.kernels` (`make
 setup` and the images do it), lie beside its libraries, and take the place of its functions in this process
@@ -35,7 +36,7 @@ FLAGS = (
     "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni",
 )  # fmt: skip
 _NEEDED = {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
-_NUM_FUNCTIONS = 4
+_NUM_FUNCTIONS = 7
 
 logger = logging.getLogger(__name__)
 

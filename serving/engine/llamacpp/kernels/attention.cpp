@@ -19,9 +19,9 @@
 
 namespace {
 
+using kernels::LANES;
 using kernels::Scratch;
 
-constexpr int LANES = 16;        // floats in a vector
 constexpr int KEYS = 64;         // keys of a tile
 constexpr int ROWS = 48;         // queries of a tile, at most; a multiple of LANES
 constexpr int ROWS_AT_ONCE = 6;  // whose sums are in registers
@@ -72,33 +72,6 @@ inline __m512 exp_of(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
-// 16 vectors of 16 floats, rows to columns.
-inline void transpose(__m512 (&rows)[LANES]) {
-    __m512 t[LANES];
-    for (int i = 0; i < LANES; i += 2) {
-        t[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
-    }
-    for (int i = 0; i < LANES; i += 4) {
-        rows[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
-        rows[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xEE);
-        rows[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        rows[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
-    }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0xDD);
-        t[i + 8] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0xDD);
-    }
-    for (int i = 0; i < 4; i++) {
-        rows[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
-        rows[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xDD);
-        rows[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
-        rows[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xDD);
-    }
-}
-
 // Keys of a tile as floats, [head][KEYS]; those beyond `count` are 0.
 void take_keys(float * out, const char * keys, size_t stride, int head, int count) {
     for (int k = 0; k < KEYS; k += LANES) {
@@ -107,7 +80,7 @@ void take_keys(float * out, const char * keys, size_t stride, int head, int coun
             for (int i = 0; i < LANES; i++) {
                 rows[i] = k + i < count ? halves_to_floats(keys + (k + i) * stride + d * 2) : _mm512_setzero_ps();
             }
-            transpose(rows);
+            kernels::transpose(rows);
             for (int i = 0; i < LANES; i++) {
                 _mm512_store_ps(out + (d + i) * KEYS + k, rows[i]);
             }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <iterator>
 
 #include "kernels.h"
 
@@ -25,10 +26,13 @@ struct Function {
 };
 
 const Function FUNCTIONS[] = {
-    {"ggml_gemm_q4_0_8x8_q8_0", reinterpret_cast<void *>(serving_q4_0_rows), reinterpret_cast<void **>(&original_rows)},
-    {"ggml_gemv_q4_0_8x8_q8_0", reinterpret_cast<void *>(serving_q4_0_row), reinterpret_cast<void **>(&original_row)},
+    {"ggml_gemm_q4_0_8x8_q8_0", reinterpret_cast<void *>(serving_q4_0_rows), reinterpret_cast<void **>(&original_q4_0_rows)},
+    {"ggml_gemv_q4_0_8x8_q8_0", reinterpret_cast<void *>(serving_q4_0_row), reinterpret_cast<void **>(&original_q4_0_row)},
+    {"ggml_gemm_q4_K_8x8_q8_K", reinterpret_cast<void *>(serving_q4_k_rows), reinterpret_cast<void **>(&original_q4_k_rows)},
+    {"ggml_gemv_q4_K_8x8_q8_K", reinterpret_cast<void *>(serving_q4_k_row), reinterpret_cast<void **>(&original_q4_k_row)},
     {"llamafile_sgemm", reinterpret_cast<void *>(serving_product), reinterpret_cast<void **>(&original_product)},
     {"ggml_compute_forward_flash_attn_ext", reinterpret_cast<void *>(serving_attention), reinterpret_cast<void **>(&original_attention)},
+    {"ggml_compute_forward_mul_mat_tiled", reinterpret_cast<void *>(serving_tiled), reinterpret_cast<void **>(&original_tiled)},
 };
 
 // The parts of a loaded library's dynamic section that are read here.
@@ -87,8 +91,8 @@ int redirect(const link_map * library, const Dynamic & dynamic, const Elf64_Rela
 }  // namespace
 }  // namespace kernels
 
-// Takes over all four functions of the library at `path`, which is loaded already. Returns how many of them were
-// found and redirected; with fewer than four nothing is ever computed by the kernels.
+// Takes over all functions of the library at `path`, which is loaded already. Returns how many of them were
+// found and redirected; with fewer than all nothing is ever computed by the kernels.
 extern "C" __attribute__((visibility("default"))) int serving_kernels_install(const char * path) {
     using namespace kernels;
     void * handle = dlopen(path, RTLD_NOLOAD | RTLD_NOW);
@@ -108,7 +112,7 @@ extern "C" __attribute__((visibility("default"))) int serving_kernels_install(co
         functions += redirect(library, dynamic, dynamic.calls, dynamic.calls_bytes, function) +
                          redirect(library, dynamic, dynamic.others, dynamic.others_bytes, function) > 0;
     }
-    enabled = functions == 4;
+    enabled = functions == static_cast<int>(std::size(FUNCTIONS));
     return functions;
 }
 

@@ -20,11 +20,15 @@ struct ComputeParams {
 // libggml-cpu's own functions, for what is not computed here, and for everything while `enabled` is false.
 using Attention = void (*)(const ComputeParams *, ggml_tensor *);
 using Product = bool (*)(const ComputeParams *, int64_t, int64_t, int64_t, const void *, int64_t, const void *, int64_t, void *, int64_t, int, int, int);
+using Tiled = bool (*)(const ComputeParams *, ggml_tensor *);
 using PackedProduct = void (*)(int, float *, size_t, const void *, const void *, int, int);
 extern Attention original_attention;
 extern Product original_product;
-extern PackedProduct original_rows;
-extern PackedProduct original_row;
+extern PackedProduct original_q4_0_rows;
+extern PackedProduct original_q4_0_row;
+extern PackedProduct original_q4_k_rows;
+extern PackedProduct original_q4_k_row;
+extern Tiled original_tiled;
 extern bool enabled;
 
 // The kernels, with the arguments of the functions whose place they take.
@@ -32,11 +36,43 @@ extern bool enabled;
 extern "C" {
 void serving_q4_0_rows(int n, float * out, size_t out_stride, const void * weights, const void * rows, int num_rows, int num_columns);
 void serving_q4_0_row(int n, float * out, size_t out_stride, const void * weights, const void * row, int num_rows, int num_columns);
+void serving_q4_k_rows(int n, float * out, size_t out_stride, const void * weights, const void * rows, int num_rows, int num_columns);
+void serving_q4_k_row(int n, float * out, size_t out_stride, const void * weights, const void * row, int num_rows, int num_columns);
 bool serving_product(const ComputeParams * params, int64_t m, int64_t n, int64_t k, const void * a, int64_t lda, const void * b, int64_t ldb,
                      void * c, int64_t ldc, int a_type, int b_type, int c_type);
 void serving_attention(const ComputeParams * params, ggml_tensor * result);
+bool serving_tiled(const ComputeParams * params, ggml_tensor * result);
 }
 #pragma GCC visibility pop
+
+constexpr int LANES = 16;  // floats in a vector
+
+// 16 vectors of 16 numbers of 32 bits, rows to columns.
+inline void transpose(__m512 (&rows)[LANES]) {
+    __m512 t[LANES];
+    for (int i = 0; i < LANES; i += 2) {
+        t[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < LANES; i += 4) {
+        rows[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+        rows[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xEE);
+        rows[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        rows[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0xDD);
+        t[i + 8] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0xDD);
+    }
+    for (int i = 0; i < 4; i++) {
+        rows[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+        rows[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xDD);
+        rows[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+        rows[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xDD);
+    }
+}
 
 inline int32_t sum_of_32(const int8_t * numbers) {
     const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(numbers));
@@ -45,6 +81,33 @@ inline int32_t sum_of_32(const int8_t * numbers) {
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
     return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1)));
 }
+
+// c[n][m] = b[n][k] times a[m][k]; k and the strides lda and ldb in blocks, ldc in numbers.
+struct ProductArguments {
+    int64_t m, n, k;
+    const void * a;
+    int64_t lda;
+    const void * b;
+    int64_t ldb;
+    void * c;
+    int64_t ldc;
+};
+
+// The thread's share of a product with Q8_0 weights and rows, or Q6_K weights and Q8_K rows.
+void multiply_q8_0(const ComputeParams * params, const ProductArguments & of);
+void multiply_q6_k(const ComputeParams * params, const ProductArguments & of);
+
+// The columns that a thread multiplies, of `columns` that are taken `at_once`.
+struct Share {
+    int64_t first;
+    int64_t last;
+
+    Share(const ComputeParams * params, int64_t columns, int64_t at_once) {
+        const int64_t groups = (columns + at_once - 1) / at_once;
+        first = groups * params->thread / params->num_threads * at_once;
+        last = groups * (params->thread + 1) / params->num_threads * at_once;
+    }
+};
 
 // Memory of a thread, which grows and is kept.
 class Scratch {

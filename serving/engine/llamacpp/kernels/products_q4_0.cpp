@@ -195,13 +195,13 @@ thread_local Scratch facts_memory;
 
 namespace kernels {
 
-PackedProduct original_rows = nullptr;
-PackedProduct original_row = nullptr;
+PackedProduct original_q4_0_rows = nullptr;
+PackedProduct original_q4_0_row = nullptr;
 
 // out[r][c] = the products of `num_rows` rows (a multiple of 4) of n numbers with `num_columns` (a multiple of 8).
 void serving_q4_0_rows(int n, float * out, size_t out_stride, const void * weights, const void * rows, int num_rows, int num_columns) {
     if (!enabled) {
-        original_rows(n, out, out_stride, weights, rows, num_rows, num_columns);
+        original_q4_0_rows(n, out, out_stride, weights, rows, num_rows, num_columns);
         return;
     }
     const int blocks = n / BLOCK;
@@ -215,7 +215,7 @@ void serving_q4_0_rows(int n, float * out, size_t out_stride, const void * weigh
 
 void serving_q4_0_row(int n, float * out, size_t stride, const void * weights, const void * row, int num_rows, int num_columns) {
     if (!enabled || num_rows != 1) {
-        original_row(n, out, stride, weights, row, num_rows, num_columns);
+        original_q4_0_row(n, out, stride, weights, row, num_rows, num_columns);
         return;
     }
     const int blocks = n / BLOCK;

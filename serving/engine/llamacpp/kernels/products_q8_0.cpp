@@ -1,6 +1,5 @@
-// Products with Q8_0 weights, for x86 processors with AVX-512 and VNNI: takes the place of libggml-cpu's llamafile_sgemm
-// (ggml/src/ggml-cpu/llamafile/sgemm.cpp), which is called for all other types. Q4_0 files keep their embedding in
-// Q8_0, and each token that is written multiplies with all of it.
+// Products with Q8_0 weights, for x86 processors with AVX-512 and VNNI. Q4_0 files may keep their embedding in Q8_0, and
+// each token that is written multiplies with all of it.
 //
 // A row of a result depends on nothing but its own inputs, to the last bit.
 
@@ -10,7 +9,6 @@
 #include <cstdint>
 #include <cstring>
 
-#include "ggml.h"
 #include "kernels.h"
 
 namespace {
@@ -88,22 +86,26 @@ void tile(int blocks, float * out, int64_t out_stride, const Panel * panels, con
         sum = _mm512_setzero_ps();
     }
     for (int b = 0; b < blocks; b++) {
-        __m512i weights[RUNS];
+        __m512i products[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            products[r] = _mm512_set1_epi32(facts[r * blocks + b].start);
+        }
+#pragma GCC unroll 8
         for (int i = 0; i < RUNS; i++) {
-            weights[i] = _mm512_load_si512(panels[b].numbers[i]);
+            const __m512i weights = _mm512_load_si512(panels[b].numbers[i]);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                int32_t run;
+                std::memcpy(&run, rows[r * row_stride + b].numbers + 4 * i, sizeof run);
+                products[r] = _mm512_dpbusd_epi32(products[r], weights, _mm512_set1_epi32(run));
+            }
         }
         const __m512 scales = _mm512_load_ps(panels[b].scales);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-            const RowFacts & fact = facts[r * blocks + b];
-            const int8_t * numbers = rows[r * row_stride + b].numbers;
-            __m512i products = _mm512_set1_epi32(fact.start);
-            for (int i = 0; i < RUNS; i++) {
-                int32_t run;
-                std::memcpy(&run, numbers + 4 * i, sizeof run);
-                products = _mm512_dpbusd_epi32(products, weights[i], _mm512_set1_epi32(run));
-            }
-            sums[r] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(products), scales), _mm512_set1_ps(fact.scale), sums[r]);
+            const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(products[r]), scales);
+            sums[r] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(facts[r * blocks + b].scale), sums[r]);
         }
     }
     for (int r = 0; r < R; r++) {
@@ -122,41 +124,29 @@ const RowFacts * facts_of(const Block * rows, int64_t stride, int64_t num_rows, 
     return facts;
 }
 
-// The thread's share of the product of `num_rows` rows with `num_columns` columns.
-void multiply(const kernels::ComputeParams * params, int64_t num_columns, int64_t num_rows, int blocks, const Block * weights,
-              int64_t weight_stride, const Block * rows, int64_t row_stride, float * out, int64_t out_stride) {
-    const RowFacts * facts = facts_of(rows, row_stride, num_rows, blocks);
-    Panel * panels = panel_memory.take<Panel>(blocks);
-    const int64_t groups = (num_columns + COLUMNS - 1) / COLUMNS;
-    const int64_t first = groups * params->thread / params->num_threads * COLUMNS;
-    const int64_t last = groups * (params->thread + 1) / params->num_threads * COLUMNS;
-    for (int64_t c = first; c < last; c += COLUMNS) {
-        const int count = static_cast<int>(std::min<int64_t>(COLUMNS, num_columns - c));
-        const __mmask16 valid = static_cast<__mmask16>((1u << count) - 1);
-        for (int b = 0; b < blocks; b++) {
-            take_panel(panels[b], weights + c * weight_stride + b, weight_stride, count);
-        }
-        for (int64_t r = 0; r < num_rows; r += ROWS) {
-#define TILE(R) tile<R>(blocks, out + r * out_stride + c, out_stride, panels, rows + r * row_stride, row_stride, facts + r * blocks, valid)
-            SERVING_FOR_ROWS_UP_TO_8(num_rows - r, TILE)
-        }
-    }
-}
-
 }  // namespace
 
 namespace kernels {
 
-Product original_product = nullptr;
-
-// As llamafile_sgemm: c[n][m] = b[n][k] times a[m][k], strides in elements of the types.
-bool serving_product(const ComputeParams * params, int64_t m, int64_t n, int64_t k, const void * a, int64_t lda, const void * b, int64_t ldb,
-                     void * c, int64_t ldc, int a_type, int b_type, int c_type) {
-    if (!enabled || a_type != GGML_TYPE_Q8_0 || b_type != GGML_TYPE_Q8_0 || c_type != GGML_TYPE_F32) {
-        return original_product(params, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type);
+void multiply_q8_0(const ComputeParams * params, const ProductArguments & of) {
+    const int blocks = static_cast<int>(of.k);
+    const auto * weights = static_cast<const Block *>(of.a);
+    const auto * rows = static_cast<const Block *>(of.b);
+    const RowFacts * facts = facts_of(rows, of.ldb, of.n, blocks);
+    Panel * panels = panel_memory.take<Panel>(blocks);
+    const Share share(params, of.m, COLUMNS);
+    for (int64_t c = share.first; c < share.last; c += COLUMNS) {
+        const int count = static_cast<int>(std::min<int64_t>(COLUMNS, of.m - c));
+        const __mmask16 valid = static_cast<__mmask16>((1u << count) - 1);
+        for (int b = 0; b < blocks; b++) {
+            take_panel(panels[b], weights + c * of.lda + b, of.lda, count);
+        }
+        float * out = static_cast<float *>(of.c) + c;
+        for (int64_t r = 0; r < of.n; r += ROWS) {
+#define TILE(R) tile<R>(blocks, out + r * of.ldc, of.ldc, panels, rows + r * of.ldb, of.ldb, facts + r * blocks, valid)
+            SERVING_FOR_ROWS_UP_TO_8(of.n - r, TILE)
+        }
     }
-    multiply(params, m, n, static_cast<int>(k), static_cast<const Block *>(a), lda, static_cast<const Block *>(b), ldb, static_cast<float *>(c), ldc);
-    return true;
 }
 
 }  // namespace kernels

@@ -1,0 +1,297 @@
+// Products with Q4_K weights, for x86 processors with AVX-512 and VNNI: most of a Q4_K_M file (Flow-Judge's). They take the
+// place of libggml-cpu's functions (ggml/src/ggml-cpu/repack.cpp), on the layout that it repacks weights to when a model
+// is loaded.
+//
+// A row of a result depends on nothing but its own inputs, to the last bit.
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace {
+
+constexpr int BLOCK = 256;   // numbers that share a pair of scales of half precision
+constexpr int PARTS = 8;     // of a block, each with a scale and a minimum of 6 bits
+constexpr int GROUP = 8;     // columns of weights that are stored side by side
+constexpr int COLUMNS = 16;  // that are multiplied at once
+
+// Weights (block_q4_Kx8): scale * number - minimum, of eight columns. Each part has twelve bytes of scales and minima. Byte
+// j of a column's runs of eight holds a number of an even part in its lower half, and of the part after it in its upper.
+struct WeightBlock {
+    uint16_t scales[GROUP];
+    uint16_t minima[GROUP];
+    uint8_t of_parts[PARTS][12];
+    uint8_t nibbles[PARTS / 2][4][GROUP * 8];
+};
+
+// Activations of four rows (block_q8_Kx4), in runs of 8 numbers a row; and of a single one (block_q8_K).
+struct RowsBlock {
+    float scales[4];
+    int8_t numbers[4 * BLOCK];
+    int16_t sums[PARTS / 2][4][4];  // of 16 numbers: two parts, of each row
+};
+
+struct RowBlock {
+    float scale;
+    int8_t numbers[BLOCK];
+    int16_t sums[2 * PARTS];
+};
+
+static_assert(sizeof(WeightBlock) == 1152 && sizeof(RowsBlock) == 1168 && sizeof(RowBlock) == 292, "ggml's blocks");
+
+// One block of sixteen columns: its numbers in runs of four a column, and what its parts are multiplied with.
+struct alignas(64) Panel {
+    uint8_t numbers[PARTS][8][COLUMNS * 4];
+    float scales[PARTS][COLUMNS];
+    float minima[PARTS][COLUMNS];
+};
+
+// A row's block: where its numbers are, in runs of 8, and the sums of its parts.
+struct RowFacts {
+    const int8_t * numbers;
+    float scale;
+    float sums[PARTS];
+};
+
+thread_local kernels::Scratch panel_memory;
+thread_local kernels::Scratch facts_memory;
+
+// The scales and minima of a part of eight columns, 8 bytes each.
+inline void six_bits(const uint8_t * twelve, uint64_t & scales, uint64_t & minima) {
+    uint32_t words[3];
+    std::memcpy(words, twelve, sizeof words);
+    const uint32_t upper_scales = (words[2] & 0x0F0F0F0F) | ((words[0] >> 6 & 0x03030303) << 4);
+    const uint32_t upper_minima = (words[2] >> 4 & 0x0F0F0F0F) | ((words[1] >> 6 & 0x03030303) << 4);
+    scales = (words[0] & 0x3F3F3F3F) | static_cast<uint64_t>(upper_scales) << 32;
+    minima = (words[1] & 0x3F3F3F3F) | static_cast<uint64_t>(upper_minima) << 32;
+}
+
+inline __m512 bytes_to_floats(uint64_t first, uint64_t second) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_set_epi64x(static_cast<int64_t>(second), static_cast<int64_t>(first))));
+}
+
+inline __m512 halves_to_floats(const uint16_t * first, const uint16_t * second) {
+    const __m128i lower = _mm_loadu_si128(reinterpret_cast<const __m128i *>(first));
+    const __m128i upper = _mm_loadu_si128(reinterpret_cast<const __m128i *>(second));
+    return _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(lower), upper, 1));
+}
+
+// What the parts of a block of sixteen columns are multiplied with.
+class Factors {
+  public:
+    Factors(const WeightBlock & first, const WeightBlock & second)
+        : scales_(halves_to_floats(first.scales, second.scales)), minima_(halves_to_floats(first.minima, second.minima)) {
+        for (int part = 0; part < PARTS; part++) {
+            six_bits(first.of_parts[part], of_scales_[part][0], of_minima_[part][0]);
+            six_bits(second.of_parts[part], of_scales_[part][1], of_minima_[part][1]);
+        }
+    }
+
+    __m512 scale(int part) const { return _mm512_mul_ps(bytes_to_floats(of_scales_[part][0], of_scales_[part][1]), scales_); }
+    __m512 minimum(int part) const { return _mm512_mul_ps(bytes_to_floats(of_minima_[part][0], of_minima_[part][1]), minima_); }
+
+  private:
+    __m512 scales_;
+    __m512 minima_;
+    uint64_t of_scales_[PARTS][2];
+    uint64_t of_minima_[PARTS][2];
+};
+
+// Runs of eight of eight columns each, as two of four of all sixteen: the lower halves of the bytes belong to one part, the
+// upper to the next.
+inline void take_fours(const uint8_t * left, const uint8_t * right, __m512i (&fours)[2]) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    fours[0] = _mm512_permutex2var_epi32(_mm512_loadu_si512(left), even, _mm512_loadu_si512(right));
+    fours[1] = _mm512_permutex2var_epi32(_mm512_loadu_si512(left), odd, _mm512_loadu_si512(right));
+}
+
+inline __m512i lower(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(0x0F)); }
+inline __m512i upper(__m512i bytes) { return lower(_mm512_srli_epi16(bytes, 4)); }
+
+void take_panel(Panel & panel, const WeightBlock & first, const WeightBlock & second) {
+    for (int pair = 0; pair < PARTS / 2; pair++) {
+        for (int run = 0; run < 4; run++) {
+            __m512i fours[2];
+            take_fours(first.nibbles[pair][run], second.nibbles[pair][run], fours);
+            for (int i = 0; i < 2; i++) {
+                _mm512_store_si512(panel.numbers[2 * pair][2 * run + i], lower(fours[i]));
+                _mm512_store_si512(panel.numbers[2 * pair + 1][2 * run + i], upper(fours[i]));
+            }
+        }
+    }
+    const Factors factors(first, second);
+    for (int part = 0; part < PARTS; part++) {
+        _mm512_store_ps(panel.scales[part], factors.scale(part));
+        _mm512_store_ps(panel.minima[part], factors.minimum(part));
+    }
+}
+
+// Four numbers, in all places of a vector.
+inline __m512i everywhere(const int8_t * numbers) {
+    int32_t four;
+    std::memcpy(&four, numbers, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+// out[R][COLUMNS], the columns of `valid`, of rows that are packed by four.
+template <int R>
+void tile(int blocks, float * out, size_t out_stride, const Panel * panels, const RowFacts * facts, __mmask16 valid) {
+    __m512 sums[R];
+    for (auto & sum : sums) {
+        sum = _mm512_setzero_ps();
+    }
+    for (int b = 0; b < blocks; b++) {
+        __m512 of_block[R];
+        for (auto & sum : of_block) {
+            sum = _mm512_setzero_ps();
+        }
+        for (int part = 0; part < PARTS; part++) {
+            __m512i products[R];
+            for (auto & product : products) {
+                product = _mm512_setzero_si512();
+            }
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) {
+                const __m512i weights = _mm512_load_si512(panels[b].numbers[part][i]);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) {
+                    const int8_t * numbers = facts[r * blocks + b].numbers + (4 * part + i / 2) * 4 * 8 + i % 2 * 4;
+                    products[r] = _mm512_dpbusd_epi32(products[r], weights, everywhere(numbers));
+                }
+            }
+            const __m512 scales = _mm512_load_ps(panels[b].scales[part]);
+            const __m512 minima = _mm512_load_ps(panels[b].minima[part]);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                of_block[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[r]), scales, of_block[r]);
+                of_block[r] = _mm512_fnmadd_ps(_mm512_set1_ps(facts[r * blocks + b].sums[part]), minima, of_block[r]);
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            sums[r] = _mm512_fmadd_ps(of_block[r], _mm512_set1_ps(facts[r * blocks + b].scale), sums[r]);
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        _mm512_mask_storeu_ps(out + r * out_stride, valid, sums[r]);
+    }
+}
+
+// A single row, as `tile` has it, without a panel: its weights are used once.
+void single(int blocks, float * out, const WeightBlock * first, const WeightBlock * second, const RowFacts * facts, __mmask16 valid) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int b = 0; b < blocks; b++) {
+        const Factors factors(first[b], second[b]);
+        __m512 of_block = _mm512_setzero_ps();
+        for (int pair = 0; pair < PARTS / 2; pair++) {
+            __m512i products[2] = {};
+            for (int run = 0; run < 4; run++) {
+                __m512i fours[2];
+                take_fours(first[b].nibbles[pair][run], second[b].nibbles[pair][run], fours);
+                const int8_t * numbers = facts[b].numbers + 64 * pair + 8 * run;
+                for (int i = 0; i < 2; i++) {
+                    products[0] = _mm512_dpbusd_epi32(products[0], lower(fours[i]), everywhere(numbers + 4 * i));
+                    products[1] = _mm512_dpbusd_epi32(products[1], upper(fours[i]), everywhere(numbers + 32 + 4 * i));
+                }
+            }
+            for (int i = 0; i < 2; i++) {
+                const int part = 2 * pair + i;
+                of_block = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[i]), factors.scale(part), of_block);
+                of_block = _mm512_fnmadd_ps(_mm512_set1_ps(facts[b].sums[part]), factors.minimum(part), of_block);
+            }
+        }
+        sum = _mm512_fmadd_ps(of_block, _mm512_set1_ps(facts[b].scale), sum);
+    }
+    _mm512_mask_storeu_ps(out, valid, sum);
+}
+
+const RowFacts * facts_of_rows(const RowsBlock * rows, int num_rows, int blocks) {
+    RowFacts * facts = facts_memory.take<RowFacts>(static_cast<size_t>(num_rows) * blocks);
+    for (int r = 0; r < num_rows; r++) {
+        const int m = r % 4;
+        for (int b = 0; b < blocks; b++) {
+            const RowsBlock & block = rows[r / 4 * blocks + b];
+            RowFacts & fact = facts[r * blocks + b];
+            fact.numbers = block.numbers + 8 * m;
+            fact.scale = block.scales[m];
+            for (int part = 0; part < PARTS; part++) {
+                const int16_t * sums = block.sums[part / 2][m] + part % 2 * 2;
+                fact.sums[part] = static_cast<float>(sums[0] + sums[1]);
+            }
+        }
+    }
+    return facts;
+}
+
+const RowFacts * facts_of_row(const RowBlock * row, int blocks) {
+    RowFacts * facts = facts_memory.take<RowFacts>(blocks);
+    for (int b = 0; b < blocks; b++) {
+        facts[b].numbers = row[b].numbers;
+        facts[b].scale = row[b].scale;
+        for (int part = 0; part < PARTS; part++) {
+            facts[b].sums[part] = static_cast<float>(row[b].sums[2 * part] + row[b].sums[2 * part + 1]);
+        }
+    }
+    return facts;
+}
+
+// Sixteen columns of the weights, `blocks` blocks each; an odd eight at the end is its own neighbour.
+struct Columns {
+    const WeightBlock * first;
+    const WeightBlock * second;
+    __mmask16 valid;
+
+    Columns(const WeightBlock * weights, int blocks, int count)
+        : first(weights), second(count > GROUP ? weights + blocks : weights), valid(count > GROUP ? 0xFFFF : 0x00FF) {}
+};
+
+}  // namespace
+
+namespace kernels {
+
+PackedProduct original_q4_k_rows = nullptr;
+PackedProduct original_q4_k_row = nullptr;
+
+void serving_q4_k_rows(int n, float * out, size_t out_stride, const void * weights, const void * rows, int num_rows, int num_columns) {
+    if (!enabled) {
+        original_q4_k_rows(n, out, out_stride, weights, rows, num_rows, num_columns);
+        return;
+    }
+    const int blocks = n / BLOCK;
+    const RowFacts * facts = facts_of_rows(static_cast<const RowsBlock *>(rows), num_rows, blocks);
+    Panel * panels = panel_memory.take<Panel>(blocks);
+    const auto * column = static_cast<const WeightBlock *>(weights);
+    for (int c = 0; c < num_columns; c += COLUMNS, column += 2 * blocks) {
+        const Columns columns(column, blocks, num_columns - c);
+        for (int b = 0; b < blocks; b++) {
+            take_panel(panels[b], columns.first[b], columns.second[b]);
+        }
+        int r = 0;
+        for (; r + 8 <= num_rows; r += 8) {
+            tile<8>(blocks, out + r * out_stride + c, out_stride, panels, facts + r * blocks, columns.valid);
+        }
+        if (r < num_rows) {
+            tile<4>(blocks, out + r * out_stride + c, out_stride, panels, facts + r * blocks, columns.valid);
+        }
+    }
+}
+
+void serving_q4_k_row(int n, float * out, size_t stride, const void * weights, const void * row, int num_rows, int num_columns) {
+    if (!enabled || num_rows != 1) {
+        original_q4_k_row(n, out, stride, weights, row, num_rows, num_columns);
+        return;
+    }
+    const int blocks = n / BLOCK;
+    const RowFacts * facts = facts_of_row(static_cast<const RowBlock *>(row), blocks);
+    const auto * column = static_cast<const WeightBlock *>(weights);
+    for (int c = 0; c < num_columns; c += COLUMNS, column += 2 * blocks) {
+        const Columns columns(column, blocks, num_columns - c);
+        single(blocks, out + c, columns.first, columns.second, facts, columns.valid);
+    }
+}
+
+}  // namespace kernels
