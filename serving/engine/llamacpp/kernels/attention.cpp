@@ -72,9 +72,20 @@ inline __m512 exp_of(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
+// Asks for a head of a key or value of the next tile: for a few queries, memory is slower to bring it than the processor to
+// compute.
+inline void fetch_next(const char * key_or_value, size_t stride, int bytes) {
+    for (int i = 0; i < bytes; i += 64) {
+        _mm_prefetch(key_or_value + KEYS * stride + i, _MM_HINT_T0);
+    }
+}
+
 // Keys of a tile as floats, [head][KEYS]; those beyond `count` are 0.
-void take_keys(float * out, const char * keys, size_t stride, int head, int count) {
+void take_keys(float * out, const char * keys, size_t stride, int head, int count, bool few_queries) {
     for (int k = 0; k < KEYS; k += LANES) {
+        for (int i = k; few_queries && i < std::min(k + LANES, count); i++) {
+            fetch_next(keys + i * stride, stride, head * 2);
+        }
         for (int d = 0; d < head; d += LANES) {
             __m512 rows[LANES];
             for (int i = 0; i < LANES; i++) {
@@ -125,8 +136,28 @@ template <int R> void score(float * scores, const float * queries, const float *
     }
 }
 
+// Where a tile's values are: in the cache, or as floats, [KEYS][head].
+struct InCache {
+    const char * first;
+    size_t stride;
+    __m512 operator()(int key, int d) const {
+        const char * halves = first + key * stride + d * 2;
+        if (d % (2 * LANES) == 0) {
+            fetch_next(halves, stride, 64);
+        }
+        return halves_to_floats(halves);
+    }
+};
+
+struct AsFloats {
+    const float * first;
+    int head;
+    __m512 operator()(int key, int d) const { return _mm512_load_ps(first + key * head + d); }
+};
+
 // sums[R][head] += weights[R][KEYS] times values[KEYS][head], for VECTORS * LANES numbers of a head from d on.
-template <int R, int VECTORS> void add_values(float * sums, const float * weights, const float * values, int head, int d, int count) {
+template <int R, int VECTORS, typename Values>
+void add_values(float * sums, const float * weights, const Values & values, int head, int d, int count) {
     __m512 parts[R][VECTORS];
     for (int r = 0; r < R; r++) {
         for (int i = 0; i < VECTORS; i++) {
@@ -136,7 +167,7 @@ template <int R, int VECTORS> void add_values(float * sums, const float * weight
     for (int k = 0; k < count; k++) {
         __m512 value[VECTORS];
         for (int i = 0; i < VECTORS; i++) {
-            value[i] = _mm512_load_ps(values + k * head + d + i * LANES);
+            value[i] = values(k, d + i * LANES);
         }
 #pragma GCC unroll 6
         for (int r = 0; r < R; r++) {
@@ -153,7 +184,7 @@ template <int R, int VECTORS> void add_values(float * sums, const float * weight
     }
 }
 
-template <int R> void add_all_values(float * sums, const float * weights, const float * values, int head, int count) {
+template <int R, typename Values> void add_all_values(float * sums, const float * weights, const Values & values, int head, int count) {
     int d = 0;
     for (; d + 4 * LANES <= head; d += 4 * LANES) {
         add_values<R, 4>(sums, weights, values, head, d, count);
@@ -200,16 +231,19 @@ struct Call {
     }
 };
 
-// Queries of neighbouring tokens that share a key's head: row = token * heads_per_key + head.
+// Queries of neighbouring tokens, and of one or more heads of keys: for each of these `rows`, of which row = token *
+// heads_per_key + head. Where there are few, all heads are taken together, so that the cache is read from front to back.
 struct Tile {
     int64_t sequence;
     int64_t key_head;
+    int num_heads;
     int first_row;
     int rows;
 
-    int token(const Call & call, int row) const { return (first_row + row) / call.heads_per_key; }
+    int all_rows() const { return num_heads * rows; }
+    int token(const Call & call, int row) const { return (first_row + row % rows) / call.heads_per_key; }
     int64_t query_head(const Call & call, int row) const {
-        return key_head * call.heads_per_key + (first_row + row) % call.heads_per_key;
+        return (key_head + row / rows) * call.heads_per_key + (first_row + row % rows) % call.heads_per_key;
     }
 };
 
@@ -231,7 +265,7 @@ bool all_masked(const Call & call, const Tile & tile, int64_t key, int count) {
 // Adds the mask to the scores, and finds the greatest of each row. Keys beyond `count` count as masked.
 void mask_scores(const Call & call, const Tile & tile, Memory & memory, int64_t key, int count) {
     const __m512 minus_infinity = _mm512_set1_ps(-INFINITY);
-    for (int r = 0; r < tile.rows; r++) {
+    for (int r = 0; r < tile.all_rows(); r++) {
         float * scores = memory.scores + r * KEYS;
         const char * mask = call.mask_of(tile.token(call, r), tile.sequence) + key * 2;
         __m512 greatest = minus_infinity;
@@ -248,7 +282,7 @@ void mask_scores(const Call & call, const Tile & tile, Memory & memory, int64_t 
 
 // Moves each row's running maximum, and scales what was added up relative to the one before.
 void move_maxima(const Call & call, const Tile & tile, Memory & memory) {
-    for (int r = 0; r < tile.rows; r += LANES) {
+    for (int r = 0; r < tile.all_rows(); r += LANES) {
         const __m512 before = _mm512_load_ps(memory.maximum + r);
         const __m512 maximum = _mm512_max_ps(before, _mm512_load_ps(memory.greatest + r));
         const __mmask16 moved = _mm512_cmp_ps_mask(maximum, before, _CMP_GT_OQ);
@@ -269,7 +303,7 @@ void move_maxima(const Call & call, const Tile & tile, Memory & memory) {
 
 // Turns scores into weights relative to the running maxima, and adds them up.
 void weigh(const Tile & tile, Memory & memory) {
-    for (int r = 0; r < tile.rows; r++) {
+    for (int r = 0; r < tile.all_rows(); r++) {
         float * scores = memory.scores + r * KEYS;
         const float maximum = memory.maximum[r] == -INFINITY ? 0.0f : memory.maximum[r];
         __m512 total = _mm512_setzero_ps();
@@ -287,7 +321,7 @@ void take_queries(const Call & call, const Tile & tile, Memory & memory) {
     std::fill_n(memory.maximum, ROWS, -INFINITY);
     std::fill_n(memory.total, ROWS, 0.0f);
     const __m512 scale = _mm512_set1_ps(call.scale);
-    for (int r = 0; r < tile.rows; r++) {
+    for (int r = 0; r < tile.all_rows(); r++) {
         const char * query = static_cast<const char *>(call.queries->data) + tile.token(call, r) * call.queries->nb[1] +
                              tile.query_head(call, r) * call.queries->nb[2] + tile.sequence * call.queries->nb[3];
         for (int d = 0; d < call.head; d += LANES) {
@@ -300,7 +334,7 @@ void take_queries(const Call & call, const Tile & tile, Memory & memory) {
 
 // out[head][query head][token][sequence], as ggml has it: the heads of a token side by side.
 void write(const Call & call, const Tile & tile, const Memory & memory) {
-    for (int r = 0; r < tile.rows; r++) {
+    for (int r = 0; r < tile.all_rows(); r++) {
         const __m512 factor = _mm512_set1_ps(memory.total[r] == 0.0f ? 0.0f : 1.0f / memory.total[r]);
         char * out = static_cast<char *>(call.out->data) + tile.query_head(call, r) * call.out->nb[1] +
                      tile.token(call, r) * call.out->nb[2] + tile.sequence * call.out->nb[3];
@@ -311,29 +345,56 @@ void write(const Call & call, const Tile & tile, const Memory & memory) {
     }
 }
 
+// A tile of keys or values of the cache, of one head.
+struct Cached {
+    const char * first;
+    size_t stride;
+    int count;
+
+    Cached(const ggml_tensor * tensor, const Tile & tile, int head, int64_t key, int num_keys)
+        : first(static_cast<const char *>(tensor->data) + key * tensor->nb[1] + (tile.key_head + head) * tensor->nb[2] +
+                tile.sequence * tensor->nb[3]),
+          stride(tensor->nb[1]), count(num_keys) {}
+};
+
+void score_head(const Call & call, const Tile & tile, Memory & memory, int head, const Cached & keys) {
+    take_keys(memory.keys, keys.first, keys.stride, call.head, keys.count, tile.rows <= ROWS_AT_ONCE);
+    const int row = head * tile.rows;
+    for (int r = row; r < row + tile.rows; r += ROWS_AT_ONCE) {
+#define SCORE(R) score<R>(memory.scores + r * KEYS, memory.queries + r * call.head, memory.keys, call.head)
+        SERVING_FOR_ROWS_UP_TO_6(row + tile.rows - r, SCORE)
+    }
+}
+
+void add_head(const Call & call, const Tile & tile, Memory & memory, int head, const Cached & values) {
+    const int row = head * tile.rows;
+    if (tile.rows <= ROWS_AT_ONCE) {
+#define ADD_ONCE(R) add_all_values<R>(memory.sums + row * call.head, memory.scores + row * KEYS, InCache{values.first, values.stride}, call.head, values.count)
+        SERVING_FOR_ROWS_UP_TO_6(tile.rows, ADD_ONCE)
+        return;
+    }
+    take_values(memory.values, values.first, values.stride, call.head, values.count);
+    for (int r = row; r < row + tile.rows; r += ROWS_AT_ONCE) {
+#define ADD(R) add_all_values<R>(memory.sums + r * call.head, memory.scores + r * KEYS, AsFloats{memory.values, call.head}, call.head, values.count)
+        SERVING_FOR_ROWS_UP_TO_6(row + tile.rows - r, ADD)
+    }
+}
+
 void attend(const Call & call, const Tile & tile, Memory & memory) {
-    const char * keys = static_cast<const char *>(call.keys->data) + tile.key_head * call.keys->nb[2] + tile.sequence * call.keys->nb[3];
-    const char * values =
-        static_cast<const char *>(call.values->data) + tile.key_head * call.values->nb[2] + tile.sequence * call.values->nb[3];
-    const int head = call.head;
     take_queries(call, tile, memory);
     for (int64_t key = 0; key < call.keys->ne[1]; key += KEYS) {
         const int count = static_cast<int>(std::min<int64_t>(KEYS, call.keys->ne[1] - key));
         if (all_masked(call, tile, key, count)) {
             continue;
         }
-        take_keys(memory.keys, keys + key * call.keys->nb[1], call.keys->nb[1], head, count);
-#define SCORE(R) score<R>(memory.scores + first * KEYS, memory.queries + first * head, memory.keys, head)
-        for (int first = 0; first < tile.rows; first += ROWS_AT_ONCE) {
-            SERVING_FOR_ROWS_UP_TO_6(tile.rows - first, SCORE)
+        for (int head = 0; head < tile.num_heads; head++) {
+            score_head(call, tile, memory, head, Cached(call.keys, tile, head, key, count));
         }
         mask_scores(call, tile, memory, key, count);
         move_maxima(call, tile, memory);
         weigh(tile, memory);
-        take_values(memory.values, values + key * call.values->nb[1], call.values->nb[1], head, count);
-#define ADD(R) add_all_values<R>(memory.sums + first * head, memory.scores + first * KEYS, memory.values, head, count)
-        for (int first = 0; first < tile.rows; first += ROWS_AT_ONCE) {
-            SERVING_FOR_ROWS_UP_TO_6(tile.rows - first, ADD)
+        for (int head = 0; head < tile.num_heads; head++) {
+            add_head(call, tile, memory, head, Cached(call.values, tile, head, key, count));
         }
     }
     write(call, tile, memory);
@@ -354,11 +415,16 @@ void serving_attention(const ComputeParams * params, ggml_tensor * result) {
     Memory memory = memory_for(call.head);
     const int rows = call.tokens * call.heads_per_key;
     const int tiles = (rows + ROWS - 1) / ROWS;
-    const int64_t work = call.queries->ne[3] * call.keys->ne[2] * tiles;
+    const int64_t sequences = call.queries->ne[3];
+    const int key_heads = static_cast<int>(call.keys->ne[2]);
+    const bool together = rows * key_heads <= ROWS && sequences >= params->num_threads;
+    const int heads = together ? key_heads : 1;
+    const int64_t work = sequences * (key_heads / heads) * tiles;
     for (int64_t i = params->thread; i < work; i += params->num_threads) {
         const int64_t pair = i / tiles;
         const int first = static_cast<int>(i % tiles) * ROWS;
-        attend(call, {pair / call.keys->ne[2], pair % call.keys->ne[2], first, std::min(ROWS, rows - first)}, memory);
+        const int64_t head = pair % (key_heads / heads) * heads;
+        attend(call, {pair / (key_heads / heads), head, heads, first, std::min(ROWS, rows - first)}, memory);
     }
 }
 
