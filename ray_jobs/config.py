@@ -82,7 +82,7 @@ class EngineActors(Section):
     """Rows that are written, and lost by a crash, together."""
     ahead: bool = True
     """Whether cores that a stage leaves idle do work of a later one: engines answer with the base, and judge
-    that, while trials train on GPUs; or judge the base while candidates answer."""
+    that, while trials train on GPUs; or judge while candidates answer."""
     settings: JobEngineSettings = JobEngineSettings()
     """Each actor's engine."""
 

@@ -93,11 +93,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The same one after another, with few in memory at once."""
+def iter_rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
+    """The same one after another, or those from `start` to `stop` (exclusive), with few in memory at once."""
     file = RowFile(path)
-    for start in range(0, len(file), ROWS_PER_GROUP):
-        yield from file.rows(start, start + ROWS_PER_GROUP)
+    end = len(file) if stop is None else min(stop, len(file))
+    for at in range(start, end, ROWS_PER_GROUP):
+        yield from file.rows(at, min(at + ROWS_PER_GROUP, end))
 
 
 def iter_tables(path: Path) -> Iterator[Any]:

@@ -1,9 +1,9 @@
 """Work that need not wait for its stage, done beside another one, on cores that this one leaves idle.
 
 Trials train on GPUs and engines run on CPUs, which would wait for each other: while trials train, engines
-answer as the base and judge these answers and the known pairs. While a candidate answers, engines judge the
-base. A thread of the driver has this done. It keeps finished rows only: the stages whose work it is take them
-up, do what is missing, and fail where it failed.
+answer as the base and judge these answers and the known pairs. While a candidate answers, engines judge: see
+`judge_stream`. A thread of the driver has this done. It keeps finished rows only: the stages whose work it is
+take them up, do what is missing, and fail where it failed.
 """
 
 import ctypes
@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from math import ceil
 
 from ray_jobs.config import Config
 from ray_jobs.logs import duration
@@ -21,7 +20,6 @@ from ray_jobs.runs import RunFolder
 from ray_jobs.stages import cluster, export, generate, judge
 from ray_jobs.stages.begun import ahead_of
 from ray_jobs.stages.tune_search import most_at_once
-from ray_jobs.tables import RowFile
 
 log = logging.getLogger(__name__)
 
@@ -43,35 +41,17 @@ def base_ahead(config: Config, folder: RunFolder) -> Iterator[None]:
     log.info("ahead    %d engine(s) answer as the base while the trials train", engines)
     config = config.model_copy(update={"engine": config.engine.model_copy(update={"actors": engines})})
     work = partial(make_base, config, folder)
-    with beside(work, "the trials are done; the base's rows are not yet") as start:
+    told = partial(log.info, "ahead    the trials are done; the base's rows are not yet")
+    with beside(work, told) as start:
         start()
         yield
 
 
 @contextmanager
-def base_judged(config: Config, folder: RunFolder) -> Iterator[Callable[[], None]]:
-    """Gives what has the base's answers judged from then on, while the block lasts, and waits for that end.
-
-    Where the candidate's engines leave room for others. Those that fit as soon as these end join them.
-    """
-    room = room_beside_answers(config, folder) if config.engine.ahead else 0
-    if room == 0:
-        yield do_nothing
-        return
-    work = partial(judge.base_ahead, config, folder, folder)
-    with beside(work, "the candidate's answers are there; the base's scores are not yet") as start:
-        yield start
-
-
-def do_nothing() -> None:
-    pass
-
-
-@contextmanager
-def beside(work: Callable[[], None], told: str) -> Iterator[Callable[[], None]]:
+def beside(work: Callable[[], None], at_end: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Gives what starts a thread that does the work, and waits for its end; not after an error.
 
-    `told`: what is logged where the work takes longer than the block.
+    `at_end`: is called where the work takes longer than the block, before its end is waited for.
     """
     left = threading.Event()
     thread = threading.Thread(target=work_on, args=(work, left), name="ahead", daemon=True)
@@ -85,7 +65,7 @@ def beside(work: Callable[[], None], told: str) -> Iterator[Callable[[], None]]:
     try:
         yield start
         if thread.is_alive():
-            log.info("ahead    %s", told)
+            at_end()
         if thread.ident is not None:
             thread.join()
     except BaseException:
@@ -127,18 +107,16 @@ def room(config: Config) -> int:
     return min(there, config.engine.actors or there)
 
 
-def room_beside_answers(config: Config, folder: RunFolder) -> int:
-    """Engines for which there are cores while others answer as a candidate: there are few rows, or
-    `engine.actors` wants few engines a stage."""
+def room_beside_answers(config: Config, blocks: int) -> int:
+    """Engines for which there are cores while others answer so many blocks of rows: there are few of these,
+    or `engine.actors` wants few engines a stage."""
     engine = config.engine
     there = cluster.engine_cpus() // engine.settings.cores
-    blocks = ceil(len(RowFile(folder.path("data/prompts.parquet"))) / engine.rows_per_block)
     return max(0, there - min(engine.actors or there, blocks))
 
 
 def work_on(work: Callable[[], None], left: threading.Event) -> None:
     """All that can be done; `left`: nobody waits for it any more, and Ray ends under it."""
-    started = time.monotonic()
     try:
         work()
     except SystemExit:
@@ -148,12 +126,12 @@ def work_on(work: Callable[[], None], left: threading.Event) -> None:
         level = logging.DEBUG if left.is_set() else logging.WARNING
         log.log(level, "ahead    stopped, its stage will do it: %s", " ".join(str(error).split())[:500])
         log.debug("ahead", exc_info=error)
-    else:
-        log.info("ahead    done in %s", duration(time.monotonic() - started))
 
 
 def make_base(config: Config, folder: RunFolder) -> None:
     """The base's model, its answers, their scores, and scores of known pairs, in the folder of work ahead."""
+    started = time.monotonic()
     export.base_ahead(config, folder)
     generate.base_ahead(config, folder)
     judge.base_ahead(config, folder, ahead_of(folder))
+    log.info("ahead    done in %s", duration(time.monotonic() - started))

@@ -130,6 +130,20 @@ class Blocks:
                 raise
             yield table
 
+    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Results of rows `start` to `stop` (exclusive) of a job that makes one of each row.
+
+        Raises RunConflict when some are missing or cannot be read.
+        """
+        found: list[dict[str, Any]] = []
+        for first, last in self.done():
+            if first < stop and last > start:
+                rows = self._read((first, last)).to_pylist()
+                found += rows[max(0, start - first) : stop - first]
+        if len(found) != stop - start:
+            raise RunConflict(f"{len(found)} results for rows {start} to {stop}")
+        return found
+
     def _reads(self) -> Iterator[tuple[Range, Callable[[], Any]]]:
         for block in self.done():
             yield block, partial(self._read, block)

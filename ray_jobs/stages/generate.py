@@ -20,6 +20,7 @@ from ray_jobs.records import (
     row_seed,
 )
 from ray_jobs.runs import RunFolder, file_sha256
+from ray_jobs.stages import answered as done
 from ray_jobs.stages import cluster, spent
 from ray_jobs.stages.base import Stage, config_inputs
 from ray_jobs.stages.begun import ahead_of, begin_rows, begun_rows
@@ -39,7 +40,7 @@ Beside = Callable[[Config, RunFolder], AbstractContextManager[Callable[[], None]
 
 MODELS = ("base", "candidate")
 """Those that every run has; models_of adds further candidates."""
-ANSWERS = "answers/{model}/part-00000.parquet"
+ANSWERS = done.ANSWERS
 ENGINE_SETTINGS = tuple(
     f"engine.settings.{name}" for name in ("backend", "context_tokens", "kv_type", "deterministic")
 )
@@ -147,7 +148,7 @@ def answered(
     begun = begun_rows(folder, "answers", answer_inputs(config, folder, spec)) if model == "base" else None
     if begun:
         spent.keep(folder, model, spent.read(ahead_of(folder), model))
-    unfinished = begun or folder.path("answers", model, "unfinished")
+    unfinished = begun or done.unfinished_of(folder, model)
     took = answer(config, folder, spec, unfinished, folder.path(output), begun_to_answer)
     spent.keep(folder, model, took)
     folder.publish([output])
@@ -254,24 +255,27 @@ def seed_of(config: Config, model: str) -> int:
     return config.seed if model == "base" or other is None else other
 
 
-def iter_prompts(folder: RunFolder) -> Iterator[Prompt]:
-    return map(prompt_from_row, iter_rows(folder.path("data/prompts.parquet")))
+def iter_prompts(folder: RunFolder, between: done.Part = done.WHOLE) -> Iterator[Prompt]:
+    return map(prompt_from_row, iter_rows(folder.path("data/prompts.parquet"), *between))
 
 
-def iter_answers(folder: RunFolder, model: str) -> Iterator[Answer]:
-    return map(Answer.from_row, iter_rows(folder.path(ANSWERS.format(model=model))))
+def iter_answers(folder: RunFolder, model: str, between: done.Part = done.WHOLE) -> Iterator[Answer]:
+    return map(Answer.from_row, done.answer_rows_of(folder, model, between))
 
 
 def in_step(
-    folder: RunFolder, models: Sequence[str], answers_in: RunFolder | None = None
+    folder: RunFolder,
+    models: Sequence[str],
+    answers_in: RunFolder | None = None,
+    between: done.Part = done.WHOLE,
 ) -> Iterator[tuple[Prompt, tuple[Answer, ...]]]:
     """Each prompt with the models' answers to it, few in memory at once.
 
     `answers_in`: the folder with the answers, where it is another. Raises RunConflict where a file of answers
     is not that of the prompts.
     """
-    files = [iter_answers(answers_in or folder, model) for model in models]
-    rows: Iterator[tuple[Any, ...]] = zip_longest(iter_prompts(folder), *files)
+    files = [iter_answers(answers_in or folder, model, between) for model in models]
+    rows: Iterator[tuple[Any, ...]] = zip_longest(iter_prompts(folder, between), *files)
     for prompt, *answers in rows:
         for model, answer in zip(models, answers, strict=True):
             if prompt is None or answer is None or answer.id != prompt.id:

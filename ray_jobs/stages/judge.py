@@ -2,29 +2,39 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_jobs.config import Config, EngineActors
 from ray_jobs.errors import ConfigError, ModelError
-from ray_jobs.judging.metrics import check_inputs, metric_sha256, outline_of, outlines_of, wants_reference
-from ray_jobs.records import Judgement, Pair, Prompt, as_row, pair_from_row, row_seed
+from ray_jobs.judging.metrics import metric_sha256, outline_of, wants_reference
+from ray_jobs.records import Judgement, Pair
 from ray_jobs.runs import RunFolder, file_sha256
 from ray_jobs.stages import cluster, generate
 from ray_jobs.stages.base import Stage, config_inputs, flatten
 from ray_jobs.stages.begun import begin_rows, begun_rows, forget_ahead
+from ray_jobs.stages.blocks import Range
 from ray_jobs.stages.engine_rows import RowJob, compute_tables
 from ray_jobs.stages.judge_actor import ITEM_COLUMNS, RESULT_COLUMNS, JudgeActor, metrics_of, quarantined
-from ray_jobs.tables import ROWS_PER_GROUP, iter_rows, iter_tables, read_rows, table_of, write_tables
+from ray_jobs.stages.judge_rows import (
+    BASE_ROWS,
+    FirstLook,
+    check,
+    first_look,
+    look_order,
+    look_sizes,
+    parts_of,
+    row_tables,
+)
+from ray_jobs.stages.known_pairs import known_pairs, trust_rows
+from ray_jobs.stages.micro_batches import begin, begun_batches, name_of
+from ray_jobs.tables import iter_rows, iter_tables, write_tables
 from serving.storage.mirror import discard
 from serving.storage.remote import local_path
-
-if TYPE_CHECKING:
-    from ray_jobs.judging.inputs import JudgeItem
 
 log = logging.getLogger(__name__)
 
@@ -36,22 +46,20 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     check(config, lambda: generate.iter_prompts(folder))
     order = look_order((prompt.id for prompt in generate.iter_prompts(folder)), config.seed)
     pairs, references = known_pairs(config, folder)
-    known = trust_rows(config, pairs, references)
     cluster.connect()
     unfinished = folder.path("judgements/unfinished")
-    begun = begun_rows(folder, "judgements", ahead_inputs(config, folder))
     job, pool = judge_job(config, folder), judge_pool(config)
     sizes = look_sizes(config.verdict.sequential.looks, len(order))
     judged: list[Path] = []
     for look, (start, size) in enumerate(pairwise((0, *sizes))):
-        models, ids = generate.models_of(folder), set(order[start:size])
-        if begun and look == 0:
-            ahead = row_tables(folder, ids, models[:1], known)
-            judged.append(compute_tables(job, ahead, begun / "rows", pool))
-            models, known = models[1:], []
-        rows = row_tables(folder, ids, models, known)
-        judged.append(compute_tables(job, rows, unfinished / f"look-{look}", pool))
-        known = []
+        ids = frozenset(order[start:size])
+        if look == 0:
+            first = FirstLook(ids, trust_rows(config, pairs, references), len(order))
+            parts = parts_of(first, folder, begun_by_now(config, folder))
+            judged += [compute_tables(job, rows, path, pool) for path, rows in parts]
+        else:
+            rows = row_tables(folder, ids, generate.models_of(folder), [])
+            judged.append(compute_tables(job, rows, unfinished / f"look-{look}", pool))
         write_judgements(folder, judged)
         folder.write_json("judgements/trust.json", trust(config, folder, pairs, references))
         folder.write_json("judgements/look.json", {"look": look, "of": len(sizes), "num_prompts": size})
@@ -70,42 +78,39 @@ def base_ahead(config: Config, folder: RunFolder, made: RunFolder) -> None:
 
     `made`: where the base's model and answers are: the run's folder, or that of its work ahead.
     """
-    check(config, lambda: generate.iter_prompts(folder))
-    order = look_order((prompt.id for prompt in generate.iter_prompts(folder)), config.seed)
-    ids = set(order[: look_sizes(config.verdict.sequential.looks, len(order))[0]])
-    known = trust_rows(config, *known_pairs(config, folder))
+    look = first_look(config, folder)
     begun = begin_rows(folder, "judgements", ahead_inputs(config, made))
-    rows = row_tables(folder, ids, ("base",), known, answers_in=made)
-    compute_tables(judge_job(config, made), rows, begun / "rows", judge_pool(config))
+    rows = row_tables(folder, look.ids, ("base",), look.known, answers_in=made)
+    compute_tables(judge_job(config, made), rows, begun / BASE_ROWS, judge_pool(config))
+
+
+def begun_by_now(config: Config, folder: RunFolder) -> Path | None:
+    """The folder of judgements of the run's answers that were begun before the stage's turn."""
+    return begun_rows(folder, "judgements", ahead_inputs(config, folder))
+
+
+def batches_of(config: Config, folder: RunFolder) -> list[Range]:
+    """The micro-batches of the run's answers that were begun, in order."""
+    return begun_batches(begun_by_now(config, folder))
+
+
+def begin_batch(config: Config, folder: RunFolder, batch: Range) -> None:
+    """Notes that somebody judges these prompts' answers, and nobody else is to."""
+    begin(folder, begin_rows(folder, "judgements", ahead_inputs(config, folder)), batch)
+
+
+def batch_ahead(look: FirstLook, config: Config, folder: RunFolder, batch: Range) -> None:
+    """Judges a micro-batch that was begun, before the stage's turn."""
+    name = name_of(batch)
+    for path, rows in parts_of(look, folder, begun_by_now(config, folder)):
+        if path.name == name:
+            compute_tables(judge_job(config, folder), rows, path, judge_pool(config))
 
 
 def ahead_inputs(config: Config, models: RunFolder) -> dict[str, str]:
     """What the scores of given rows follow from; the judge may be the run's own base."""
     own = models.path("models/base/manifest.json")
     return config_inputs(STAGE, config) | ({"run:base": file_sha256(own)} if own.is_file() else {})
-
-
-def known_pairs(config: Config, folder: RunFolder) -> tuple[list[Pair], dict[str, str] | None]:
-    """The pairs whose better answer is known, with their references, where a metric wants one."""
-    pairs = [pair_from_row(row) for row in read_rows(folder.path("data/trust.parquet"))]
-    pairs = pairs[: config.judge.trust.num_pairs]
-    return pairs, trust_references(config, pairs)
-
-
-def check(config: Config, prompts: Callable[[], Iterable[Prompt]]) -> None:
-    """Raises ConfigError for metrics of one name, DataError for a row that lacks what a metric needs."""
-    for metric in outlines_of(config.judge.metrics):
-        check_inputs(metric, prompts(), config.judge.inputs)
-
-
-def look_order(ids: Iterable[str], seed: int) -> list[str]:
-    """The prompts' IDs by chance, so that an early look sees a fair part of them."""
-    return sorted(ids, key=lambda row_id: (row_seed(seed, row_id), row_id))
-
-
-def look_sizes(shares: Iterable[float], num_prompts: int) -> list[int]:
-    """Prompts judged by the end of each look."""
-    return [max(1, round(share * num_prompts)) for share in shares]
 
 
 def decided(config: Config, folder: RunFolder) -> bool:
@@ -170,69 +175,6 @@ def judge_pool(config: Config) -> EngineActors:
     if settings.kv_type == "auto":
         changes["kv_type"] = "f16"
     return config.engine.model_copy(update={"settings": settings.model_copy(update=changes)})
-
-
-def row_tables(
-    folder: RunFolder,
-    ids: Container[str],
-    models: Sequence[str],
-    known: Sequence[Mapping[str, Any]],
-    answers_in: RunFolder | None = None,
-) -> Iterator[Any]:
-    """Rows to judge: the models' answers to these prompts, then the known ones.
-
-    Answers to one prompt stand together, to share its prefix.
-    """
-    rows = chain(
-        (
-            {"subject": model, **as_row(prompt), "answer": answer.answer}
-            for prompt, answers in generate.in_step(folder, models, answers_in)
-            if prompt.id in ids
-            for model, answer in zip(models, answers, strict=True)
-        ),
-        known,
-    )
-    while some := list(islice(rows, ROWS_PER_GROUP)):
-        yield table_of(some, ITEM_COLUMNS)
-
-
-def trust_references(config: Config, pairs: Sequence[Pair]) -> dict[str, str] | None:
-    """References of the known pairs, where a metric wants one; else None."""
-    from ray_jobs.judging import trust as known
-
-    wanted = any(wants_reference(outline_of(metric), config.judge.inputs) for metric in config.judge.metrics)
-    return known.trust_references(pairs, config.judge.trust.reference) if wanted else None
-
-
-def known_items(
-    config: Config, pairs: Sequence[Pair], references: Mapping[str, str] | None
-) -> list["JudgeItem"]:
-    """Both answers of each known pair that some metric can judge."""
-    from ray_jobs.judging.trust import trust_items
-
-    every = all(wants_reference(outline_of(metric), config.judge.inputs) for metric in config.judge.metrics)
-    return trust_items(pairs, references, keep_all=not every)
-
-
-def trust_rows(
-    config: Config, pairs: Sequence[Pair], references: Mapping[str, str] | None
-) -> list[dict[str, Any]]:
-    """Both answers of each known pair, and those of the first once more: of all, and with a reference."""
-    from ray_jobs.judging.trust import repeated_items
-
-    items = known_items(config, pairs, references)
-    compared = [item for item in items if item.prompt.reference is not None]
-    again = {
-        item.id
-        for chosen in (items, compared)
-        for item in repeated_items(chosen, config.judge.trust.num_repeats)
-    }
-    repeats = [item for item in items if item.id in again]
-    return [
-        {"subject": subject, **as_row(item.prompt), "id": item.id, "answer": item.answer}
-        for subject, chosen in (("trust", items), ("repeat", repeats))
-        for item in chosen
-    ]
 
 
 def trust(

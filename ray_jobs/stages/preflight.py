@@ -9,7 +9,8 @@ from ray_jobs.config import Config
 from ray_jobs.errors import ConfigError
 from ray_jobs.records import Pair, Prompt, as_row
 from ray_jobs.stages.generate import with_system
-from ray_jobs.stages.judge import check, known_items, trust_references
+from ray_jobs.stages.judge_rows import check
+from ray_jobs.stages.known_pairs import known_items, trust_references
 
 if TYPE_CHECKING:
     from serving.engine.chat import ChatTemplate

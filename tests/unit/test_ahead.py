@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from ray_jobs.config import Config, load_config
-from ray_jobs.records import Message, Prompt, as_row
 from ray_jobs.runs import RunFolder
-from ray_jobs.stages import ahead, begun, cluster, export, judge
-from ray_jobs.tables import PROMPT_COLUMNS, write_rows
+from ray_jobs.stages import ahead, begun, cluster, export
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,48 +77,24 @@ def test_there_is_room_where_no_trial_can_be_kept_waiting(
 
 
 @pytest.mark.parametrize(
-    ("cpus", "actors", "num_prompts", "expected"),
+    ("cpus", "actors", "blocks", "expected"),
     [
-        (8, 0, 160, 0),  # 40 blocks of rows for 4 engines
-        (8, 3, 160, 1),
-        (8, 4, 160, 0),
-        (8, 0, 9, 1),  # three blocks
-        (8, 0, 8, 2),
-        (8, 16, 8, 2),
-        (1, 0, 8, 0),  # not even one engine fits
+        (8, 0, 40, 0),
+        (8, 3, 40, 1),
+        (8, 4, 40, 0),
+        (8, 0, 3, 1),
+        (8, 0, 2, 2),
+        (8, 16, 2, 2),
+        (8, 0, 0, 4),
+        (1, 0, 2, 0),  # not even one engine fits
     ],
 )
 def test_there_is_room_beside_answers_where_engines_have_no_block_or_are_not_wanted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, actors: int, num_prompts: int, expected: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, actors: int, blocks: int, expected: int
 ) -> None:
     monkeypatch.setattr(cluster, "engine_cpus", lambda: cpus)
-    config = config_of(
-        tmp_path, f"engine.actors={actors}", "engine.rows_per_block=4", "engine.settings.cores=2"
-    )
-    run = RunFolder(tmp_path)
-    prompts = [Prompt(f"p{number}", "s", (Message("user", "?"),)) for number in range(num_prompts)]
-    write_rows(run.path("data/prompts.parquet"), map(as_row, prompts), PROMPT_COLUMNS)
-    assert ahead.room_beside_answers(config, run) == expected
-
-
-def test_nothing_is_begun_beside_answers_without_room_or_unless_they_begin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judged: list[RunFolder] = []
-    monkeypatch.setattr(judge, "base_ahead", lambda _, __, made: judged.append(made))
-    run = RunFolder(tmp_path)
-    for room, config, starts, expected in (
-        (0, config_of(tmp_path), 1, []),
-        (1, config_of(tmp_path, "engine.ahead=false"), 1, []),
-        (1, config_of(tmp_path), 0, []),
-        (1, config_of(tmp_path), 3, [run]),
-    ):
-        monkeypatch.setattr(ahead, "room_beside_answers", lambda *_, room=room: room)
-        judged.clear()
-        with ahead.base_judged(config, run) as start:
-            for _ in range(starts):
-                start()
-        assert judged == expected
+    config = config_of(tmp_path, f"engine.actors={actors}", "engine.settings.cores=2")
+    assert ahead.room_beside_answers(config, blocks) == expected
 
 
 def test_ctrl_c_ends_the_work_ahead_too(

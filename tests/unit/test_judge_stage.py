@@ -82,9 +82,11 @@ def without_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "connect", lambda: None)
 
 
-def judged(config: Config, fake: FakeJudge, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, Any]:
+def judged(
+    config: Config, fake: FakeJudge, monkeypatch: pytest.MonkeyPatch, compute: Any = None
+) -> tuple[RunFolder, Any]:
     folder = run_with(config, *fake.means)
-    monkeypatch.setattr(judge, "compute_tables", fake)
+    monkeypatch.setattr(judge, "compute_tables", compute or fake)
     assert all(folder.path(name).is_file() for name in judge.run(config, folder))
     verdict.run(config, folder)
     return folder, json.loads(folder.path("report/report.json").read_bytes())
@@ -216,6 +218,51 @@ def test_looks_make_the_judge_stage_depend_on_the_rule(tmp_path: Path) -> None:
     assert not any(name.startswith("verdict") for name in judge.STAGE.extra_inputs(config_with(tmp_path)))
     depends = judge.STAGE.extra_inputs(config_with(tmp_path, LOOKS))
     assert depends["verdict.min_gain"] == "0.0"
+
+
+@pytest.mark.parametrize(
+    ("looks", "batches", "base_apart"),
+    [
+        ("verdict.sequential={looks: [1.0]}", ((0, 16), (16, 40)), True),
+        ("verdict.sequential={looks: [1.0]}", ((0, 16), (16, NUM_PROMPTS)), False),
+        (LOOKS, ((0, 16), (16, 40), (40, NUM_PROMPTS)), True),
+    ],
+)
+def test_judgements_of_micro_batches_are_those_of_the_stage(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    looks: str,
+    batches: Sequence[tuple[int, int]],
+    base_apart: bool,
+) -> None:
+    means = {"base": 3.0, "candidate": 3.05, "candidate_2": 3.1}
+    plain, _ = judged(config_with(tmp_path / "plain", looks), FakeJudge(**means), monkeypatch)
+    config, fake = config_with(tmp_path / "beside", looks), FakeJudge(**means)
+    folder = run_with(config, *fake.means)
+    monkeypatch.setattr(judge, "compute_tables", fake)
+    look = judge.first_look(config, folder)
+    if base_apart:
+        judge.base_ahead(config, folder, folder)
+    for batch in batches:
+        judge.begin_batch(config, folder, batch)
+        judge.batch_ahead(look, config, folder, batch)
+    assert len(fake.asked) == len(batches) + base_apart
+    judged(config, fake, monkeypatch, compute=taken_up(fake))
+    assert sum(fake.asked) == 3 * NUM_PROMPTS, "nothing is judged twice"
+    for subject in judge.subjects(folder):
+        name = judge.JUDGEMENTS.format(subject=subject)
+        assert read_rows(folder.path(name)) == read_rows(plain.path(name))
+    assert folder.path("report/report.json").read_bytes() == plain.path("report/report.json").read_bytes()
+
+
+def taken_up(fake: FakeJudge) -> Any:
+    """The same judge, which finds what it judged before."""
+
+    def compute(job: Any, tables: Iterable[Any], unfinished: Path, pool: Any) -> Path:
+        output = unfinished / "output.parquet"
+        return output if output.exists() else fake(job, tables, unfinished, pool)
+
+    return compute
 
 
 def test_an_early_look_sees_prompts_by_chance() -> None:

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +19,21 @@ from ray_jobs.config import Config, load_config
 from ray_jobs.export.trained import ADAPTER_FILES
 from ray_jobs.records import Answer, Judgement
 from ray_jobs.runs import RunFolder
-from ray_jobs.stages import ahead, cluster, engine_rows, export, generate, judge, prepare, registry, tune
+from ray_jobs.stages import (
+    ahead,
+    cluster,
+    engine_rows,
+    export,
+    generate,
+    judge,
+    judge_stream,
+    prepare,
+    registry,
+    tune,
+)
 from ray_jobs.stages.block_actor import BlockActor
 from ray_jobs.stages.checkpoints import write_note
+from ray_jobs.stages.judge_stream import JudgeStream
 from ray_jobs.tables import read_rows, schema
 from serving.files import sha256_of
 from serving.kept_models import model_here
@@ -33,14 +47,20 @@ ROOT = Path(__file__).parents[3]
 NUM_PROMPTS = 24
 
 
+judge_some = JudgeStream._judge_some
+
+
 class Stubs:
     """What takes the place of Ray and of models, and counts what is done. `left`: blocks before a Ctrl-C.
 
-    `tells`: whether engines tell that they are at work; what this starts is over before they go on.
+    `tells`: whether answering engines tell that they are at work; what can be judged by then, and after each
+    block, is judged before they go on.
     """
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
+        self.order: list[str] = []
+        self.idle = 0
         self.left = 10**6
         self.tells = False
         self.ends_with: type[BaseException] = KeyboardInterrupt
@@ -98,15 +118,31 @@ class Stubs:
     ) -> Iterator[Any]:
         """As Ray Data would, but in this process, one task after the other."""
         actor = BlockActor(job, shared(source), shared(folder), None)
-        if self.tells:
+        answers = self.tells and job.stage == "generate"
+        if answers:
             heard({"answer_tokens": 1})
-            self.wait_for_work_ahead()
+            self.wait_for_judges()
         for task in tasks:
             if self.left == 0:
-                raise self.ends_with
+                beside = threading.current_thread() is not threading.main_thread()
+                raise OSError("ends too") if beside else self.ends_with
             self.left -= 1
-            self.done[f"{job.stage} {Path(folder).parent.name}"] += 1
+            self.order.append(f"{job.stage} {Path(folder).parent.name}")
+            self.done[self.order[-1]] += 1
             yield from actor(pa.Table.from_pylist([{"ranges": [list(block) for block in task]}])).to_pylist()
+            if answers:
+                self.wait_for_judges()
+
+    def wait_for_judges(self) -> None:
+        """Until they have looked for work twice and found none: once, they may have begun to look before."""
+        seen = self.idle
+        while any(thread.name == "ahead" for thread in threading.enumerate()) and self.idle < seen + 2:
+            time.sleep(0.001)
+
+    def judge_some(self, stream: JudgeStream, progress: Any) -> bool:
+        did = judge_some(stream, progress)
+        self.idle += not did
+        return did
 
 
 class AnswerActor:
@@ -124,6 +160,9 @@ class AnswerActor:
         return pa.Table.from_pylist(rows, schema=schema(Answer.COLUMNS))
 
 
+JUDGED: Counter[tuple[str, str]] = Counter()
+
+
 class JudgeActor:
     def __init__(self, spec: dict[str, Any]) -> None:
         assert local_copy(spec["own_models"]["run:base"]).read_bytes().startswith(b"GGUF")
@@ -135,6 +174,7 @@ class JudgeActor:
         return pa.Table.from_pylist(rows, schema=schema(judge.RESULT_COLUMNS))
 
     def score(self, row: dict[str, Any]) -> Judgement:
+        JUDGED[row["subject"], row["id"]] += 1
         score = int(digest(row["answer"])[:2], 16) % 5 + 1
         metric = "RESPONSE_CORRECTNESS_5POINT"
         return Judgement(row["id"], metric, score, float(score), "so", None, "", "f" * 64, 0.0)
@@ -144,6 +184,10 @@ class JudgeActor:
 def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stubs:
     stubs = Stubs()
     stubs.scratch = str(tmp_path)
+    JUDGED.clear()
+    monkeypatch.setattr(judge_stream, "POLL_S", 0.001)
+    monkeypatch.setattr(judge_stream, "WORTH_S", 0.0)
+    monkeypatch.setattr(JudgeStream, "_judge_some", lambda *given: stubs.judge_some(*given))
     base = SimpleNamespace(name="stub", sha256=digest("stub"), gguf=Path("none"), hf_dir=Path("none"))
     monkeypatch.setattr("ray_jobs.export.base.resolve_base", lambda *_: base)
     monkeypatch.setattr("ray_jobs.data.forecast.load_tokenizer", lambda *_: None)
@@ -247,31 +291,73 @@ def test_what_one_node_did_ahead_of_the_trials_is_taken_up_on_another(
         assert len({row["id"] for row in judged}) == len(judged) == NUM_PROMPTS
 
 
-def test_the_base_is_judged_while_the_candidate_answers(
+def judgements_of(run: RunFolder) -> dict[str, Any]:
+    return {subject: read_rows(run.path(judge.JUDGEMENTS.format(subject=subject)))
+            for subject in judge.subjects(run)}  # fmt: skip
+
+
+def report_of(run: RunFolder) -> dict[str, Any]:
+    return {**json.loads(run.path("report/report.json").read_text()), "timings_s": None}
+
+
+def test_answers_are_judged_while_the_candidate_answers(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubs: Stubs
 ) -> None:
     config = config_of(store)
     num_blocks, num_known = NUM_PROMPTS // 4, -(-(NUM_PROMPTS + 2 * 8 + 2) // 4)
     monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "a"))
-    stubs.tells, stubs.left = True, num_blocks + num_known + 1  # the candidate's second block meets a Ctrl-C
+    # Two blocks of the candidate; the first is judged, the judges of the second are ended by the Ctrl-C.
+    stubs.tells, stubs.left = True, num_blocks + num_known + 3
     with pytest.raises(KeyboardInterrupt):
         run_owned(config, registry.stages(), STAGES, ())
     made = {"fit": 1, "export": 1, "generate base": num_blocks, "judge rows": num_known}
-    assert stubs.done == made | {"generate candidate": 1}
+    first = {"judge batch-000000000000-000000000004": 1}
+    assert stubs.done == made | {"generate candidate": 2} | first
 
     monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "b"))
     stubs.left = 10**6
     run = run_owned(config, registry.stages(), STAGES, ())
-    assert stubs.done == made | {"generate candidate": num_blocks, "judge look-0": num_blocks}
+    batches = {f"judge batch-{start:012}-{start + 4:012}": 1 for start in range(0, NUM_PROMPTS, 4)}
+    assert stubs.done == made | {"generate candidate": num_blocks} | batches
+    candidates = [event for event in stubs.order if event == "generate candidate" or "batch-" in event]
+    assert candidates[:3] == ["generate candidate", *first, "generate candidate"]
+    assert candidates[-3:] == [
+        "generate candidate", f"judge batch-{NUM_PROMPTS - 4:012}-{NUM_PROMPTS:012}",
+        "judge batch-000000000004-000000000008",
+    ], "each block is judged once it is there; the batch that was interrupted by the judge stage"  # fmt: skip
+    assert set(JUDGED.values()) == {1}
     assert not [name for name in Remote(f"{store}/smoke").listing() if name.startswith("ahead/")]
 
-    in_order = {subject: read_rows(run.path(judge.JUDGEMENTS.format(subject=subject)))
-                for subject in judge.subjects(run)}  # fmt: skip
-    report = json.loads(run.path("report/report.json").read_text())
+    judgements, report = judgements_of(run), report_of(run)
     run_owned(config.model_copy(update={"engine": config.engine.model_copy(update={"ahead": False})}),
               registry.stages(), STAGES, {"generate"})  # fmt: skip
-    assert stubs.done["judge look-0"] == num_blocks + -(-(2 * NUM_PROMPTS + 2 * 8 + 2) // 4)
-    for subject, rows in in_order.items():
-        assert read_rows(run.path(judge.JUDGEMENTS.format(subject=subject))) == rows
-    again = json.loads(run.path("report/report.json").read_text())
-    assert {**again, "timings_s": None} == {**report, "timings_s": None}
+    assert stubs.done["judge look-0"] == -(-(2 * NUM_PROMPTS + 2 * 8 + 2) // 4)
+    assert judgements_of(run) == judgements
+    assert report_of(run) == report
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_interrupts_while_answers_are_judged_beside_others_change_nothing(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubs: Stubs, actors: int
+) -> None:
+    """A Ctrl-C every few blocks. `actors`: 1 leaves room for a judge at once, 2 at the last block."""
+    plain = run_owned(config_of(f"{store}-plain", "engine.ahead=false"), registry.stages(), STAGES, ())
+    JUDGED.clear()
+    stubs.done.clear()
+    stubs.order.clear()
+    config = config_of(store)
+    config = config.model_copy(update={"engine": config.engine.model_copy(update={"actors": actors})})
+    stubs.tells, run, starts = True, None, 0
+    while run is None:
+        monkeypatch.setenv("ORPO_CACHE", str(tmp_path / f"node-{starts}"))
+        stubs.left, starts = 3 if starts else NUM_PROMPTS // 4, starts + 1
+        with suppress(KeyboardInterrupt):
+            run = run_owned(config, registry.stages(), STAGES, ())
+    assert starts > 5
+    last = len(stubs.order) - stubs.order[::-1].index("generate candidate")
+    assert any("batch-" in event for event in stubs.order[:last]), "judged before the last block is answered"
+    assert stubs.done["generate candidate"] == NUM_PROMPTS // 4
+    assert set(JUDGED.values()) == {1}
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "node"))
+    assert judgements_of(run) == judgements_of(plain)
+    assert report_of(run) == report_of(plain)
