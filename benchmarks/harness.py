@@ -20,6 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from serving.engine.llamacpp import kernels
+
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = (
     "llama-cpp-python",
@@ -142,6 +144,8 @@ class Contestant:
 
     name: str
     num_processes: int = 1
+    our_kernels: bool = False
+    """Whether llama.cpp computes with them, where they can be used; peers have its own."""
 
 
 class Race:
@@ -165,6 +169,7 @@ class Race:
                     stdout=subprocess.PIPE,
                     text=True,
                     cwd=REPOSITORY,
+                    env=os.environ | ({} if contestant.our_kernels else {kernels.SWITCH: "1"}),
                 )
                 for rank in range(contestant.num_processes)
             ]

@@ -44,8 +44,13 @@ SCORE_START = "\n</feedback>\n<score>"
 Counts = Mapping[str, Any]
 Round = Callable[[Sequence[str]], Counts]
 
-CONTESTANTS = ["sequential", "engine", "engine_rubric_first"]
-WITH_OPENVINO = ["engine_openvino", "engine_openvino_rubric_first"]
+CONTESTANTS = [
+    Contestant("sequential"),
+    Contestant("engine", our_kernels=True),
+    Contestant("engine_rubric_first", our_kernels=True),
+    Contestant("engine_llama_cpp_kernels"),
+]
+WITH_OPENVINO = [Contestant("engine_openvino"), Contestant("engine_openvino_rubric_first")]
 
 
 def judge_prompts(count: int, start: int, order: PromptOrder = "flow_judge") -> list[str]:
@@ -180,10 +185,10 @@ def main() -> None:
         serve_rounds(lambda turn: way(judge_prompts(num_prompts, turn * num_prompts, order)))
         return
     quantised("q4_0")
-    names = CONTESTANTS + (WITH_OPENVINO if find_spec("openvino_genai") is not None else [])
+    entered = CONTESTANTS + (WITH_OPENVINO if find_spec("openvino_genai") is not None else [])
     passed_on = [f"--prompts={num_prompts}", f"--feedback-tokens={chosen.feedback_tokens}"]
     passed_on.append(f"--slots={chosen.slots}")
-    race = Race("benchmarks.judging", [Contestant(name) for name in names], passed_on)
+    race = Race("benchmarks.judging", entered, passed_on)
     rounds = race.run(repeats)
     race.close()
     work = {"model": bundled_model().name, "num_prompts": num_prompts, "repeats": repeats,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,9 @@ class _InitParams(ctypes.Structure):
 class Ggml:
     """One graph of one operation after the other, each with new memory."""
 
+    computed_s = 0.0
+    """The last graph's."""
+
     def __init__(self) -> None:
         from llama_cpp._ggml import libggml
 
@@ -42,6 +47,11 @@ class Ggml:
         }
         for name, (result, arguments) in signatures.items():
             setattr(self, name, ctypes.CFUNCTYPE(result, *arguments)((name, libggml)))
+
+    def seconds(self, operation: Callable[[], Any]) -> float:
+        """What an operation's graph takes to compute, without what is around it."""
+        operation()
+        return self.computed_s
 
     def attention(
         self, queries: Any, keys: Any, values: Any, mask: Any, *, threads: int = 1, cap: float = 0.0
@@ -77,7 +87,9 @@ class Ggml:
             out = build(context, *made)
             graph = self.ggml_new_graph(context)
             self.ggml_build_forward_expand(graph, out)
+            began_s = time.perf_counter()
             assert self.ggml_graph_compute_with_ctx(context, graph, threads) == 0
+            self.computed_s = time.perf_counter() - began_s
             found = np.empty(shape, np.float32)
             ctypes.memmove(found.ctypes.data, self.ggml_get_data(out), found.nbytes)
             return found

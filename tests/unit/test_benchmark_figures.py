@@ -22,7 +22,7 @@ def test_generation() -> None:
         llama_server_q4_0=250,
         engine_q4_0=500,
         loop_q4_1=50,
-        engine_recipe=600,
+        engine_q4_0_llama_cpp_kernels=400,
         bare_openvino_q4_0=1000,
         engine_openvino_q4_0=950,
     )
@@ -32,7 +32,8 @@ def test_generation() -> None:
         "speedup_vs_loop": 5.0,
         "speedup_vs_pinned_pair": 2.5,
         "speedup_vs_llama_server": 2.0,
-        "speedup_recipe_vs_bundled_loop": 12.0,
+        "speedup_recipe_vs_bundled_loop": 10.0,
+        "kernels_vs_llama_cpp_kernels": 1.25,
         "share_of_decode_limit": 0.98,
         "openvino_vs_bare": 0.95,
         "openvino_vs_llama_cpp": 1.9,
