@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from serving.engine.llamacpp import kernels
+
 ROOT = Path(__file__).parents[3]
 WHAT_IS_THERE = """
 import importlib.resources, pkgutil, json, ray_jobs, serving
@@ -94,6 +96,17 @@ def test_orpo_works_from_any_folder(environment: Path, tmp_path: Path) -> None:
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["configs"]
+
+
+def test_the_kernels_sources_come_along(environment: Path, tmp_path: Path) -> None:
+    """All of them: the library that they make is the one of this clone, which is there already."""
+    try:
+        kernels.check_platform()
+    except kernels.KernelsUnfit as error:
+        pytest.skip(str(error))
+    done = call(environment, tmp_path, "python", "-m", "serving.engine.llamacpp.kernels")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(kernels.library_path())
 
 
 def test_completion_is_offered_for_the_usual_shells(environment: Path, tmp_path: Path) -> None:

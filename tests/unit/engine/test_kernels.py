@@ -296,6 +296,19 @@ def test_great_scores_do_not_overflow(ggml: Ggml) -> None:
     assert found == pytest.approx(exact(1000 * queries, k, v, mask).swapaxes(1, 2), abs=1e-3)
 
 
+def test_what_is_no_number_stays_so(ggml: Ggml) -> None:
+    """And only for the query that it concerns: a broken model is to be seen."""
+    random = np.random.default_rng(8)
+    queries, k, v = inputs(random, 1, 2, 1, 3, 128, 32)
+    mask = causal(1, 3, 128, [100])
+    sound = ggml.attention(queries, k, v, mask)
+    queries[0, 1, 2, 5] = np.nan
+    found = ggml.attention(queries, k, v, mask)
+    assert np.isnan(found[0, 2, 1]).all()
+    found[0, 2, 1] = sound[0, 2, 1]
+    assert found.tobytes() == sound.tobytes()
+
+
 def test_other_attention_is_left_to_llama_cpp(ggml: Ggml) -> None:
     """A cap on scores, no mask: computed by the function whose place was taken."""
     random = np.random.default_rng(6)

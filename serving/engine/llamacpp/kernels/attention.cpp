@@ -55,10 +55,10 @@ inline __m512 halves_to_floats(const void * halves) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(halves)));
 }
 
-// exp(x) for x <= 0 to about one unit in the last place; exactly 0 where that is less than the least float. Reduction
-// and polynomial after Cephes' expf.
+// exp(x) for x <= 0 to about one unit in the last place; exactly 0 where that is less than the least float, and no number
+// where x is none. Reduction and polynomial after Cephes' expf.
 inline __m512 exp_of(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-110.0f));
+    x = _mm512_max_ps(_mm512_set1_ps(-110.0f), x);
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), _MM_FROUND_TO_NEAREST_INT);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
