@@ -352,6 +352,19 @@ def test_another_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels.check_platform()
 
 
+def test_no_such_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a llama.cpp from elsewhere, of which nobody can tell the version: it computes by itself."""
+
+    def version(name: str) -> str:
+        raise kernels.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(kernels.metadata, "version", version)
+    monkeypatch.setattr(kernels.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(kernels.sys, "platform", "linux")
+    with pytest.raises(kernels.KernelsUnfit, match="llama-cpp-python is not installed"):
+        kernels.check_platform()
+
+
 def test_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels.sys, "platform", "darwin")
     with pytest.raises(kernels.KernelsUnfit, match="they are for Linux on x86"):

@@ -59,7 +59,10 @@ def check_platform() -> None:
         raise KernelsUnfit(
             f"they are for Linux on x86, and this is {platform.system()} on {platform.machine()}"
         )
-    version = metadata.version("llama-cpp-python")
+    try:
+        version = metadata.version("llama-cpp-python")
+    except metadata.PackageNotFoundError:
+        raise KernelsUnfit("llama-cpp-python is not installed") from None
     if version not in TRIED_VERSIONS:
         raise KernelsUnfit(f"llama-cpp-python {version}: tried with {', '.join(TRIED_VERSIONS)} only")
 
@@ -74,10 +77,7 @@ def check_processor() -> None:
 
 def library_path() -> Path:
     """Where the compiled kernels are, or would be: beside llama.cpp's libraries, named by what they are made
-    of.
-
-    Raises KernelsUnfit without llama-cpp-python.
-    """
+    of."""
     return package_folder() / "lib" / f"libserving-kernels-{_fingerprint()}.so"
 
 

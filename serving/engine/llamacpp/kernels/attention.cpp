@@ -361,22 +361,26 @@ void score_head(const Call & call, const Tile & tile, Memory & memory, int head,
     take_keys(memory.keys, keys.first, keys.stride, call.head, keys.count, tile.rows <= ROWS_AT_ONCE);
     const int row = head * tile.rows;
     for (int r = row; r < row + tile.rows; r += ROWS_AT_ONCE) {
-#define SCORE(R) score<R>(memory.scores + r * KEYS, memory.queries + r * call.head, memory.keys, call.head)
-        SERVING_FOR_ROWS_UP_TO_6(row + tile.rows - r, SCORE)
+        kernels::with_rows<ROWS_AT_ONCE>(row + tile.rows - r, [&](auto rows) {
+            score<rows()>(memory.scores + r * KEYS, memory.queries + r * call.head, memory.keys, call.head);
+        });
     }
 }
 
 void add_head(const Call & call, const Tile & tile, Memory & memory, int head, const Cached & values) {
     const int row = head * tile.rows;
+    const auto add = [&](int r, const auto & source) {
+        kernels::with_rows<ROWS_AT_ONCE>(row + tile.rows - r, [&](auto rows) {
+            add_all_values<rows()>(memory.sums + r * call.head, memory.scores + r * KEYS, source, call.head, values.count);
+        });
+    };
     if (tile.rows <= ROWS_AT_ONCE) {
-#define ADD_ONCE(R) add_all_values<R>(memory.sums + row * call.head, memory.scores + row * KEYS, InCache{values.first, values.stride}, call.head, values.count)
-        SERVING_FOR_ROWS_UP_TO_6(tile.rows, ADD_ONCE)
+        add(row, InCache{values.first, values.stride});
         return;
     }
     take_values(memory.values, values.first, values.stride, call.head, values.count);
     for (int r = row; r < row + tile.rows; r += ROWS_AT_ONCE) {
-#define ADD(R) add_all_values<R>(memory.sums + r * call.head, memory.scores + r * KEYS, AsFloats{memory.values, call.head}, call.head, values.count)
-        SERVING_FOR_ROWS_UP_TO_6(row + tile.rows - r, ADD)
+        add(r, AsFloats{memory.values, call.head});
     }
 }
 

@@ -2,10 +2,12 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <type_traits>
 
 struct ggml_tensor;
 
@@ -132,26 +134,45 @@ class Scratch {
     size_t size_ = 0;
 };
 
-}  // namespace kernels
+// Calls `compute` with the number of rows at hand, at most MOST, as a constant.
+template <int MOST, typename Compute> inline void with_rows(int64_t rows, const Compute & compute) {
+    if constexpr (MOST > 1) {
+        if (rows < MOST) {
+            with_rows<MOST - 1>(rows, compute);
+            return;
+        }
+    }
+    compute(std::integral_constant<int, MOST>());
+}
 
-// `compute(R)` for a constant R of 1 to 6 (or 8), the number of rows at hand.
-#define SERVING_FOR_ROWS_UP_TO_6(rows, compute) \
-    switch (rows) {                             \
-        case 1: compute(1); break;              \
-        case 2: compute(2); break;              \
-        case 3: compute(3); break;              \
-        case 4: compute(4); break;              \
-        case 5: compute(5); break;              \
-        default: compute(6);                    \
+// The thread's share of a product with weights as they are in the file, sixteen columns at a time: `take_panel` lays a block of
+// these out, `facts_of` says what is to be known of the rows' blocks, and `tile` multiplies up to eight rows, a constant.
+template <typename Panel, typename Block, typename RowBlock, typename RowFacts, typename Tile>
+void multiply(const ComputeParams * params, const ProductArguments & of,
+              const RowFacts * (*facts_of)(const RowBlock * rows, int64_t stride, int64_t num_rows, int blocks),
+              void (*take_panel)(Panel & panel, const Block * column, int64_t stride, int count), const Tile & tile) {
+    constexpr int COLUMNS = 16;
+    constexpr int ROWS = 8;
+    static thread_local Scratch panel_memory;
+    const int blocks = static_cast<int>(of.k);
+    const auto * weights = static_cast<const Block *>(of.a);
+    const auto * rows = static_cast<const RowBlock *>(of.b);
+    const RowFacts * facts = facts_of(rows, of.ldb, of.n, blocks);
+    Panel * panels = panel_memory.take<Panel>(blocks);
+    const Share share(params, of.m, COLUMNS);
+    for (int64_t c = share.first; c < share.last; c += COLUMNS) {
+        const int count = static_cast<int>(std::min<int64_t>(COLUMNS, of.m - c));
+        const __mmask16 valid = static_cast<__mmask16>((1u << count) - 1);
+        for (int b = 0; b < blocks; b++) {
+            take_panel(panels[b], weights + c * of.lda + b, of.lda, count);
+        }
+        float * out = static_cast<float *>(of.c) + c;
+        for (int64_t r = 0; r < of.n; r += ROWS) {
+            with_rows<ROWS>(of.n - r, [&](auto num_rows) {
+                tile(num_rows, blocks, out + r * of.ldc, of.ldc, panels, rows + r * of.ldb, of.ldb, facts + r * blocks, valid);
+            });
+        }
     }
-#define SERVING_FOR_ROWS_UP_TO_8(rows, compute) \
-    switch (rows) {                             \
-        case 1: compute(1); break;              \
-        case 2: compute(2); break;              \
-        case 3: compute(3); break;              \
-        case 4: compute(4); break;              \
-        case 5: compute(5); break;              \
-        case 6: compute(6); break;              \
-        case 7: compute(7); break;              \
-        default: compute(8);                    \
-    }
+}
+
+}  // namespace kernels

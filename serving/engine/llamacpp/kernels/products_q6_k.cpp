@@ -5,7 +5,6 @@
 
 #include <immintrin.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -19,7 +18,6 @@ constexpr int BLOCK = 256;  // numbers that share a scale of half precision
 constexpr int PARTS = 16;   // of a block, each with a scale of 8 bits
 constexpr int COLUMNS = 16;
 constexpr int RUNS = BLOCK / 4;
-constexpr int ROWS = 8;
 
 // Weights: numbers of 6 bits, plus 32; the lower four bits of number i of each half of a block are in `low`, the upper
 // two in `high` (block_q6_K).
@@ -50,7 +48,6 @@ struct RowFacts {
     int32_t starts[PARTS];
 };
 
-thread_local kernels::Scratch panel_memory;
 thread_local kernels::Scratch facts_memory;
 
 // The 256 numbers of a block, in order.
@@ -162,24 +159,7 @@ const RowFacts * facts_of(const RowBlock * rows, int64_t stride, int64_t num_row
 namespace kernels {
 
 void multiply_q6_k(const ComputeParams * params, const ProductArguments & of) {
-    const int blocks = static_cast<int>(of.k);
-    const auto * weights = static_cast<const Block *>(of.a);
-    const auto * rows = static_cast<const RowBlock *>(of.b);
-    const RowFacts * facts = facts_of(rows, of.ldb, of.n, blocks);
-    Panel * panels = panel_memory.take<Panel>(blocks);
-    const Share share(params, of.m, COLUMNS);
-    for (int64_t c = share.first; c < share.last; c += COLUMNS) {
-        const int count = static_cast<int>(std::min<int64_t>(COLUMNS, of.m - c));
-        const __mmask16 valid = static_cast<__mmask16>((1u << count) - 1);
-        for (int b = 0; b < blocks; b++) {
-            take_panel(panels[b], weights + c * of.lda + b, of.lda, count);
-        }
-        float * out = static_cast<float *>(of.c) + c;
-        for (int64_t r = 0; r < of.n; r += ROWS) {
-#define TILE(R) tile<R>(blocks, out + r * of.ldc, of.ldc, panels, rows + r * of.ldb, of.ldb, facts + r * blocks, valid)
-            SERVING_FOR_ROWS_UP_TO_8(of.n - r, TILE)
-        }
-    }
+    multiply(params, of, facts_of, take_panel, [](auto rows, auto... arguments) { tile<rows()>(arguments...); });
 }
 
 }  // namespace kernels

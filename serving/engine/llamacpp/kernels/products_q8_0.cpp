@@ -5,7 +5,6 @@
 
 #include <immintrin.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -16,7 +15,6 @@ namespace {
 constexpr int BLOCK = 32;    // numbers that share a scale
 constexpr int COLUMNS = 16;  // rows of the weights that are multiplied at once: columns of the result
 constexpr int RUNS = BLOCK / 4;
-constexpr int ROWS = 8;
 
 struct Block {
     uint16_t scale;
@@ -37,7 +35,6 @@ struct RowFacts {
     float scale;
 };
 
-thread_local kernels::Scratch panel_memory;
 thread_local kernels::Scratch facts_memory;
 
 // Blocks of up to sixteen columns, `stride` blocks apart; what is beyond `count` is 0.
@@ -129,24 +126,7 @@ const RowFacts * facts_of(const Block * rows, int64_t stride, int64_t num_rows, 
 namespace kernels {
 
 void multiply_q8_0(const ComputeParams * params, const ProductArguments & of) {
-    const int blocks = static_cast<int>(of.k);
-    const auto * weights = static_cast<const Block *>(of.a);
-    const auto * rows = static_cast<const Block *>(of.b);
-    const RowFacts * facts = facts_of(rows, of.ldb, of.n, blocks);
-    Panel * panels = panel_memory.take<Panel>(blocks);
-    const Share share(params, of.m, COLUMNS);
-    for (int64_t c = share.first; c < share.last; c += COLUMNS) {
-        const int count = static_cast<int>(std::min<int64_t>(COLUMNS, of.m - c));
-        const __mmask16 valid = static_cast<__mmask16>((1u << count) - 1);
-        for (int b = 0; b < blocks; b++) {
-            take_panel(panels[b], weights + c * of.lda + b, of.lda, count);
-        }
-        float * out = static_cast<float *>(of.c) + c;
-        for (int64_t r = 0; r < of.n; r += ROWS) {
-#define TILE(R) tile<R>(blocks, out + r * of.ldc, of.ldc, panels, rows + r * of.ldb, of.ldb, facts + r * blocks, valid)
-            SERVING_FOR_ROWS_UP_TO_8(of.n - r, TILE)
-        }
-    }
+    multiply(params, of, facts_of, take_panel, [](auto rows, auto... arguments) { tile<rows()>(arguments...); });
 }
 
 }  // namespace kernels
