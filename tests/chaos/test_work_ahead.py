@@ -194,10 +194,11 @@ class NotingJudgeActor(StubJudgeActor):
 
 
 def note(root: Path, what: str, name: str) -> None:
-    """Adds the time to a file of the run."""
+    """Adds the time to a file of the run: a time before the file was there to be seen."""
+    now = time.time()
     (root / what).mkdir(exist_ok=True)
     with (root / what / name).open("a") as file:
-        file.write(f"{time.time()}\n")
+        file.write(f"{now}\n")
 
 
 def times(root: Path, names: str) -> list[float]:
