@@ -39,6 +39,7 @@ class Ggml:
             "ggml_free": (None, [_POINTER]),
             "ggml_new_tensor_4d": (_POINTER, [_POINTER, ctypes.c_int] + [_SIZE] * 4),
             "ggml_get_data": (_POINTER, [_POINTER]),
+            "ggml_view_4d": (_POINTER, [_POINTER, _POINTER] + [_SIZE] * 4 + [ctypes.c_size_t] * 4),
             "ggml_flash_attn_ext": (_POINTER, [_POINTER] * 5 + [ctypes.c_float] * 3),
             "ggml_mul_mat": (_POINTER, [_POINTER] * 3),
             "ggml_new_graph": (_POINTER, [_POINTER]),
@@ -54,19 +55,36 @@ class Ggml:
         return self.computed_s
 
     def attention(
-        self, queries: Any, keys: Any, values: Any, mask: Any, *, threads: int = 1, cap: float = 0.0
+        self,
+        queries: Any,
+        keys: Any,
+        values: Any,
+        mask: Any,
+        *,
+        threads: int = 1,
+        cap: float = 0.0,
+        first: int | None = None,
     ) -> Any:
         """queries (sequences, heads, tokens, head) f32; keys, values (sequences, key heads, keys, head) f16;
-        mask (sequences, 1, tokens, keys) f16 or None. Returns (sequences, tokens, heads, head)."""
+        mask (sequences, 1, tokens, keys) f16 or None. Returns (sequences, tokens, heads, head). `first`: keys
+        and values are views of a cache of more sequences, from this one on."""
         scale = queries.shape[-1] ** -0.5
         tensors = [(queries, F32), (keys, F16), (values, F16)] + ([(mask, F16)] if mask is not None else [])
 
         def build(context: Any, *made: Any) -> Any:
             q, k, v, m = (*made, None)[:4]
+            if first is not None:
+                k, v = (self._sequences(context, each, keys.shape, first, len(queries)) for each in (k, v))
             return self.ggml_flash_attn_ext(context, q, k, v, m, scale, 0.0, cap)
 
         sequences, heads, tokens, _ = queries.shape
         return self._compute(tensors, build, (sequences, tokens, heads, values.shape[-1]), threads)
+
+    def _sequences(self, context: Any, cache: Any, shape: tuple[int, ...], first: int, count: int) -> Any:
+        """A view of `count` of a cache's sequences, of f16, as llama.cpp has it."""
+        _, heads, num_keys, head = shape
+        strides = [2 * head, 2 * head * num_keys, 2 * head * num_keys * heads]
+        return self.ggml_view_4d(context, cache, head, num_keys, heads, count, *strides, first * strides[-1])
 
     def product(self, weights: Any, rows: Any, *, threads: int = 1) -> Any:
         """weights (columns, blocks) of Q8_0_DTYPE or Q6_K_DTYPE, rows (rows, n) f32: (rows, columns)."""

@@ -16,6 +16,7 @@ from serving.engine.backend import Chunk, Sampler
 from serving.engine.errors import EngineError, ModelLoadError, ModelMismatch
 from serving.engine.llamacpp import library
 from serving.engine.llamacpp.half_precision import sums_in_half_precision
+from serving.engine.llamacpp.kernels.origins import Origins
 from serving.engine.llamacpp.model import LlamaModel
 from serving.engine.llamacpp.sampling import LlamaSampler
 from serving.engine.settings import EngineSettings
@@ -60,6 +61,7 @@ class LlamaBackend:
         self._lengths = [0] * num_slots
         self._rows: dict[int, int] = {}
         self._num_vocab = model.num_vocab
+        self._origins = Origins(num_slots, 0 if model.has_window else settings.context_tokens)
         self._batch = _Batch(_pass_tokens(settings) + num_slots)
         self._apart = bool(settings.deterministic) and resolve_flash_attention(settings)
         self._apart = self._apart and self._keeps_apart()
@@ -81,7 +83,8 @@ class LlamaBackend:
         self._use_adapter(adapter)
         padded = self._with_company(chunks) if self._apart else self._with_bridges(chunks)
         self._rows = self._batch.fill(padded, first_too=self._apart and not chunks[0].tiled)
-        status = llama_cpp.llama_decode(self._context, self._batch.native)
+        with self._origins.told([chunk.slot for chunk in padded]):
+            status = llama_cpp.llama_decode(self._context, self._batch.native)
         if status != 0:
             self._settle(padded, ())
         if status == _ABORTED:
@@ -99,6 +102,7 @@ class LlamaBackend:
         if self._lengths[slot] > num_tokens:
             llama_cpp.llama_memory_seq_rm(self._memory, slot, num_tokens, -1)
             self._lengths[slot] = num_tokens
+            self._origins.truncated(slot, num_tokens)
 
     def copy(self, source: int, target: int) -> None:
         # Each slot has a cache of its own (a shared one makes every pass dearer), so this copies all of it,
@@ -106,6 +110,7 @@ class LlamaBackend:
         llama_cpp.llama_memory_seq_rm(self._memory, target, -1, -1)
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         self._lengths[target] = self._lengths[source]
+        self._origins.copied(source, target, self._lengths[source])
 
     def abort(self) -> None:
         self._abort_flag[0] = b"\1"

@@ -92,6 +92,11 @@ class LlamaModel:
         (bytes)."""
         return int(getattr(llama_cpp, f"llama_model_{what}")(self.handle))
 
+    @functools.cached_property
+    def has_window(self) -> bool:
+        """Whether layers attend to the last tokens only: their caches then take cells up again."""
+        return int(llama_cpp.llama_model_n_swa(self.handle)) > 0
+
     # Vocabulary.
 
     def tokenize(self, data: bytes, *, special: bool, add_bos: bool) -> list[int]:

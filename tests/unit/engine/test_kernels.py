@@ -7,6 +7,8 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from serving.engine.llamacpp import kernels
+from serving.engine.llamacpp.kernels.origins import TILE_TOKENS, Origins
 from tests.ggml_graphs import BLOCK, Q6_K_DTYPE, Q8_0_DTYPE, Ggml
 
 COLUMNS = 8
@@ -267,6 +270,78 @@ def test_attention(ggml: Ggml, shape: tuple[int, ...]) -> None:
                 mask[sequence : sequence + 1, :, token : token + 1],
             )
             assert alone.tobytes() == found[sequence, token].tobytes()
+
+
+SHARED = [  # sequences of the cache, tiles with numbers; sequences, heads, key heads, tokens, keys, head
+    ([[1, 1], [1, 1], [1, 1], [1, 1]], (4, 9, 3, 1, 192, 64)),
+    ([[1, 2, 4], [1, 2, 5], [1, 3, 6], [1, 2, 5], [0, 0, 0], [7, 0, 0]], (6, 4, 2, 1, 224, 32)),
+    ([[0], [3], [3], [3], [0], [3]], (5, 8, 8, 2, 128, 128)),  # from the cache's second sequence on
+    ([[5] * 4] * 40, (40, 9, 3, 1, 256, 64)),  # more than a tile of queries
+    ([[2, 2, 2, 2]] * 3, (3, 6, 2, 3, 200, 16)),  # the last tile is not a whole one
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("origins", "shape"), SHARED, ids=lambda each: str(each)[:40])
+def test_what_sequences_have_in_common_is_read_once(
+    ggml: Ggml, origins: list[list[int]], shape: tuple[int, ...], threads: int
+) -> None:
+    """And changes nothing, to the last bit; nor is it read of any but the first."""
+    random = np.random.default_rng(shape)
+    sequences, heads, key_heads, tokens, keys, head = shape
+    numbers = np.array(origins, np.int32)
+    queries, _, _ = inputs(random, *shape)
+    _, k, v = inputs(random, len(numbers), heads, key_heads, tokens, keys, head)
+    first = len(numbers) - sequences
+    mask = causal(sequences, tokens, keys, random.integers(0, keys - tokens + 1, sequences))
+    tiles = [(tile, slice(64 * tile, 64 * tile + 64)) for tile in range(min(keys // 64, numbers.shape[1]))]
+    for tile, cells in tiles:
+        for number in set(numbers[:, tile]) - {0}:
+            alike = np.flatnonzero(numbers[:, tile] == number)
+            k[alike, :, cells], v[alike, :, cells] = k[alike[0], :, cells], v[alike[0], :, cells]
+    alone = ggml.attention(queries, k, v, mask, first=first)
+    with origins_told(numbers):
+        together = ggml.attention(queries, k, v, mask, first=first, threads=threads)
+        assert together.tobytes() == alone.tobytes()
+        if threads > 1:
+            return
+        for tile, cells in tiles:
+            members = numbers[first:, tile]
+            for number in set(members) - {0}:
+                for other in np.flatnonzero(members == number)[1:]:
+                    k[first + other, :, cells] = v[first + other, :, cells] = np.nan
+        assert ggml.attention(queries, k, v, mask, first=first).tobytes() == alone.tobytes()
+    assert np.isnan(ggml.attention(queries, k, v, mask, first=first)).any()
+
+
+@contextmanager
+def origins_told(numbers: Any) -> Iterator[None]:
+    kernels.share(numbers, TILE_TOKENS)
+    try:
+        yield
+    finally:
+        kernels.share(None, TILE_TOKENS)
+
+
+def test_where_tiles_of_slots_come_from() -> None:
+    """Only whole ones are told of; what is cut off and written anew is a slot's own."""
+    origins = Origins(4, 5 * TILE_TOKENS)
+    numbers = origins._numbers
+    assert not origins.shared([0, 1, 2, 3])
+    origins.copied(0, 1, 3 * TILE_TOKENS + 5)
+    assert (numbers[0] == numbers[1]).all()
+    assert numbers[0].tolist() == [1, 1, 1, 0, 0]
+    assert origins.shared([0, 1])
+    assert not origins.shared([0, 2, 3])
+    origins.truncated(1, 2 * TILE_TOKENS - 1)
+    assert numbers[1].tolist() == [1, 0, 0, 0, 0]
+    origins.copied(1, 2, 4 * TILE_TOKENS)
+    assert numbers[:3].tolist() == [[1, 1, 1, 0, 0], [1, 2, 2, 2, 0], [1, 2, 2, 2, 0]]
+    origins.copied(3, 2, TILE_TOKENS - 1)
+    assert not numbers[2:].any()
+    origins.truncated(0, 0)
+    assert not origins.shared([0, 1, 2, 3])
+    assert not Origins(2, 0).shared([0, 1])
 
 
 def test_keys_that_nobody_sees_change_nothing(ggml: Ggml) -> None:

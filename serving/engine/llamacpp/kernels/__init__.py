@@ -36,7 +36,7 @@ FLAGS = (
     "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni",
 )  # fmt: skip
 _NEEDED = {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
-_NUM_FUNCTIONS = 7
+_NUM_FUNCTIONS = 8
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +123,22 @@ def switched_off() -> Iterator[None]:
             library.serving_kernels_enable(True)
 
 
+def share(origins: Any, tile_tokens: int) -> None:
+    """Says where the tiles of a cache come from that this thread computes with next, until the next call.
+
+    origins: int32, shape (slots, tiles), which must not go before that: equal numbers, other than 0, in a
+    column mark equal tiles of `tile_tokens` tokens. Or None: each slot's are its own. Of no effect where the
+    kernels are not in use.
+    """
+    if not state().in_use:
+        return
+    if origins is None:
+        _library().serving_kernels_share(None, 0, 0, tile_tokens)
+        return
+    used = _library().serving_kernels_share(origins.ctypes.data, *origins.shape, tile_tokens)
+    assert used, f"our kernel takes other tiles than of {tile_tokens} keys"
+
+
 def _install() -> None:
     if os.environ.get(SWITCH) == "1":
         raise KernelsUnfit(f"{SWITCH}=1")
@@ -151,13 +167,15 @@ def _library() -> Any:
     library = ctypes.CDLL(str(library_path()))
     library.serving_kernels_install.argtypes = [ctypes.c_char_p]
     library.serving_kernels_enable.argtypes = [ctypes.c_bool]
+    library.serving_kernels_share.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
+    library.serving_kernels_share.restype = ctypes.c_bool
     return library
 
 
 def _fingerprint() -> str:
     digest = hashlib.sha256()
     header = package_folder().parent / "include" / "ggml.h"
-    for file in (*source_files(), SOURCES / "kernels.h", header):
+    for file in (*source_files(), *sorted(SOURCES.glob("*.h")), header):
         digest.update(file.read_bytes() if file.exists() else b"")
     digest.update(" ".join((*FLAGS, *TRIED_VERSIONS)).encode())
     return digest.hexdigest()[:12]

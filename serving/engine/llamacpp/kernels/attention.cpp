@@ -1,30 +1,29 @@
 // Fused attention over a cache in half precision, for x86 processors with AVX-512: takes the place of libggml-cpu's
 // ggml_compute_forward_flash_attn_ext (ggml/src/ggml-cpu/ops.cpp), which is called for what this does not compute.
 //
-// One key is read once for all queries that attend to it: the heads that share it, and the tokens of a tile. Scores,
-// weights and sums are single precision (softmax by running maximum and sum, https://arxiv.org/abs/2205.14135).
+// One key is read once for all queries that attend to it: the heads that share it, the tokens of a tile, and the sequences
+// whose cache began as a copy of one and the same. Scores, weights and sums are single precision (softmax by running
+// maximum and sum, https://arxiv.org/abs/2205.14135).
 //
 // A query's result depends on nothing but the query and the keys that its mask leaves, to the last bit: keys are
 // taken in tiles that begin at fixed positions of the cache, whatever else is in a call.
 
-#include <immintrin.h>
+#include "attention_tile.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "ggml.h"
 #include "kernels.h"
 
 namespace {
 
-using kernels::LANES;
-using kernels::Scratch;
+using namespace kernels;
 
-constexpr int KEYS = 64;         // keys of a tile
-constexpr int ROWS = 48;         // queries of a tile, at most; a multiple of LANES
-constexpr int ROWS_AT_ONCE = 6;  // whose sums are in registers
+constexpr int ROWS = 48;  // queries of a tile, at most; a multiple of LANES
 constexpr int LONGEST_HEAD = 256;
 
 struct Memory {
@@ -33,6 +32,7 @@ struct Memory {
     float * values;   // [KEYS][head]
     float * scores;   // [ROWS][KEYS]
     float * sums;     // [ROWS][head]
+    const char * masks[ROWS];
     alignas(64) float greatest[ROWS];
     alignas(64) float maximum[ROWS];
     alignas(64) float total[ROWS];
@@ -51,149 +51,6 @@ Memory memory_for(int head) {
     return memory;
 }
 
-inline __m512 halves_to_floats(const void * halves) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(halves)));
-}
-
-// exp(x) for x <= 0 to about one unit in the last place; exactly 0 where that is less than the least float, and no number
-// where x is none. Reduction and polynomial after Cephes' expf.
-inline __m512 exp_of(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-110.0f), x);
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), _MM_FROUND_TO_NEAREST_INT);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(p, n);
-}
-
-// Asks for a head of a key or value of the next tile: for a few queries, memory is slower to bring it than the processor to
-// compute.
-inline void fetch_next(const char * key_or_value, size_t stride, int bytes) {
-    for (int i = 0; i < bytes; i += 64) {
-        _mm_prefetch(key_or_value + KEYS * stride + i, _MM_HINT_T0);
-    }
-}
-
-// Keys of a tile as floats, [head][KEYS]; those beyond `count` are 0.
-void take_keys(float * out, const char * keys, size_t stride, int head, int count, bool few_queries) {
-    for (int k = 0; k < KEYS; k += LANES) {
-        for (int i = k; few_queries && i < std::min(k + LANES, count); i++) {
-            fetch_next(keys + i * stride, stride, head * 2);
-        }
-        for (int d = 0; d < head; d += LANES) {
-            __m512 rows[LANES];
-            for (int i = 0; i < LANES; i++) {
-                rows[i] = k + i < count ? halves_to_floats(keys + (k + i) * stride + d * 2) : _mm512_setzero_ps();
-            }
-            kernels::transpose(rows);
-            for (int i = 0; i < LANES; i++) {
-                _mm512_store_ps(out + (d + i) * KEYS + k, rows[i]);
-            }
-        }
-    }
-}
-
-// Values of a tile as floats, [KEYS][head]; those beyond `count` are 0.
-void take_values(float * out, const char * values, size_t stride, int head, int count) {
-    for (int k = 0; k < KEYS; k++) {
-        for (int d = 0; d < head; d += LANES) {
-            _mm512_store_ps(out + k * head + d, k < count ? halves_to_floats(values + k * stride + d * 2) : _mm512_setzero_ps());
-        }
-    }
-}
-
-// scores[R][KEYS] = queries[R][head] times keys[head][KEYS].
-template <int R> void score(float * scores, const float * queries, const float * keys, int head) {
-    __m512 sums[R][KEYS / LANES];
-    for (auto & row : sums) {
-        for (auto & sum : row) {
-            sum = _mm512_setzero_ps();
-        }
-    }
-    for (int d = 0; d < head; d++) {
-        __m512 column[KEYS / LANES];
-        for (int i = 0; i < KEYS / LANES; i++) {
-            column[i] = _mm512_load_ps(keys + d * KEYS + i * LANES);
-        }
-#pragma GCC unroll 6
-        for (int r = 0; r < R; r++) {
-            const __m512 query = _mm512_set1_ps(queries[r * head + d]);
-            for (int i = 0; i < KEYS / LANES; i++) {
-                sums[r][i] = _mm512_fmadd_ps(query, column[i], sums[r][i]);
-            }
-        }
-    }
-    for (int r = 0; r < R; r++) {
-        for (int i = 0; i < KEYS / LANES; i++) {
-            _mm512_store_ps(scores + r * KEYS + i * LANES, sums[r][i]);
-        }
-    }
-}
-
-// Where a tile's values are: in the cache, or as floats, [KEYS][head].
-struct InCache {
-    const char * first;
-    size_t stride;
-    __m512 operator()(int key, int d) const {
-        const char * halves = first + key * stride + d * 2;
-        if (d % (2 * LANES) == 0) {
-            fetch_next(halves, stride, 64);
-        }
-        return halves_to_floats(halves);
-    }
-};
-
-struct AsFloats {
-    const float * first;
-    int head;
-    __m512 operator()(int key, int d) const { return _mm512_load_ps(first + key * head + d); }
-};
-
-// sums[R][head] += weights[R][KEYS] times values[KEYS][head], for VECTORS * LANES numbers of a head from d on.
-template <int R, int VECTORS, typename Values>
-void add_values(float * sums, const float * weights, const Values & values, int head, int d, int count) {
-    __m512 parts[R][VECTORS];
-    for (int r = 0; r < R; r++) {
-        for (int i = 0; i < VECTORS; i++) {
-            parts[r][i] = _mm512_load_ps(sums + r * head + d + i * LANES);
-        }
-    }
-    for (int k = 0; k < count; k++) {
-        __m512 value[VECTORS];
-        for (int i = 0; i < VECTORS; i++) {
-            value[i] = values(k, d + i * LANES);
-        }
-#pragma GCC unroll 6
-        for (int r = 0; r < R; r++) {
-            const __m512 weight = _mm512_set1_ps(weights[r * KEYS + k]);
-            for (int i = 0; i < VECTORS; i++) {
-                parts[r][i] = _mm512_fmadd_ps(weight, value[i], parts[r][i]);
-            }
-        }
-    }
-    for (int r = 0; r < R; r++) {
-        for (int i = 0; i < VECTORS; i++) {
-            _mm512_store_ps(sums + r * head + d + i * LANES, parts[r][i]);
-        }
-    }
-}
-
-template <int R, typename Values> void add_all_values(float * sums, const float * weights, const Values & values, int head, int count) {
-    int d = 0;
-    for (; d + 4 * LANES <= head; d += 4 * LANES) {
-        add_values<R, 4>(sums, weights, values, head, d, count);
-    }
-    for (; d < head; d += LANES) {
-        add_values<R, 1>(sums, weights, values, head, d, count);
-    }
-}
-
 // What a call of attention is about, in ggml's terms.
 struct Call {
     const ggml_tensor * queries;
@@ -205,12 +62,14 @@ struct Call {
     int head;
     int tokens;
     int heads_per_key;
+    int key_heads;
 
     explicit Call(ggml_tensor * result)
         : queries(result->src[0]), keys(result->src[1]), values(result->src[2]), mask(result->src[3]), out(result) {
         std::memcpy(&scale, result->op_params, sizeof scale);
         head = static_cast<int>(queries->ne[0]);
         tokens = static_cast<int>(queries->ne[1]);
+        key_heads = static_cast<int>(keys->ne[2]);
         heads_per_key = static_cast<int>(queries->ne[2] / keys->ne[2]);
     }
 
@@ -226,31 +85,51 @@ struct Call {
                keys->nb[0] == 2 && values->nb[0] == 2 && mask->nb[0] == 2;
     }
 
+    // Queries of one head of keys of one sequence.
+    int rows() const { return tokens * heads_per_key; }
+
     const char * mask_of(int token, int64_t sequence) const {
         return static_cast<const char *>(mask->data) + token * mask->nb[1] + sequence % mask->ne[3] * mask->nb[3];
     }
 };
 
-// Queries of neighbouring tokens, and of one or more heads of keys: for each of these `rows`, of which row = token *
-// heads_per_key + head. Where there are few, all heads are taken together, so that the cache is read from front to back.
-struct Tile {
+struct Part {
     int64_t sequence;
     int64_t key_head;
-    int num_heads;
+};
+
+// Queries of neighbouring tokens: for each of the parts these `rows`, of which row = token * heads_per_key + head.
+// Where there are few, there are several parts: all heads of a sequence, so that its cache is read from front to back,
+// or a head of several sequences with the same keys, which are read once.
+struct Tile {
+    const Part * parts;
+    int num_parts;
     int first_row;
     int rows;
+    int64_t leader;  // the sequence whose keys are read for all parts; NOBODY: each has its own
 
-    int all_rows() const { return num_heads * rows; }
+    static constexpr int64_t NOBODY = -1;
+
+    int all_rows() const { return num_parts * rows; }
+    int rows_per_key() const { return leader == NOBODY ? rows : all_rows(); }
+    Part key(int row) const {
+        const Part & part = parts[row / rows];
+        return {leader == NOBODY ? part.sequence : leader, part.key_head};
+    }
     int token(const Call & call, int row) const { return (first_row + row % rows) / call.heads_per_key; }
+    int64_t sequence(int row) const { return parts[row / rows].sequence; }
     int64_t query_head(const Call & call, int row) const {
-        return (key_head + row / rows) * call.heads_per_key + (first_row + row % rows) % call.heads_per_key;
+        return parts[row / rows].key_head * call.heads_per_key + (first_row + row % rows) % call.heads_per_key;
     }
 };
 
-bool all_masked(const Call & call, const Tile & tile, int64_t key, int count) {
+bool all_masked(const Tile & tile, const Memory & memory, int64_t key, int count) {
     const __m256i minus_infinity = _mm256_set1_epi16(static_cast<int16_t>(0xFC00));
-    for (int token = tile.token(call, 0); token <= tile.token(call, tile.rows - 1); token++) {
-        const char * mask = call.mask_of(token, tile.sequence) + key * 2;
+    for (int r = 0; r < tile.all_rows(); r++) {
+        if (r > 0 && memory.masks[r] == memory.masks[r - 1]) {
+            continue;
+        }
+        const char * mask = memory.masks[r] + key * 2;
         for (int i = 0; i < count; i += LANES) {
             const __mmask16 valid = static_cast<__mmask16>((1u << std::min(count - i, LANES)) - 1);
             const __m256i sixteen = _mm256_maskz_loadu_epi16(valid, mask + i * 2);
@@ -263,11 +142,11 @@ bool all_masked(const Call & call, const Tile & tile, int64_t key, int count) {
 }
 
 // Adds the mask to the scores, and finds the greatest of each row. Keys beyond `count` count as masked.
-void mask_scores(const Call & call, const Tile & tile, Memory & memory, int64_t key, int count) {
+void mask_scores(const Tile & tile, Memory & memory, int64_t key, int count) {
     const __m512 minus_infinity = _mm512_set1_ps(-INFINITY);
     for (int r = 0; r < tile.all_rows(); r++) {
         float * scores = memory.scores + r * KEYS;
-        const char * mask = call.mask_of(tile.token(call, r), tile.sequence) + key * 2;
+        const char * mask = memory.masks[r] + key * 2;
         __m512 greatest = minus_infinity;
         for (int i = 0; i < KEYS / LANES; i++) {
             const __mmask16 valid = static_cast<__mmask16>((1u << std::clamp(count - i * LANES, 0, LANES)) - 1);
@@ -316,14 +195,17 @@ void weigh(const Tile & tile, Memory & memory) {
     }
 }
 
-void take_queries(const Call & call, const Tile & tile, Memory & memory) {
+// The tile's queries, which have seen no key yet.
+void begin(const Call & call, const Tile & tile, Memory & memory) {
     std::fill_n(memory.greatest, ROWS, -INFINITY);
     std::fill_n(memory.maximum, ROWS, -INFINITY);
     std::fill_n(memory.total, ROWS, 0.0f);
     const __m512 scale = _mm512_set1_ps(call.scale);
     for (int r = 0; r < tile.all_rows(); r++) {
-        const char * query = static_cast<const char *>(call.queries->data) + tile.token(call, r) * call.queries->nb[1] +
-                             tile.query_head(call, r) * call.queries->nb[2] + tile.sequence * call.queries->nb[3];
+        const int token = tile.token(call, r);
+        const char * query = static_cast<const char *>(call.queries->data) + token * call.queries->nb[1] +
+                             tile.query_head(call, r) * call.queries->nb[2] + tile.sequence(r) * call.queries->nb[3];
+        memory.masks[r] = call.mask_of(token, tile.sequence(r));
         for (int d = 0; d < call.head; d += LANES) {
             const __m512 numbers = _mm512_loadu_ps(reinterpret_cast<const float *>(query) + d);
             _mm512_store_ps(memory.queries + r * call.head + d, _mm512_mul_ps(numbers, scale));
@@ -337,7 +219,7 @@ void write(const Call & call, const Tile & tile, const Memory & memory) {
     for (int r = 0; r < tile.all_rows(); r++) {
         const __m512 factor = _mm512_set1_ps(memory.total[r] == 0.0f ? 0.0f : 1.0f / memory.total[r]);
         char * out = static_cast<char *>(call.out->data) + tile.query_head(call, r) * call.out->nb[1] +
-                     tile.token(call, r) * call.out->nb[2] + tile.sequence * call.out->nb[3];
+                     tile.token(call, r) * call.out->nb[2] + tile.sequence(r) * call.out->nb[3];
         for (int d = 0; d < call.head; d += LANES) {
             const __m512 sums = _mm512_load_ps(memory.sums + r * call.head + d);
             _mm512_storeu_ps(reinterpret_cast<float *>(out) + d, _mm512_mul_ps(sums, factor));
@@ -351,57 +233,185 @@ struct Cached {
     size_t stride;
     int count;
 
-    Cached(const ggml_tensor * tensor, const Tile & tile, int head, int64_t key, int num_keys)
-        : first(static_cast<const char *>(tensor->data) + key * tensor->nb[1] + (tile.key_head + head) * tensor->nb[2] +
-                tile.sequence * tensor->nb[3]),
+    Cached(const ggml_tensor * tensor, const Part & part, int64_t key, int num_keys)
+        : first(static_cast<const char *>(tensor->data) + key * tensor->nb[1] + part.key_head * tensor->nb[2] + part.sequence * tensor->nb[3]),
           stride(tensor->nb[1]), count(num_keys) {}
 };
 
-void score_head(const Call & call, const Tile & tile, Memory & memory, int head, const Cached & keys) {
-    take_keys(memory.keys, keys.first, keys.stride, call.head, keys.count, tile.rows <= ROWS_AT_ONCE);
-    const int row = head * tile.rows;
-    for (int r = row; r < row + tile.rows; r += ROWS_AT_ONCE) {
-        kernels::with_rows<ROWS_AT_ONCE>(row + tile.rows - r, [&](auto rows) {
-            score<rows()>(memory.scores + r * KEYS, memory.queries + r * call.head, memory.keys, call.head);
+// For `rows` of the tile, from `row` on, which have the same keys.
+void score_rows(const Call & call, Memory & memory, int row, int rows, const Cached & keys) {
+    take_keys(memory.keys, keys.first, keys.stride, call.head, keys.count, rows <= ROWS_AT_ONCE);
+    for (int r = row; r < row + rows; r += ROWS_AT_ONCE) {
+        with_rows<ROWS_AT_ONCE>(row + rows - r, [&](auto num_rows) {
+            score<num_rows()>(memory.scores + r * KEYS, memory.queries + r * call.head, memory.keys, call.head);
         });
     }
 }
 
-void add_head(const Call & call, const Tile & tile, Memory & memory, int head, const Cached & values) {
-    const int row = head * tile.rows;
+void add_rows(const Call & call, Memory & memory, int row, int rows, const Cached & values) {
     const auto add = [&](int r, const auto & source) {
-        kernels::with_rows<ROWS_AT_ONCE>(row + tile.rows - r, [&](auto rows) {
-            add_all_values<rows()>(memory.sums + r * call.head, memory.scores + r * KEYS, source, call.head, values.count);
+        with_rows<ROWS_AT_ONCE>(row + rows - r, [&](auto num_rows) {
+            add_all_values<num_rows()>(memory.sums + r * call.head, memory.scores + r * KEYS, source, call.head, values.count);
         });
     };
-    if (tile.rows <= ROWS_AT_ONCE) {
+    if (rows <= ROWS_AT_ONCE) {
         add(row, InCache{values.first, values.stride});
         return;
     }
     take_values(memory.values, values.first, values.stride, call.head, values.count);
-    for (int r = row; r < row + tile.rows; r += ROWS_AT_ONCE) {
+    for (int r = row; r < row + rows; r += ROWS_AT_ONCE) {
         add(r, AsFloats{memory.values, call.head});
     }
 }
 
-void attend(const Call & call, const Tile & tile, Memory & memory) {
-    take_queries(call, tile, memory);
-    for (int64_t key = 0; key < call.keys->ne[1]; key += KEYS) {
-        const int count = static_cast<int>(std::min<int64_t>(KEYS, call.keys->ne[1] - key));
-        if (all_masked(call, tile, key, count)) {
+// To the keys of the cache from `first` on, a multiple of KEYS, to before `last`.
+void attend(const Call & call, const Tile & tile, Memory & memory, int64_t first, int64_t last) {
+    const int rows = tile.rows_per_key();
+    for (int64_t key = first; key < last; key += KEYS) {
+        const int count = static_cast<int>(std::min<int64_t>(KEYS, last - key));
+        if (all_masked(tile, memory, key, count)) {
             continue;
         }
-        for (int head = 0; head < tile.num_heads; head++) {
-            score_head(call, tile, memory, head, Cached(call.keys, tile, head, key, count));
+        for (int row = 0; row < tile.all_rows(); row += rows) {
+            score_rows(call, memory, row, rows, Cached(call.keys, tile.key(row), key, count));
         }
-        mask_scores(call, tile, memory, key, count);
+        mask_scores(tile, memory, key, count);
         move_maxima(call, tile, memory);
         weigh(tile, memory);
-        for (int head = 0; head < tile.num_heads; head++) {
-            add_head(call, tile, memory, head, Cached(call.values, tile, head, key, count));
+        for (int row = 0; row < tile.all_rows(); row += rows) {
+            add_rows(call, memory, row, rows, Cached(call.values, tile.key(row), key, count));
         }
     }
-    write(call, tile, memory);
+}
+
+// Where tiles of the cache come from: those of several sequences with the same number, which is not 0, are equal.
+struct Origins {
+    const int32_t * numbers = nullptr;  // [sequence of the cache][tile of KEYS]
+    int64_t sequences = 0;
+    int64_t tiles = 0;
+};
+
+thread_local Origins origins;
+
+// Sequences of which each is a single part or a few: each by itself, but for what their caches have in common.
+class Crowd {
+  public:
+    Crowd(const Call & call, Memory & memory) : call_(call), memory_(memory) {
+        const int64_t rows = call.queries->ne[3] * call.key_heads * call.rows();
+        float * start = kept_.take<float>(rows * (call.head + 2));
+        sums_ = start;
+        maximum_ = sums_ + rows * call.head;
+        total_ = maximum_ + rows;
+        // A view of the whole cache, from one sequence on; anything else has nothing in common.
+        first_ = call.keys->view_src != nullptr ? static_cast<int64_t>(call.keys->view_offs / call.keys->nb[3]) : origins.sequences;
+    }
+
+    void attend_to_all(std::vector<int64_t> sequences) { share(sequences.begin(), sequences.end(), 0); }
+
+  private:
+    using Member = std::vector<int64_t>::iterator;
+
+    // 0 where a sequence has the tile for itself.
+    int32_t origin(int64_t sequence, int64_t tile) const {
+        const bool known = first_ + sequence < origins.sequences && tile < origins.tiles && (tile + 1) * KEYS <= call_.keys->ne[1];
+        return known ? origins.numbers[(first_ + sequence) * origins.tiles + tile] : 0;
+    }
+
+    // What is left for these sequences, which have seen the keys before `tile`.
+    void share(Member first, Member last, int64_t tile) {
+        std::stable_sort(first, last, [&](int64_t a, int64_t b) { return origin(a, tile) < origin(b, tile); });
+        while (first != last) {
+            const int32_t common = origin(*first, tile);
+            const Member next = std::find_if(first, last, [&](int64_t each) { return origin(each, tile) != common; });
+            if (common == 0 || next - first == 1) {
+                std::for_each(first, next, [&](int64_t each) { finish(each, tile); });
+            } else {
+                int64_t end = tile;
+                do {
+                    end++;
+                } while (origin(*first, end) != 0 &&
+                         std::all_of(first, next, [&](int64_t each) { return origin(each, end) == origin(*first, end); }));
+                attend_together(first, next, tile, end);
+                share(first, next, end);
+            }
+            first = next;
+        }
+    }
+
+    void attend_together(Member first, Member last, int64_t tile, int64_t end) {
+        const int64_t at_once = ROWS / call_.rows();
+        Part parts[ROWS];
+        for (int64_t key_head = 0; key_head < call_.key_heads; key_head++) {
+            for (Member member = first; member != last;) {
+                int num_parts = 0;
+                for (; num_parts < at_once && member != last; member++) {
+                    parts[num_parts++] = {*member, key_head};
+                }
+                const Tile queries{parts, num_parts, 0, call_.rows(), *first};
+                go_on(queries, tile);
+                attend(call_, queries, memory_, tile * KEYS, end * KEYS);
+                keep(queries);
+            }
+        }
+    }
+
+    void finish(int64_t sequence, int64_t tile) {
+        Part parts[ROWS];
+        for (int64_t key_head = 0; key_head < call_.key_heads; key_head++) {
+            parts[key_head] = {sequence, key_head};
+        }
+        const Tile queries{parts, call_.key_heads, 0, call_.rows(), Tile::NOBODY};
+        go_on(queries, tile);
+        attend(call_, queries, memory_, tile * KEYS, call_.keys->ne[1]);
+        write(call_, queries, memory_);
+    }
+
+    void go_on(const Tile & tile, int64_t seen) {
+        begin(call_, tile, memory_);
+        for (int part = 0; seen > 0 && part < tile.num_parts; part++) {
+            const int64_t from = place(tile.parts[part]);
+            const int to = part * tile.rows;
+            std::copy_n(sums_ + from * call_.head, tile.rows * call_.head, memory_.sums + to * call_.head);
+            std::copy_n(maximum_ + from, tile.rows, memory_.maximum + to);
+            std::copy_n(total_ + from, tile.rows, memory_.total + to);
+        }
+    }
+
+    void keep(const Tile & tile) {
+        for (int part = 0; part < tile.num_parts; part++) {
+            const int64_t to = place(tile.parts[part]);
+            const int from = part * tile.rows;
+            std::copy_n(memory_.sums + from * call_.head, tile.rows * call_.head, sums_ + to * call_.head);
+            std::copy_n(memory_.maximum + from, tile.rows, maximum_ + to);
+            std::copy_n(memory_.total + from, tile.rows, total_ + to);
+        }
+    }
+
+    int64_t place(const Part & part) const { return (part.sequence * call_.key_heads + part.key_head) * call_.rows(); }
+
+    static thread_local Scratch kept_;
+    const Call & call_;
+    Memory & memory_;
+    float * sums_;     // [sequence][head of keys][row][head]
+    float * maximum_;  // [sequence][head of keys][row]
+    float * total_;
+    int64_t first_;  // sequence of the cache
+};
+
+thread_local Scratch Crowd::kept_;
+
+// The thread's share of heads with many queries: tiles of one head of keys of one sequence.
+void attend_by_tiles(const Call & call, Memory & memory, const ComputeParams * params) {
+    const int tiles = (call.rows() + ROWS - 1) / ROWS;
+    const int64_t work = call.queries->ne[3] * call.key_heads * tiles;
+    for (int64_t i = params->thread; i < work; i += params->num_threads) {
+        const Part part{i / tiles / call.key_heads, i / tiles % call.key_heads};
+        const int first = static_cast<int>(i % tiles) * ROWS;
+        const Tile queries{&part, 1, first, std::min(ROWS, call.rows() - first), Tile::NOBODY};
+        begin(call, queries, memory);
+        attend(call, queries, memory, 0, call.keys->ne[1]);
+        write(call, queries, memory);
+    }
 }
 
 }  // namespace
@@ -417,19 +427,24 @@ void serving_attention(const ComputeParams * params, ggml_tensor * result) {
         return;
     }
     Memory memory = memory_for(call.head);
-    const int rows = call.tokens * call.heads_per_key;
-    const int tiles = (rows + ROWS - 1) / ROWS;
-    const int64_t sequences = call.queries->ne[3];
-    const int key_heads = static_cast<int>(call.keys->ne[2]);
-    const bool together = rows * key_heads <= ROWS && sequences >= params->num_threads;
-    const int heads = together ? key_heads : 1;
-    const int64_t work = sequences * (key_heads / heads) * tiles;
-    for (int64_t i = params->thread; i < work; i += params->num_threads) {
-        const int64_t pair = i / tiles;
-        const int first = static_cast<int>(i % tiles) * ROWS;
-        const int64_t head = pair % (key_heads / heads) * heads;
-        attend(call, {pair / (key_heads / heads), head, heads, first, std::min(ROWS, rows - first)}, memory);
+    if (call.rows() * call.key_heads > ROWS || call.queries->ne[3] < params->num_threads) {
+        attend_by_tiles(call, memory, params);
+        return;
     }
+    std::vector<int64_t> sequences;
+    for (int64_t sequence = params->thread; sequence < call.queries->ne[3]; sequence += params->num_threads) {
+        sequences.push_back(sequence);
+    }
+    Crowd(call, memory).attend_to_all(std::move(sequences));
 }
 
 }  // namespace kernels
+
+// Says of the caches that this thread computes with next where their tiles of `tile_keys` keys come from: for each sequence of
+// the cache and each tile a number; equal numbers other than 0 say that the tiles are equal. They are read until the next
+// call, with null at the latest. Returns whether that is of use: whether the tiles are those of this kernel.
+extern "C" __attribute__((visibility("default"))) bool serving_kernels_share(const int32_t * numbers, int64_t sequences, int64_t tiles,
+                                                                             int64_t tile_keys) {
+    origins = tile_keys == KEYS && numbers != nullptr ? Origins{numbers, sequences, tiles} : Origins{};
+    return tile_keys == KEYS;
+}

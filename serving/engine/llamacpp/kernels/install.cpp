@@ -33,6 +33,7 @@ const Function FUNCTIONS[] = {
     {"llamafile_sgemm", reinterpret_cast<void *>(serving_product), reinterpret_cast<void **>(&original_product)},
     {"ggml_compute_forward_flash_attn_ext", reinterpret_cast<void *>(serving_attention), reinterpret_cast<void **>(&original_attention)},
     {"ggml_compute_forward_mul_mat_tiled", reinterpret_cast<void *>(serving_tiled), reinterpret_cast<void **>(&original_tiled)},
+    {"ggml_cpu_extra_compute_forward", reinterpret_cast<void *>(serving_operation), reinterpret_cast<void **>(&original_operation)},
 };
 
 // The parts of a loaded library's dynamic section that are read here.

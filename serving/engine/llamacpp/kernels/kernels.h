@@ -24,6 +24,7 @@ using Attention = void (*)(const ComputeParams *, ggml_tensor *);
 using Product = bool (*)(const ComputeParams *, int64_t, int64_t, int64_t, const void *, int64_t, const void *, int64_t, void *, int64_t, int, int, int);
 using Tiled = bool (*)(const ComputeParams *, ggml_tensor *);
 using PackedProduct = void (*)(int, float *, size_t, const void *, const void *, int, int);
+using Operation = bool (*)(const ComputeParams *, ggml_tensor *);
 extern Attention original_attention;
 extern Product original_product;
 extern PackedProduct original_q4_0_rows;
@@ -31,6 +32,7 @@ extern PackedProduct original_q4_0_row;
 extern PackedProduct original_q4_k_rows;
 extern PackedProduct original_q4_k_row;
 extern Tiled original_tiled;
+extern Operation original_operation;
 extern bool enabled;
 
 // The kernels, with the arguments of the functions whose place they take.
@@ -44,6 +46,7 @@ bool serving_product(const ComputeParams * params, int64_t m, int64_t n, int64_t
                      void * c, int64_t ldc, int a_type, int b_type, int c_type);
 void serving_attention(const ComputeParams * params, ggml_tensor * result);
 bool serving_tiled(const ComputeParams * params, ggml_tensor * result);
+bool serving_operation(const ComputeParams * params, ggml_tensor * result);
 }
 #pragma GCC visibility pop
 
@@ -111,6 +114,15 @@ struct Share {
     }
 };
 
+// Asks for memory that is read soon: on many machines one core's reading falls far behind its computing where the processor is
+// left to find out by itself what comes next. Beyond the end of an array it does no harm.
+// Always inlined: GCC leaves out calls of a function that only does this.
+[[gnu::always_inline]] inline void fetch(const void * first, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) {
+        _mm_prefetch(static_cast<const char *>(first) + i, _MM_HINT_T0);
+    }
+}
+
 // Memory of a thread, which grows and is kept.
 class Scratch {
   public:
@@ -163,7 +175,9 @@ void multiply(const ComputeParams * params, const ProductArguments & of,
     for (int64_t c = share.first; c < share.last; c += COLUMNS) {
         const int count = static_cast<int>(std::min<int64_t>(COLUMNS, of.m - c));
         const __mmask16 valid = static_cast<__mmask16>((1u << count) - 1);
+        const Block * next = weights + (c + COLUMNS) * of.lda;
         for (int b = 0; b < blocks; b++) {
+            fetch(next + b * COLUMNS, COLUMNS * sizeof(Block));
             take_panel(panels[b], weights + c * of.lda + b, of.lda, count);
         }
         float * out = static_cast<float *>(of.c) + c;

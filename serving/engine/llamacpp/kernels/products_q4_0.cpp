@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "single_rows.h"
 
 namespace {
 
@@ -113,44 +114,59 @@ struct Columns {
 
     Columns(const WeightBlock * weights, int blocks, int count)
         : first(weights), second(count > COLUMNS ? weights + blocks : weights), valid(count > COLUMNS ? 0xFFFF : 0x00FF) {}
+
+    // The same block of the columns after these.
+    [[gnu::always_inline]] void fetch_next(int block, int blocks) const {
+        kernels::fetch(first + 2 * blocks + block, sizeof *first);
+        kernels::fetch(first + 3 * blocks + block, sizeof *first);
+    }
 };
 
-// ROWS4 * 4 rows times sixteen columns.
-template <int ROWS4>
-void tile(int blocks, float * out, size_t out_stride, const Columns & columns, const RowsBlock * rows, const RowFacts * facts) {
+// Rows in fours; the last may be fewer, which are packed with zeros and lie elsewhere.
+struct Rows {
+    const RowsBlock * packed;
+    const RowsBlock * rest;
+    int num_packed;
+    int num_rest;
+    int blocks;
+
+    int num_fours() const { return num_packed / 4 + (num_rest > 0); }
+    const RowsBlock * four(int i) const { return 4 * i < num_packed ? packed + i * blocks : rest; }
+};
+
+// Up to ROWS4 * 4 rows, from the four `first` on, times sixteen columns.
+template <int ROWS4> void tile(float * out, size_t out_stride, const Columns & columns, const Rows & rows, const RowFacts * facts, int first) {
     __m512 sums[ROWS4 * 4];
     for (auto & sum : sums) {
         sum = _mm512_setzero_ps();
     }
-    for (int b = 0; b < blocks; b++) {
+    const RowsBlock * fours[ROWS4];
+    for (int y = 0; y < ROWS4; y++) {
+        fours[y] = rows.four(first + y);
+    }
+    facts += static_cast<size_t>(first) * rows.blocks * 4;
+    for (int b = 0; b < rows.blocks; b++) {
+        columns.fetch_next(b, rows.blocks);
         const Weights weights = unpack(columns.first[b], columns.second[b]);
 #pragma GCC unroll 4
         for (int y = 0; y < ROWS4; y++) {
-            const int at = y * blocks + b;
-            add_block<4>(sums + y * 4, weights, rows[at].numbers, BLOCK, facts + at * 4);
+            add_block<4>(sums + y * 4, weights, fours[y][b].numbers, BLOCK, facts + (y * rows.blocks + b) * 4);
         }
     }
+    const int left = rows.num_packed + rows.num_rest - first * 4;
     for (int r = 0; r < ROWS4 * 4; r++) {
-        _mm512_mask_storeu_ps(out + r * out_stride, columns.valid, sums[r]);
+        if (r < left) {
+            _mm512_mask_storeu_ps(out + (first * 4 + r) * out_stride, columns.valid, sums[r]);
+        }
     }
 }
 
-// All rows, four times `left` of them, times sixteen columns.
-void panel(int blocks, float * out, size_t out_stride, const Columns & columns, const RowsBlock * rows, const RowFacts * facts, int left) {
-    const auto next = [&](int rows4) {
-        out += rows4 * 4 * out_stride;
-        rows += rows4 * blocks;
-        facts += rows4 * blocks * 4;
-        left -= rows4;
-    };
-    for (; left >= 4; next(4)) {
-        tile<4>(blocks, out, out_stride, columns, rows, facts);
-    }
-    switch (left) {
-        case 3: tile<3>(blocks, out, out_stride, columns, rows, facts); break;
-        case 2: tile<2>(blocks, out, out_stride, columns, rows, facts); break;
-        case 1: tile<1>(blocks, out, out_stride, columns, rows, facts); break;
-        default: break;
+// All rows times sixteen columns.
+void panel(float * out, size_t out_stride, const Columns & columns, const Rows & rows, const RowFacts * facts) {
+    constexpr int AT_ONCE = 4;
+    for (int first = 0; first < rows.num_fours(); first += AT_ONCE) {
+        kernels::with_rows<AT_ONCE>(rows.num_fours() - first,
+                                    [&](auto fours) { tile<fours()>(out, out_stride, columns, rows, facts, first); });
     }
 }
 
@@ -158,14 +174,13 @@ void panel(int blocks, float * out, size_t out_stride, const Columns & columns, 
 void row_tile(int blocks, float * out, const Columns & columns, const RowBlock * row, const RowFacts * facts) {
     __m512 sum = _mm512_setzero_ps();
     for (int b = 0; b < blocks; b++) {
+        columns.fetch_next(b, blocks);
         add_block<1>(&sum, unpack(columns.first[b], columns.second[b]), row[b].numbers, 8, facts + b);
     }
     _mm512_mask_storeu_ps(out, columns.valid, sum);
 }
 
-// The facts of four rows' blocks.
-RowFacts * facts_of_rows(const RowsBlock * rows, int count, Scratch & scratch) {
-    RowFacts * facts = scratch.take<RowFacts>(static_cast<size_t>(count) * 4);
+void take_facts(RowFacts * facts, const RowsBlock * rows, int count) {
     const __m512i ones = _mm512_set1_epi8(1);
     for (int i = 0; i < count; i++) {
         __m512i sums = _mm512_setzero_si512();
@@ -178,7 +193,31 @@ RowFacts * facts_of_rows(const RowsBlock * rows, int count, Scratch & scratch) {
             facts[i * 4 + m] = {-8 * (of_row[2 * m] + of_row[2 * m + 1]), _cvtsh_ss(rows[i].scales[m])};
         }
     }
+}
+
+// The facts of each block of four rows.
+const RowFacts * facts_of_rows(const Rows & rows, Scratch & scratch) {
+    RowFacts * facts = scratch.take<RowFacts>(static_cast<size_t>(rows.num_fours()) * rows.blocks * 4);
+    for (int four = 0; four < rows.num_fours(); four++) {
+        take_facts(facts + static_cast<size_t>(four) * rows.blocks * 4, rows.four(four), rows.blocks);
+    }
     return facts;
+}
+
+// Up to four single rows, one after the other, as four whose others are zeros.
+const RowsBlock * pack(const RowBlock * rows, int count, int blocks, Scratch & scratch) {
+    RowsBlock * packed = scratch.take<RowsBlock>(blocks);
+    for (int b = 0; b < blocks; b++) {
+        packed[b] = {};
+        for (int r = 0; r < count; r++) {
+            const RowBlock & row = rows[r * blocks + b];
+            packed[b].scales[r] = row.scale;
+            for (int run = 0; run < BLOCK / 8; run++) {
+                std::memcpy(packed[b].numbers + (4 * run + r) * 8, row.numbers + 8 * run, 8);
+            }
+        }
+    }
+    return packed;
 }
 
 RowFacts * facts_of_row(const RowBlock * row, int count, Scratch & scratch) {
@@ -190,6 +229,14 @@ RowFacts * facts_of_row(const RowBlock * row, int count, Scratch & scratch) {
 }
 
 thread_local Scratch facts_memory;
+thread_local Scratch rest_memory;
+
+void multiply(float * out, size_t out_stride, const WeightBlock * column, const Rows & rows, int num_columns) {
+    const RowFacts * facts = facts_of_rows(rows, facts_memory);
+    for (int c = 0; c < num_columns; c += 2 * COLUMNS, column += 2 * rows.blocks) {
+        panel(out + c, out_stride, Columns(column, rows.blocks, num_columns - c), rows, facts);
+    }
+}
 
 }  // namespace
 
@@ -198,19 +245,20 @@ namespace kernels {
 PackedProduct original_q4_0_rows = nullptr;
 PackedProduct original_q4_0_row = nullptr;
 
-// out[r][c] = the products of `num_rows` rows (a multiple of 4) of n numbers with `num_columns` (a multiple of 8).
+// out[r][c] = the products of `num_rows` rows (a multiple of 4) of n numbers with `num_columns` (a multiple of 8); and of the
+// single rows that come after them.
 void serving_q4_0_rows(int n, float * out, size_t out_stride, const void * weights, const void * rows, int num_rows, int num_columns) {
     if (!enabled) {
         original_q4_0_rows(n, out, out_stride, weights, rows, num_rows, num_columns);
         return;
     }
     const int blocks = n / BLOCK;
-    const auto * all_rows = static_cast<const RowsBlock *>(rows);
-    const auto * column = static_cast<const WeightBlock *>(weights);
-    const RowFacts * facts = facts_of_rows(all_rows, num_rows / 4 * blocks, facts_memory);
-    for (int c = 0; c < num_columns; c += 2 * COLUMNS, column += 2 * blocks) {
-        panel(blocks, out + c, out_stride, Columns(column, blocks, num_columns - c), all_rows, facts, num_rows / 4);
-    }
+    const auto * packed = static_cast<const RowsBlock *>(rows);
+    const auto * singles = reinterpret_cast<const RowBlock *>(packed + num_rows / 4 * blocks);
+    const int rest = rows_after_fours();
+    multiply(out, out_stride, static_cast<const WeightBlock *>(weights),
+             {packed, pack(singles, rest, blocks, rest_memory), num_rows, rest, blocks}, num_columns);
+    computed_ahead({weights, singles, blocks * sizeof(RowBlock)}, rest);
 }
 
 void serving_q4_0_row(int n, float * out, size_t stride, const void * weights, const void * row, int num_rows, int num_columns) {
@@ -221,6 +269,15 @@ void serving_q4_0_row(int n, float * out, size_t stride, const void * weights, c
     const int blocks = n / BLOCK;
     const auto * numbers = static_cast<const RowBlock *>(row);
     const auto * column = static_cast<const WeightBlock *>(weights);
+    const SingleRow single{weights, row, blocks * sizeof(RowBlock)};
+    if (was_computed(single)) {
+        return;
+    }
+    if (const int rest = rows_of_few(); rest > 1) {
+        multiply(out, stride_of_rows(), column, {nullptr, pack(numbers, rest, blocks, rest_memory), 0, rest, blocks}, num_columns);
+        computed_ahead(single.next(), rest - 1);
+        return;
+    }
     const RowFacts * facts = facts_of_row(numbers, blocks, facts_memory);
     for (int c = 0; c < num_columns; c += 2 * COLUMNS, column += 2 * blocks) {
         row_tile(blocks, out + c, Columns(column, blocks, num_columns - c), numbers, facts);

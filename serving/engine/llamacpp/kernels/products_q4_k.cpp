@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "single_rows.h"
 
 namespace {
 
@@ -58,6 +59,7 @@ struct RowFacts {
 
 thread_local kernels::Scratch panel_memory;
 thread_local kernels::Scratch facts_memory;
+thread_local kernels::Scratch rest_memory;
 
 // The scales and minima of a part of eight columns, 8 bytes each.
 inline void six_bits(const uint8_t * twelve, uint64_t & scales, uint64_t & minima) {
@@ -181,17 +183,36 @@ void tile(int blocks, float * out, size_t out_stride, const Panel * panels, cons
     }
 }
 
+// Sixteen columns of the weights, `blocks` blocks each; an odd eight at the end is its own neighbour.
+struct Columns {
+    const WeightBlock * first;
+    const WeightBlock * second;
+    __mmask16 valid;
+
+    Columns(const WeightBlock * weights, int blocks, int count)
+        : first(weights), second(count > GROUP ? weights + blocks : weights), valid(count > GROUP ? 0xFFFF : 0x00FF) {}
+
+    // The same block of the columns after these.
+    [[gnu::always_inline]] void fetch_next(int block, int blocks) const {
+        kernels::fetch(first + 2 * blocks + block, sizeof *first);
+        kernels::fetch(first + 3 * blocks + block, sizeof *first);
+    }
+};
+
 // A single row, as `tile` has it, without a panel: its weights are used once.
-void single(int blocks, float * out, const WeightBlock * first, const WeightBlock * second, const RowFacts * facts, __mmask16 valid) {
+void single(int blocks, float * out, const Columns & columns, const RowFacts * facts) {
     __m512 sum = _mm512_setzero_ps();
     for (int b = 0; b < blocks; b++) {
-        const Factors factors(first[b], second[b]);
+        columns.fetch_next(b, blocks);
+        const WeightBlock & first = columns.first[b];
+        const WeightBlock & second = columns.second[b];
+        const Factors factors(first, second);
         __m512 of_block = _mm512_setzero_ps();
         for (int pair = 0; pair < PARTS / 2; pair++) {
             __m512i products[2] = {};
             for (int run = 0; run < 4; run++) {
                 __m512i fours[2];
-                take_fours(first[b].nibbles[pair][run], second[b].nibbles[pair][run], fours);
+                take_fours(first.nibbles[pair][run], second.nibbles[pair][run], fours);
                 const int8_t * numbers = facts[b].numbers + 64 * pair + 8 * run;
                 for (int i = 0; i < 2; i++) {
                     products[0] = _mm512_dpbusd_epi32(products[0], lower(fours[i]), everywhere(numbers + 4 * i));
@@ -206,11 +227,11 @@ void single(int blocks, float * out, const WeightBlock * first, const WeightBloc
         }
         sum = _mm512_fmadd_ps(of_block, _mm512_set1_ps(facts[b].scale), sum);
     }
-    _mm512_mask_storeu_ps(out, valid, sum);
+    _mm512_mask_storeu_ps(out, columns.valid, sum);
 }
 
-const RowFacts * facts_of_rows(const RowsBlock * rows, int num_rows, int blocks) {
-    RowFacts * facts = facts_memory.take<RowFacts>(static_cast<size_t>(num_rows) * blocks);
+// Of rows that are packed by four.
+void take_facts(RowFacts * facts, const RowsBlock * rows, int num_rows, int blocks) {
     for (int r = 0; r < num_rows; r++) {
         const int m = r % 4;
         for (int b = 0; b < blocks; b++) {
@@ -224,7 +245,24 @@ const RowFacts * facts_of_rows(const RowsBlock * rows, int num_rows, int blocks)
             }
         }
     }
-    return facts;
+}
+
+// Up to four single rows, one after the other, as four.
+const RowsBlock * pack(const RowBlock * rows, int count, int blocks) {
+    RowsBlock * packed = rest_memory.take<RowsBlock>(blocks);
+    for (int b = 0; b < blocks; b++) {
+        for (int r = 0; r < count; r++) {
+            const RowBlock & row = rows[r * blocks + b];
+            packed[b].scales[r] = row.scale;
+            for (int run = 0; run < BLOCK / 8; run++) {
+                std::memcpy(packed[b].numbers + (4 * run + r) * 8, row.numbers + 8 * run, 8);
+            }
+            for (int four = 0; four < PARTS / 2; four++) {
+                std::memcpy(packed[b].sums[four][r], row.sums + 4 * four, sizeof packed[b].sums[four][r]);
+            }
+        }
+    }
+    return packed;
 }
 
 const RowFacts * facts_of_row(const RowBlock * row, int blocks) {
@@ -239,15 +277,27 @@ const RowFacts * facts_of_row(const RowBlock * row, int blocks) {
     return facts;
 }
 
-// Sixteen columns of the weights, `blocks` blocks each; an odd eight at the end is its own neighbour.
-struct Columns {
-    const WeightBlock * first;
-    const WeightBlock * second;
-    __mmask16 valid;
-
-    Columns(const WeightBlock * weights, int blocks, int count)
-        : first(weights), second(count > GROUP ? weights + blocks : weights), valid(count > GROUP ? 0xFFFF : 0x00FF) {}
-};
+// Rows that are packed by four, and `num_rest` after them, packed elsewhere.
+void multiply(float * out, size_t out_stride, const WeightBlock * column, const RowsBlock * rows, int num_rows, const RowsBlock * rest,
+              int num_rest, int blocks, int num_columns) {
+    RowFacts * facts = facts_memory.take<RowFacts>(static_cast<size_t>(num_rows + num_rest) * blocks);
+    take_facts(facts, rows, num_rows, blocks);
+    take_facts(facts + static_cast<size_t>(num_rows) * blocks, rest, num_rest, blocks);
+    Panel * panels = panel_memory.take<Panel>(blocks);
+    constexpr int AT_ONCE = 8;
+    for (int c = 0; c < num_columns; c += COLUMNS, column += 2 * blocks) {
+        const Columns columns(column, blocks, num_columns - c);
+        for (int b = 0; b < blocks; b++) {
+            columns.fetch_next(b, blocks);
+            take_panel(panels[b], columns.first[b], columns.second[b]);
+        }
+        for (int r = 0; r < num_rows + num_rest; r += AT_ONCE) {
+            kernels::with_rows<AT_ONCE>(num_rows + num_rest - r, [&](auto at_once) {
+                tile<at_once()>(blocks, out + r * out_stride + c, out_stride, panels, facts + static_cast<size_t>(r) * blocks, columns.valid);
+            });
+        }
+    }
+}
 
 }  // namespace
 
@@ -262,22 +312,12 @@ void serving_q4_k_rows(int n, float * out, size_t out_stride, const void * weigh
         return;
     }
     const int blocks = n / BLOCK;
-    const RowFacts * facts = facts_of_rows(static_cast<const RowsBlock *>(rows), num_rows, blocks);
-    Panel * panels = panel_memory.take<Panel>(blocks);
-    const auto * column = static_cast<const WeightBlock *>(weights);
-    for (int c = 0; c < num_columns; c += COLUMNS, column += 2 * blocks) {
-        const Columns columns(column, blocks, num_columns - c);
-        for (int b = 0; b < blocks; b++) {
-            take_panel(panels[b], columns.first[b], columns.second[b]);
-        }
-        int r = 0;
-        for (; r + 8 <= num_rows; r += 8) {
-            tile<8>(blocks, out + r * out_stride + c, out_stride, panels, facts + r * blocks, columns.valid);
-        }
-        if (r < num_rows) {
-            tile<4>(blocks, out + r * out_stride + c, out_stride, panels, facts + r * blocks, columns.valid);
-        }
-    }
+    const auto * packed = static_cast<const RowsBlock *>(rows);
+    const auto * singles = reinterpret_cast<const RowBlock *>(packed + num_rows / 4 * blocks);
+    const int rest = rows_after_fours();
+    multiply(out, out_stride, static_cast<const WeightBlock *>(weights), packed, num_rows, pack(singles, rest, blocks), rest, blocks,
+             num_columns);
+    computed_ahead({weights, singles, blocks * sizeof(RowBlock)}, rest);
 }
 
 void serving_q4_k_row(int n, float * out, size_t stride, const void * weights, const void * row, int num_rows, int num_columns) {
@@ -286,11 +326,21 @@ void serving_q4_k_row(int n, float * out, size_t stride, const void * weights, c
         return;
     }
     const int blocks = n / BLOCK;
-    const RowFacts * facts = facts_of_row(static_cast<const RowBlock *>(row), blocks);
+    const auto * numbers = static_cast<const RowBlock *>(row);
     const auto * column = static_cast<const WeightBlock *>(weights);
+    const SingleRow one{weights, row, blocks * sizeof(RowBlock)};
+    if (was_computed(one)) {
+        return;
+    }
+    if (const int rest = rows_of_few(); rest > 1) {
+        multiply(out, stride_of_rows(), column, nullptr, 0, pack(numbers, rest, blocks), rest, blocks, num_columns);
+        computed_ahead(one.next(), rest - 1);
+        return;
+    }
+    const RowFacts * facts = facts_of_row(numbers, blocks);
     for (int c = 0; c < num_columns; c += COLUMNS, column += 2 * blocks) {
         const Columns columns(column, blocks, num_columns - c);
-        single(blocks, out + c, columns.first, columns.second, facts, columns.valid);
+        single(blocks, out + c, columns, facts);
     }
 }
 
