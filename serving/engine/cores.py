@@ -10,9 +10,11 @@ import contextlib
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +29,7 @@ except ImportError:  # not POSIX
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.05
+_first_thread = threading.Lock()
 
 
 class CoreLease:
@@ -104,6 +107,22 @@ def pin_this_thread(cpus: Sequence[int]) -> None:
     """Keep the calling thread, and the threads that it starts from now on, on these processors."""
     if cpus and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cpus)
+
+
+@contextmanager
+def first_thread_on(cpus: Sequence[int]) -> Iterator[None]:
+    """Keep the process's first thread on these processors meanwhile, where nobody else does so: libraries
+    that start threads of their own may ask where that one is allowed to be."""
+    if not cpus or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    with _first_thread:
+        before = os.sched_getaffinity(os.getpid())
+        os.sched_setaffinity(os.getpid(), cpus)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(os.getpid(), before)
 
 
 def _choose(free: list[Core], num_cores: int) -> list[Core]:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from typing import Any
 
-from serving.engine.cores import CoreLease, pin_this_thread
+from serving.engine.cores import CoreLease, first_thread_on, pin_this_thread
 from serving.engine.llamacpp.model import LlamaModel
 from serving.engine.llamacpp.sampling import check_grammar, check_sampling, grammar_of
 from serving.engine.metrics import Counters, EngineMetrics, snapshot
@@ -96,7 +96,6 @@ class OpenVinoRuntime:
 
     def _run(self) -> None:
         try:
-            pin_this_thread(self._cpus)
             self._open()
         except Exception as error:  # raised again on the thread that opens the engine
             self._error = error
@@ -113,7 +112,10 @@ class OpenVinoRuntime:
 
     def _open(self) -> None:
         architecture = self.model.metadata("general.architecture")
-        self._pipeline = open_pipeline(self.model.path, architecture, self._settings, self._room.cache_gb)
+        pin_this_thread(self._cpus)
+        with first_thread_on(self._cpus):  # whose processors the library takes for its threads, and this one
+            self._pipeline = open_pipeline(self.model.path, architecture, self._settings, self._room.cache_gb)
+        pin_this_thread(self._cpus[:1])  # which computes too: the others find the rest
 
     def _work(self) -> None:
         limit = self._num_slots
