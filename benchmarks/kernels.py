@@ -1,19 +1,23 @@
-"""Our kernels beside llama.cpp's, each alone: operations per second on one core.
+"""Our kernels beside llama.cpp's: operations per second of each alone, and passes of a model, on one core.
 
 python -m benchmarks.kernels [--quick] [--json FILE]
 """
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import parser, report
+from benchmarks.harness import parser, quantised, report
+from serving.engine import EngineSettings
+from serving.engine.backend import Chunk
 from serving.engine.llamacpp import kernels
+from serving.engine.llamacpp.context import LlamaBackend
+from serving.engine.llamacpp.model import LlamaModel
 from tests.ggml_graphs import Ggml
 from tests.unit.engine import test_kernels as made
 
@@ -24,6 +28,8 @@ ATTENTION = {
     "16_sequences_of_800": ((16, 9, 3, 1, 1024, 64), 800),
 }
 """Sequences, heads, key heads, tokens, keys, numbers of a head; tokens before."""
+SEQUENCES = (1, 2, 4, 7, 8, 12, 15, 16)
+"""That are written at once, each of 100 tokens."""
 
 
 def packed(names: tuple[str, str], weights: Any, rows_of: Callable[[int], tuple[Any, Any]]) -> Iterator[Any]:
@@ -81,6 +87,54 @@ def attentions(random: Any, ggml: Ggml) -> Iterator[tuple[str, float, Callable[[
         )
 
 
+def passes() -> Iterator[tuple[str, Callable[[], float]]]:
+    """A token of each of several sequences, through the whole of the bundled model, whose weights no cache of
+    the processor holds."""
+    model = LlamaModel.open(str(quantised("q4_0")))
+    settings = EngineSettings(context_tokens=1024)
+    backend = LlamaBackend(model, settings, num_slots=max(SEQUENCES), threads=(1, 1))
+    lengths = [0] * max(SEQUENCES)
+
+    def write(slots: Iterable[int], count: int) -> None:
+        for slot in slots:
+            for start in range(0, count, 100):
+                tokens = [
+                    (31 * slot + 7 * index) % 30_000 + 100 for index in range(start, min(start + 100, count))
+                ]
+                backend.decode([Chunk(slot, lengths[slot], tokens, False, False)], None)
+                lengths[slot] += len(tokens)
+
+    def compute(count: int) -> float:
+        began_s = time.perf_counter()
+        backend.decode([Chunk(slot, lengths[slot], (7,), True, False) for slot in range(count)], None)
+        seconds = time.perf_counter() - began_s
+        for slot in range(count):
+            backend.truncate(slot, lengths[slot])
+        return seconds
+
+    write(range(max(SEQUENCES)), 100)
+    for count in SEQUENCES:
+        yield f"{count}_sequences", functools.partial(compute, count)
+    backend.truncate(0, 0)
+    lengths[0] = 0
+    write([0], 704)
+    for slot in range(1, max(SEQUENCES)):
+        backend.copy(0, slot)
+        lengths[slot] = 704
+    write(range(max(SEQUENCES)), 200)
+    yield f"{max(SEQUENCES)}_sequences_with_704_of_904_in_common", functools.partial(compute, max(SEQUENCES))
+
+
+def best_of(repeats: int, compute: Callable[[], float]) -> tuple[float, float]:
+    """Seconds with our kernels and with llama.cpp's, in turns."""
+    ours, originals = [], []
+    for _ in range(repeats):
+        ours.append(compute())
+        with kernels.switched_off():
+            originals.append(compute())
+    return min(ours), min(originals)
+
+
 def main() -> None:
     options = parser((__doc__ or "").splitlines()[0])
     chosen = options.parse_args()
@@ -90,14 +144,14 @@ def main() -> None:
         raise SystemExit(f"our kernels are not in use: {kernels.state().reason}")
     found: dict[str, float] = {}
     for name, operations, compute in (*products(random, ggml), *attentions(random, ggml)):
-        best = {"ours": float("inf"), "llama_cpp": float("inf")}
-        for _ in range(repeats):
-            for whose in best:
-                with nullcontext() if whose == "ours" else kernels.switched_off():
-                    best[whose] = min(best[whose], compute())
-        for whose, seconds in best.items():
-            found[f"gop_per_s_{name}_{whose}"] = operations / seconds / 1e9
-        found[f"speedup_{name}"] = best["llama_cpp"] / best["ours"]
+        ours_s, original_s = best_of(repeats, compute)
+        found[f"gop_per_s_{name}_ours"] = operations / ours_s / 1e9
+        found[f"gop_per_s_{name}_llama_cpp"] = operations / original_s / 1e9
+        found[f"speedup_{name}"] = original_s / ours_s
+    for name, compute in passes():
+        ours_s, original_s = best_of(repeats, compute)
+        found[f"pass_ms_{name}_ours"], found[f"pass_ms_{name}_llama_cpp"] = 1e3 * ours_s, 1e3 * original_s
+        found[f"speedup_pass_{name}"] = original_s / ours_s
     report(found, {"repeats": repeats, "width": WIDTH, "columns": COLUMNS, "threads": 1}, chosen.json)
 
 

@@ -15,8 +15,13 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _KV_PRECISION = {"auto": None, "f16": "f16", "bf16": "bf16", "f32": "f32", "q8_0": "u8"}
 
 
-def open_pipeline(path: str, architecture: str | None, settings: EngineSettings, cache_gb: int) -> Any:
-    """Raises ModelMismatch for what it cannot read, or without the extra; ModelLoadError if it fails."""
+def open_pipeline(
+    path: str, architecture: str | None, settings: EngineSettings, cache_gb: int, *, pin: bool = False
+) -> Any:
+    """`pin`: let the library keep each of its threads on one processor of all that the process may use.
+
+    Raises ModelMismatch for what it cannot read, or without the extra; ModelLoadError if it fails.
+    """
     if architecture not in ARCHITECTURES:
         raise ModelMismatch(
             f"{path}: openvino reads {', '.join(ARCHITECTURES)}, not {architecture}; use llama_cpp"
@@ -25,7 +30,7 @@ def open_pipeline(path: str, architecture: str | None, settings: EngineSettings,
         import openvino_genai
     except ImportError as error:
         raise ModelMismatch(f"the openvino backend needs the extra `openvino`: {error}") from error
-    properties: dict[str, object] = {"INFERENCE_NUM_THREADS": settings.cores, "ENABLE_CPU_PINNING": False}
+    properties: dict[str, object] = {"INFERENCE_NUM_THREADS": settings.cores, "ENABLE_CPU_PINNING": pin}
     precision = _KV_PRECISION[settings.kv_type]
     if precision is not None:
         properties["KV_CACHE_PRECISION"] = precision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -114,8 +115,13 @@ class OpenVinoRuntime:
         architecture = self.model.metadata("general.architecture")
         pin_this_thread(self._cpus)
         with first_thread_on(self._cpus):  # whose processors the library takes for its threads, and this one
-            self._pipeline = open_pipeline(self.model.path, architecture, self._settings, self._room.cache_gb)
-        pin_this_thread(self._cpus[:1])  # which computes too: the others find the rest
+            # Its own pinning, a little faster, minds no lease.
+            pin = bool(self._cpus) and len(self._cpus) == os.cpu_count()
+            self._pipeline = open_pipeline(
+                self.model.path, architecture, self._settings, self._room.cache_gb, pin=pin
+            )
+        if not pin:
+            pin_this_thread(self._cpus[:1])  # which computes too: the others find the rest
 
     def _work(self) -> None:
         limit = self._num_slots

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from serving.engine import Engine, EngineError, EngineSettings, ModelMismatch, Request, RequestError, Sampling
+from serving.engine import (
+    CoreLease,
+    Engine,
+    EngineError,
+    EngineSettings,
+    ModelMismatch,
+    Request,
+    RequestError,
+    Sampling,
+)
+from serving.engine.topology import usable_cores
 
 SCHEMA = '{"type": "object", "properties": {"legs": {"type": "integer"}}, "required": ["legs"]}'
 
@@ -30,6 +41,27 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         path, EngineSettings(backend="openvino", pin=False, slots=8, context_tokens=512)
     ) as opened:
         yield opened
+
+
+def threads() -> set[int]:
+    return {int(name) for name in os.listdir("/proc/self/task")}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin threads")
+def test_its_threads_stay_on_the_engines_cores(engine: Engine, tmp_path: Path) -> None:
+    """Of two engines' cores the second's, as the library would take the process's first ones, or all."""
+    allowed = os.sched_getaffinity(os.getpid())
+    leases = [CoreLease.acquire(1, folder=tmp_path) for _ in (usable_cores() or [None])[:2]]
+    before = threads()
+    settings = EngineSettings(backend="openvino", slots=4, context_tokens=256)
+    with Engine.open(engine.model_path, settings, leases[-1]) as pinned:
+        pinned.generate([Request("a", (5, 6, 7), Sampling(max_tokens=5))])
+        started = {thread: os.sched_getaffinity(thread) for thread in threads() - before}
+    assert len(started) > 3
+    assert {frozenset(cpus) for cpus in started.values()} == {frozenset(leases[-1].cpus)}
+    assert os.sched_getaffinity(os.getpid()) == allowed
+    for lease in leases:
+        lease.release()
 
 
 def test_same_requests_same_results_format(engine: Engine) -> None:

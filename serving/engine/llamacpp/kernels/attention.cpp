@@ -18,6 +18,7 @@
 
 #include "ggml.h"
 #include "kernels.h"
+#include "origins.h"
 
 namespace {
 
@@ -284,19 +285,10 @@ void attend(const Call & call, const Tile & tile, Memory & memory, int64_t first
     }
 }
 
-// Where tiles of the cache come from: those of several sequences with the same number, which is not 0, are equal.
-struct Origins {
-    const int32_t * numbers = nullptr;  // [sequence of the cache][tile of KEYS]
-    int64_t sequences = 0;
-    int64_t tiles = 0;
-};
-
-thread_local Origins origins;
-
 // Sequences of which each is a single part or a few: each by itself, but for what their caches have in common.
 class Crowd {
   public:
-    Crowd(const Call & call, Memory & memory) : call_(call), memory_(memory) {
+    Crowd(const Call & call, const Origins & origins, Memory & memory) : call_(call), origins_(origins), memory_(memory) {
         const int64_t rows = call.queries->ne[3] * call.key_heads * call.rows();
         float * start = kept_.take<float>(rows * (call.head + 2));
         sums_ = start;
@@ -313,8 +305,8 @@ class Crowd {
 
     // 0 where a sequence has the tile for itself.
     int32_t origin(int64_t sequence, int64_t tile) const {
-        const bool known = first_ + sequence < origins.sequences && tile < origins.tiles && (tile + 1) * KEYS <= call_.keys->ne[1];
-        return known ? origins.numbers[(first_ + sequence) * origins.tiles + tile] : 0;
+        const bool known = first_ + sequence < origins_.sequences && tile < origins_.tiles && (tile + 1) * KEYS <= call_.keys->ne[1];
+        return known ? origins_.numbers[(first_ + sequence) * origins_.tiles + tile] : 0;
     }
 
     // What is left for these sequences, which have seen the keys before `tile`.
@@ -391,6 +383,7 @@ class Crowd {
 
     static thread_local Scratch kept_;
     const Call & call_;
+    const Origins origins_;
     Memory & memory_;
     float * sums_;     // [sequence][head of keys][row][head]
     float * maximum_;  // [sequence][head of keys][row]
@@ -435,16 +428,7 @@ void serving_attention(const ComputeParams * params, ggml_tensor * result) {
     for (int64_t sequence = params->thread; sequence < call.queries->ne[3]; sequence += params->num_threads) {
         sequences.push_back(sequence);
     }
-    Crowd(call, memory).attend_to_all(std::move(sequences));
+    Crowd(call, origins_of(params), memory).attend_to_all(std::move(sequences));
 }
 
 }  // namespace kernels
-
-// Says of the caches that this thread computes with next where their tiles of `tile_keys` keys come from: for each sequence of
-// the cache and each tile a number; equal numbers other than 0 say that the tiles are equal. They are read until the next
-// call, with null at the latest. Returns whether that is of use: whether the tiles are those of this kernel.
-extern "C" __attribute__((visibility("default"))) bool serving_kernels_share(const int32_t * numbers, int64_t sequences, int64_t tiles,
-                                                                             int64_t tile_keys) {
-    origins = tile_keys == KEYS && numbers != nullptr ? Origins{numbers, sequences, tiles} : Origins{};
-    return tile_keys == KEYS;
-}

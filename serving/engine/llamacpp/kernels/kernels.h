@@ -17,6 +17,9 @@ namespace kernels {
 struct ComputeParams {
     int thread;
     int num_threads;
+    size_t work_bytes;
+    void * work;
+    const void * pool;  // of threads
 };
 
 // libggml-cpu's own functions, for what is not computed here, and for everything while `enabled` is false.

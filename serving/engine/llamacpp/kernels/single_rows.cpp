@@ -3,10 +3,9 @@
 
 #include "single_rows.h"
 
-#include <cstdint>
-
 #include "ggml.h"
 #include "kernels.h"
+#include "origins.h"
 
 namespace {
 
@@ -40,6 +39,7 @@ bool was_computed(const SingleRow & row) {
 }
 
 bool serving_operation(const ComputeParams * params, ggml_tensor * result) {
+    pass_on_origins(params);
     product = enabled && result->op == GGML_OP_MUL_MAT ? result : nullptr;
     num_computed = 0;
     const bool done = original_operation(params, result);
