@@ -122,17 +122,7 @@ struct Columns {
     }
 };
 
-// Rows in fours; the last may be fewer, which are packed with zeros and lie elsewhere.
-struct Rows {
-    const RowsBlock * packed;
-    const RowsBlock * rest;
-    int num_packed;
-    int num_rest;
-    int blocks;
-
-    int num_fours() const { return num_packed / 4 + (num_rest > 0); }
-    const RowsBlock * four(int i) const { return 4 * i < num_packed ? packed + i * blocks : rest; }
-};
+using Rows = kernels::Rows<RowsBlock>;
 
 // Up to ROWS4 * 4 rows, from the four `first` on, times sixteen columns.
 template <int ROWS4> void tile(float * out, size_t out_stride, const Columns & columns, const Rows & rows, const RowFacts * facts, int first) {
@@ -153,7 +143,7 @@ template <int ROWS4> void tile(float * out, size_t out_stride, const Columns & c
             add_block<4>(sums + y * 4, weights, fours[y][b].numbers, BLOCK, facts + (y * rows.blocks + b) * 4);
         }
     }
-    const int left = rows.num_packed + rows.num_rest - first * 4;
+    const int left = rows.count() - first * 4;
     for (int r = 0; r < ROWS4 * 4; r++) {
         if (r < left) {
             _mm512_mask_storeu_ps(out + (first * 4 + r) * out_stride, columns.valid, sums[r]);

@@ -57,6 +57,8 @@ struct RowFacts {
     float sums[PARTS];
 };
 
+using Rows = kernels::Rows<RowsBlock>;
+
 thread_local kernels::Scratch panel_memory;
 thread_local kernels::Scratch facts_memory;
 thread_local kernels::Scratch rest_memory;
@@ -230,13 +232,13 @@ void single(int blocks, float * out, const Columns & columns, const RowFacts * f
     _mm512_mask_storeu_ps(out, columns.valid, sum);
 }
 
-// Of rows that are packed by four.
-void take_facts(RowFacts * facts, const RowsBlock * rows, int num_rows, int blocks) {
-    for (int r = 0; r < num_rows; r++) {
+const RowFacts * facts_of_rows(const Rows & rows) {
+    RowFacts * facts = facts_memory.take<RowFacts>(static_cast<size_t>(rows.count()) * rows.blocks);
+    for (int r = 0; r < rows.count(); r++) {
         const int m = r % 4;
-        for (int b = 0; b < blocks; b++) {
-            const RowsBlock & block = rows[r / 4 * blocks + b];
-            RowFacts & fact = facts[r * blocks + b];
+        for (int b = 0; b < rows.blocks; b++) {
+            const RowsBlock & block = rows.four(r / 4)[b];
+            RowFacts & fact = facts[r * rows.blocks + b];
             fact.numbers = block.numbers + 8 * m;
             fact.scale = block.scales[m];
             for (int part = 0; part < PARTS; part++) {
@@ -245,6 +247,7 @@ void take_facts(RowFacts * facts, const RowsBlock * rows, int num_rows, int bloc
             }
         }
     }
+    return facts;
 }
 
 // Up to four single rows, one after the other, as four.
@@ -277,22 +280,19 @@ const RowFacts * facts_of_row(const RowBlock * row, int blocks) {
     return facts;
 }
 
-// Rows that are packed by four, and `num_rest` after them, packed elsewhere.
-void multiply(float * out, size_t out_stride, const WeightBlock * column, const RowsBlock * rows, int num_rows, const RowsBlock * rest,
-              int num_rest, int blocks, int num_columns) {
-    RowFacts * facts = facts_memory.take<RowFacts>(static_cast<size_t>(num_rows + num_rest) * blocks);
-    take_facts(facts, rows, num_rows, blocks);
-    take_facts(facts + static_cast<size_t>(num_rows) * blocks, rest, num_rest, blocks);
-    Panel * panels = panel_memory.take<Panel>(blocks);
+void multiply(float * out, size_t out_stride, const WeightBlock * column, const Rows & rows, int num_columns) {
     constexpr int AT_ONCE = 8;
+    const int blocks = rows.blocks;
+    const RowFacts * facts = facts_of_rows(rows);
+    Panel * panels = panel_memory.take<Panel>(blocks);
     for (int c = 0; c < num_columns; c += COLUMNS, column += 2 * blocks) {
         const Columns columns(column, blocks, num_columns - c);
         for (int b = 0; b < blocks; b++) {
             columns.fetch_next(b, blocks);
             take_panel(panels[b], columns.first[b], columns.second[b]);
         }
-        for (int r = 0; r < num_rows + num_rest; r += AT_ONCE) {
-            kernels::with_rows<AT_ONCE>(num_rows + num_rest - r, [&](auto at_once) {
+        for (int r = 0; r < rows.count(); r += AT_ONCE) {
+            kernels::with_rows<AT_ONCE>(rows.count() - r, [&](auto at_once) {
                 tile<at_once()>(blocks, out + r * out_stride + c, out_stride, panels, facts + static_cast<size_t>(r) * blocks, columns.valid);
             });
         }
@@ -315,7 +315,7 @@ void serving_q4_k_rows(int n, float * out, size_t out_stride, const void * weigh
     const auto * packed = static_cast<const RowsBlock *>(rows);
     const auto * singles = reinterpret_cast<const RowBlock *>(packed + num_rows / 4 * blocks);
     const int rest = rows_after_fours();
-    multiply(out, out_stride, static_cast<const WeightBlock *>(weights), packed, num_rows, pack(singles, rest, blocks), rest, blocks,
+    multiply(out, out_stride, static_cast<const WeightBlock *>(weights), {packed, pack(singles, rest, blocks), num_rows, rest, blocks},
              num_columns);
     computed_ahead({weights, singles, blocks * sizeof(RowBlock)}, rest);
 }
@@ -333,7 +333,7 @@ void serving_q4_k_row(int n, float * out, size_t stride, const void * weights, c
         return;
     }
     if (const int rest = rows_of_few(); rest > 1) {
-        multiply(out, stride_of_rows(), column, nullptr, 0, pack(numbers, rest, blocks), rest, blocks, num_columns);
+        multiply(out, stride_of_rows(), column, {nullptr, pack(numbers, rest, blocks), 0, rest, blocks}, num_columns);
         computed_ahead(one.next(), rest - 1);
         return;
     }
