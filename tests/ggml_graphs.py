@@ -40,6 +40,7 @@ class Ggml:
             "ggml_new_tensor_4d": (_POINTER, [_POINTER, ctypes.c_int] + [_SIZE] * 4),
             "ggml_get_data": (_POINTER, [_POINTER]),
             "ggml_view_4d": (_POINTER, [_POINTER, _POINTER] + [_SIZE] * 4 + [ctypes.c_size_t] * 4),
+            "ggml_cont": (_POINTER, [_POINTER] * 2),
             "ggml_flash_attn_ext": (_POINTER, [_POINTER] * 5 + [ctypes.c_float] * 3),
             "ggml_mul_mat": (_POINTER, [_POINTER] * 3),
             "ggml_new_graph": (_POINTER, [_POINTER]),
@@ -75,6 +76,7 @@ class Ggml:
             q, k, v, m = (*made, None)[:4]
             if first is not None:
                 k, v = (self._sequences(context, each, keys.shape, first, len(queries)) for each in (k, v))
+                q = self.ggml_cont(context, q)  # attention is never a graph's first operation
             return self.ggml_flash_attn_ext(context, q, k, v, m, scale, 0.0, cap)
 
         sequences, heads, tokens, _ = queries.shape

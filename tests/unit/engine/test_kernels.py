@@ -286,7 +286,7 @@ SHARED = [  # sequences of the cache, tiles with numbers; sequences, heads, key 
 def test_what_sequences_have_in_common_is_read_once(
     ggml: Ggml, origins: list[list[int]], shape: tuple[int, ...], threads: int
 ) -> None:
-    """And changes nothing, to the last bit; nor is it read of any but the first."""
+    """And changes nothing, to the last bit; nor is it read of any but the first that a thread computes."""
     random = np.random.default_rng(shape)
     sequences, heads, key_heads, tokens, keys, head = shape
     numbers = np.array(origins, np.int32)
@@ -303,14 +303,14 @@ def test_what_sequences_have_in_common_is_read_once(
     with origins_told(numbers):
         together = ggml.attention(queries, k, v, mask, first=first, threads=threads)
         assert together.tobytes() == alone.tobytes()
-        if threads > 1:
-            return
         for tile, cells in tiles:
-            members = numbers[first:, tile]
-            for number in set(members) - {0}:
-                for other in np.flatnonzero(members == number)[1:]:
-                    k[first + other, :, cells] = v[first + other, :, cells] = np.nan
-        assert ggml.attention(queries, k, v, mask, first=first).tobytes() == alone.tobytes()
+            for thread in range(threads):
+                members = np.arange(thread, sequences, threads)
+                for number in set(numbers[first + members, tile]) - {0}:
+                    for other in members[numbers[first + members, tile] == number][1:]:
+                        k[first + other, :, cells] = v[first + other, :, cells] = np.nan
+        together = ggml.attention(queries, k, v, mask, first=first, threads=threads)
+        assert together.tobytes() == alone.tobytes()
     assert np.isnan(ggml.attention(queries, k, v, mask, first=first)).any()
 
 

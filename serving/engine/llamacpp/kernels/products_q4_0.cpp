@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "packed.h"
 #include "single_rows.h"
 
 namespace {
@@ -106,22 +107,7 @@ template <int R> inline void add_block(__m512 * sums, const Weights & weights, c
     }
 }
 
-// A pair of columns' groups, `blocks` blocks each; an odd group at the end is its own second, whose results are left out.
-struct Columns {
-    const WeightBlock * first;
-    const WeightBlock * second;
-    __mmask16 valid;
-
-    Columns(const WeightBlock * weights, int blocks, int count)
-        : first(weights), second(count > COLUMNS ? weights + blocks : weights), valid(count > COLUMNS ? 0xFFFF : 0x00FF) {}
-
-    // The same block of the columns after these.
-    [[gnu::always_inline]] void fetch_next(int block, int blocks) const {
-        kernels::fetch(first + 2 * blocks + block, sizeof *first);
-        kernels::fetch(first + 3 * blocks + block, sizeof *first);
-    }
-};
-
+using Columns = kernels::Columns<WeightBlock>;
 using Rows = kernels::Rows<RowsBlock>;
 
 // Up to ROWS4 * 4 rows, from the four `first` on, times sixteen columns.
@@ -136,7 +122,7 @@ template <int ROWS4> void tile(float * out, size_t out_stride, const Columns & c
     }
     facts += static_cast<size_t>(first) * rows.blocks * 4;
     for (int b = 0; b < rows.blocks; b++) {
-        columns.fetch_next(b, rows.blocks);
+        columns.fetch_next(b);
         const Weights weights = unpack(columns.first[b], columns.second[b]);
 #pragma GCC unroll 4
         for (int y = 0; y < ROWS4; y++) {
@@ -164,7 +150,7 @@ void panel(float * out, size_t out_stride, const Columns & columns, const Rows &
 void row_tile(int blocks, float * out, const Columns & columns, const RowBlock * row, const RowFacts * facts) {
     __m512 sum = _mm512_setzero_ps();
     for (int b = 0; b < blocks; b++) {
-        columns.fetch_next(b, blocks);
+        columns.fetch_next(b);
         add_block<1>(&sum, unpack(columns.first[b], columns.second[b]), row[b].numbers, 8, facts + b);
     }
     _mm512_mask_storeu_ps(out, columns.valid, sum);

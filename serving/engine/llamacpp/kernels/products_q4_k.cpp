@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "packed.h"
 #include "single_rows.h"
 
 namespace {
@@ -57,6 +58,7 @@ struct RowFacts {
     float sums[PARTS];
 };
 
+using Columns = kernels::Columns<WeightBlock>;
 using Rows = kernels::Rows<RowsBlock>;
 
 thread_local kernels::Scratch panel_memory;
@@ -185,27 +187,11 @@ void tile(int blocks, float * out, size_t out_stride, const Panel * panels, cons
     }
 }
 
-// Sixteen columns of the weights, `blocks` blocks each; an odd eight at the end is its own neighbour.
-struct Columns {
-    const WeightBlock * first;
-    const WeightBlock * second;
-    __mmask16 valid;
-
-    Columns(const WeightBlock * weights, int blocks, int count)
-        : first(weights), second(count > GROUP ? weights + blocks : weights), valid(count > GROUP ? 0xFFFF : 0x00FF) {}
-
-    // The same block of the columns after these.
-    [[gnu::always_inline]] void fetch_next(int block, int blocks) const {
-        kernels::fetch(first + 2 * blocks + block, sizeof *first);
-        kernels::fetch(first + 3 * blocks + block, sizeof *first);
-    }
-};
-
 // A single row, as `tile` has it, without a panel: its weights are used once.
 void single(int blocks, float * out, const Columns & columns, const RowFacts * facts) {
     __m512 sum = _mm512_setzero_ps();
     for (int b = 0; b < blocks; b++) {
-        columns.fetch_next(b, blocks);
+        columns.fetch_next(b);
         const WeightBlock & first = columns.first[b];
         const WeightBlock & second = columns.second[b];
         const Factors factors(first, second);
@@ -288,7 +274,7 @@ void multiply(float * out, size_t out_stride, const WeightBlock * column, const 
     for (int c = 0; c < num_columns; c += COLUMNS, column += 2 * blocks) {
         const Columns columns(column, blocks, num_columns - c);
         for (int b = 0; b < blocks; b++) {
-            columns.fetch_next(b, blocks);
+            columns.fetch_next(b);
             take_panel(panels[b], columns.first[b], columns.second[b]);
         }
         for (int r = 0; r < rows.count(); r += AT_ONCE) {

@@ -14,19 +14,6 @@ struct SingleRow {
     SingleRow next() const { return {weights, static_cast<const char *>(row) + bytes, bytes}; }
 };
 
-// The rows of a product in fours; the last may be fewer, which are packed elsewhere.
-template <typename Block> struct Rows {
-    const Block * packed;
-    const Block * rest;
-    int num_packed;
-    int num_rest;
-    int blocks;  // of a row
-
-    int count() const { return num_packed + num_rest; }
-    int num_fours() const { return num_packed / 4 + (num_rest > 0); }
-    const Block * four(int i) const { return 4 * i < num_packed ? packed + i * blocks : rest; }
-};
-
 // How many rows the product that this thread computes has after its fours; 0 where that is not known.
 int rows_after_fours();
 
