@@ -29,7 +29,6 @@ from ray_jobs.judging.expected import TokenChoice, one_begins_another
 from ray_jobs.judging.flow import BaseFlowJudgeModel
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.records import row_seed, text_sha256
-from serving.engine.metrics import EngineMetrics
 from serving.engine.settings import EngineSettings
 from serving.engine.types import Request, Result, Sampling, TokenLogprob
 
@@ -59,11 +58,14 @@ class Pending(Protocol):
     def result(self) -> Result: ...
 
 
-class Engine(Protocol):
-    """What is used of serving.engine.Engine."""
-
+class Slots(Protocol):
     @property
-    def settings(self) -> EngineSettings: ...
+    def num_slots(self) -> int: ...
+
+
+class Engine(Protocol):
+    """What is used of serving.engine.Engine, and of vLLM's."""
+
     @property
     def chat(self) -> ChatTemplate: ...
     @property
@@ -73,14 +75,15 @@ class Engine(Protocol):
     def detokenize(self, tokens: Sequence[int], /) -> str: ...
     @property
     def max_top_logprobs(self) -> int: ...
-    def metrics(self) -> EngineMetrics: ...
+    def metrics(self) -> Slots: ...
 
 
 class EngineJudge(BaseFlowJudgeModel):
     """Judges with an open engine.
 
-    `sha256` is the judge file's. `scores` matters to flow_judge's callers alone: its models are not told the
-    rubric. `adapter`: the engine's name of the adapter to judge with.
+    `sha256` is the judge file's; `fingerprint` says how it is run, see `fingerprint_of`. `scores` matters to
+    flow_judge's callers alone: its models are not told the rubric. `adapter`: the engine's name of the
+    adapter to judge with.
     """
 
     tokenizes = True
@@ -91,17 +94,14 @@ class EngineJudge(BaseFlowJudgeModel):
         settings: JudgeSettings,
         *,
         sha256: str,
+        fingerprint: str = "",
         scores: Sequence[int] = _DIGITS,
         adapter: str | None = None,
     ) -> None:
         params = {"temperature": settings.temperature, "max_new_tokens": settings.max_verdict_tokens}
         super().__init__(settings.model, "llama_cpp", params)
         self.sha256 = sha256
-        run = engine.settings
-        self.fingerprint = (
-            f"{run.backend}, {run.kv_type}, flash attention {run.flash_attention}, "
-            f"deterministic {run.deterministic}"
-        )
+        self.fingerprint = fingerprint
         self._engine = engine
         self._settings = settings
         self._scores = tuple(scores)
@@ -248,6 +248,14 @@ class EngineJudge(BaseFlowJudgeModel):
         if token not in self._pieces:
             self._pieces[token] = self._engine.detokenize([token])
         return self._pieces[token]
+
+
+def fingerprint_of(run: EngineSettings) -> str:
+    """What of an engine's settings may decide a judge's words."""
+    return (
+        f"{run.backend}, {run.kv_type}, flash attention {run.flash_attention}, "
+        f"deterministic {run.deterministic}"
+    )
 
 
 def score_grammar(scores: Sequence[int]) -> str:

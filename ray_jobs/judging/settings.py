@@ -11,6 +11,9 @@ InputPart = Literal["conversation", "last_turn", "earlier_turns", "system", "ref
 
 PromptOrder = Literal["flow_judge", "rubric_first"]
 
+FORCED = ("engine", "vllm")
+"""Backends that are held to flow-judge's format, and tell probabilities."""
+
 DEFAULT_INPUT_PARTS: dict[str, InputPart] = {
     "query": "conversation",
     "context": "earlier_turns",
@@ -59,8 +62,9 @@ class JudgeSettings(Section):
 
     model: str
     """`run:base` (the run's own base model), `bundled:smollm2-135m-instruct`, a GGUF file's path, or
-    `owner/repo:file.gguf` on the hub; for the backends hf and vllm the hub's model, for openai the
-    endpoint's name of it."""
+    `owner/repo:file.gguf` on the hub; for the backends hf and vllm the hub's model (vllm: or a folder), for
+    llamafile the executable file, or flowaicom/Flow-Judge-v0.1-Llamafile, for openai the endpoint's name of
+    it."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     adapter: str | None = None
@@ -96,7 +100,11 @@ class JudgeSettings(Section):
     timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """For each step of a judgement, feedback and score, after which it fails (`timeout`)."""
     backend: Literal["engine", "openai", "hf", "vllm", "llamafile"] = "engine"
-    """`engine` judges in this process with a GGUF; the others are flow-judge's own, or an endpoint."""
+    """`engine` judges in this process with a GGUF, `vllm` with vLLM where that is installed; `openai` is an
+    endpoint; `hf` and `llamafile` are flow-judge's own."""
+    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """GPUs that each judge asks Ray for; `auto`: with the backends vllm and hf one, where the cluster has
+    any, with the others none. A fraction lets judges share one; with vllm, two or more spread the model."""
     openai: OpenAIJudge = OpenAIJudge()
     """The endpoint, for backend: openai."""
     cache: bool = True
@@ -115,10 +123,13 @@ class JudgeSettings(Section):
             raise ValueError("metrics: the same metric stands twice")
         if self.adapter is not None and self.backend != "engine":
             raise ValueError(f"adapter: needs backend: engine; {self.backend} takes its model whole")
-        if not self.feedback and self.backend != "engine":
+        if not self.feedback and self.backend not in FORCED:
             raise ValueError(
-                f"feedback: false needs backend: engine; {self.backend} cannot be made to score at once"
+                f"feedback: false needs backend: engine or vllm; {self.backend} cannot be made to score at"
+                " once"
             )
+        if not isinstance(self.gpus, str) and self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError("gpus: a fraction of one, or a whole number")
         if self.feedback and self.max_feedback_tokens >= self.context_tokens:
             raise ValueError("max_feedback_tokens: must be below context_tokens")
         return self

@@ -129,9 +129,13 @@ def work_on(work: Callable[[], None], left: threading.Event) -> None:
 
 
 def make_base(config: Config, folder: RunFolder) -> None:
-    """The base's model, its answers, their scores, and scores of known pairs, in the folder of work ahead."""
+    """The base's model, its answers, their scores, and scores of known pairs, in the folder of work ahead.
+
+    A judge on a GPU waits for its stage: trials have the GPUs.
+    """
     started = time.monotonic()
     export.base_ahead(config, folder)
     generate.base_ahead(config, folder)
-    judge.base_ahead(config, folder, ahead_of(folder))
+    if not judge.judge_gpus(config):
+        judge.base_ahead(config, folder, ahead_of(folder))
     log.info("ahead    done in %s", duration(time.monotonic() - started))

@@ -47,6 +47,8 @@ class RowJob:
     keys_of: Callable[[Mapping[str, Any]], list[Key]]
     failed: Callable[[Mapping[str, Any], str], Sequence[Mapping[str, Any]]] | None = None
     """Results of a row that cannot be processed; by default its keys, and why, in `error` or `failure`."""
+    gpus: float = 0.0
+    """GPUs that an actor asks for; it then goes to the nodes that have some."""
 
     def key_of(self, result: Mapping[str, Any]) -> Key:
         return tuple(result[name] for name in self.key)

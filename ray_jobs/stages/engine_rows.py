@@ -125,9 +125,10 @@ def through_actors(
     if not ranges:
         return None
     cores = pool.settings.cores
-    actors = min(pool.actors or max(1, cluster.engine_cpus() // cores), len(ranges))
+    actors = min(num_actors(job, pool), len(ranges))
     num_rows = sum(stop - start for start, stop in ranges)
-    log.info("%-8s %d engine(s) of %d core(s), %d rows", job.stage, actors, cores, num_rows)
+    gpus = f" and {job.gpus:g} GPU(s)" if job.gpus else ""
+    log.info("%-8s %d engine(s) of %d core(s)%s, %d rows", job.stage, actors, cores, gpus, num_rows)
     progress = Progress(log, job.stage, job.what, num_rows * results_per_row)
     totals: Counter[str] = Counter()
     memory = 0
@@ -142,6 +143,20 @@ def through_actors(
         totals.update(done)
         progress.add(done["results"], note_of(totals, progress.elapsed_s))
     return Spent(progress.elapsed_s, actors, cores, totals["answer_tokens"], memory or None)
+
+
+def num_actors(job: RowJob, pool: EngineActors) -> int:
+    """As the config says, else as many as the cluster holds; of those with GPUs no more than that.
+
+    Raises StageFailed where it has not the GPUs of one.
+    """
+    if not job.gpus:
+        return pool.actors or max(1, cluster.engine_cpus() // pool.settings.cores)
+    there = cluster.trial_capacity("GPU")
+    hold = int(there) * int(1 / job.gpus) if job.gpus < 1 else int(there / job.gpus)
+    if hold == 0:
+        raise StageFailed(f"{job.stage}: an engine wants {job.gpus:g} GPU(s), the cluster has {there:g}")
+    return min(pool.actors or hold, hold)
 
 
 def note_of(totals: Mapping[str, int], elapsed_s: float) -> str:
@@ -181,7 +196,7 @@ def map_ranges(
     given = {"job": job, "source": shared(source), "folder": shared(folder), "ledger": ledger}
     try:
         with listening(ledger, heard):
-            yield from data_step(given, ranges, actors, cores)
+            yield from data_step(job, given, ranges, actors, cores)
         return
     except ray.exceptions.RayError as error:
         log.debug("failed on the cluster", exc_info=error)
@@ -194,7 +209,7 @@ def map_ranges(
 
 
 def data_step(
-    given: dict[str, Any], ranges: Sequence[Sequence[Range]], actors: int, cores: int
+    job: RowJob, given: dict[str, Any], ranges: Sequence[Sequence[Range]], actors: int, cores: int
 ) -> Iterator[dict[str, int]]:
     """The Ray Data step: a fixed pool of actors, each with its cores.
 
@@ -206,10 +221,11 @@ def data_step(
     results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         BlockActor,
         fn_constructor_kwargs=given,
-        batch_size=None,
+        batch_size=1,
         batch_format="pyarrow",
         num_cpus=cores,
-        resources=cluster.engine_resources(cores),
+        num_gpus=job.gpus or None,
+        resources={} if job.gpus else cluster.engine_resources(cores),
         compute=ray.data.ActorPoolStrategy(
             size=actors,
             max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT,

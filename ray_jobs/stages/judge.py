@@ -38,6 +38,8 @@ from serving.storage.remote import local_path
 
 log = logging.getLogger(__name__)
 
+ON_GPUS = ("vllm", "hf")
+"""Backends that take a GPU where there is one."""
 JUDGEMENTS = "judgements/{subject}/part-00000.parquet"
 
 
@@ -155,13 +157,26 @@ def judge_job(config: Config, folder: RunFolder) -> RowJob:
             "engine": pool.settings.model_dump_json(),
             "own_models": {"run:base": folder.shared("models/base/model.gguf")},
             "seed": config.seed,
+            "gpus": judge_gpus(config),
         },
+        gpus=judge_gpus(config),
         columns_in=ITEM_COLUMNS,
         columns_out=RESULT_COLUMNS,
         key=("subject", "id", "metric"),
         keys_of=lambda row: [(row["subject"], row["id"], metric) for metric in metrics_of(row, metrics)],
         failed=partial(quarantined, metrics=metrics),
     )
+
+
+def judge_gpus(config: Config) -> float:
+    """GPUs for each judge; asks the cluster where the config leaves it open."""
+    settings = config.judge
+    if settings.gpus != "auto":
+        return settings.gpus
+    if settings.backend not in ON_GPUS:
+        return 0.0
+    cluster.connect()
+    return 1.0 if cluster.trial_capacity("GPU") else 0.0
 
 
 def judge_pool(config: Config) -> EngineActors:
@@ -210,6 +225,7 @@ def judged_by(config: Config) -> dict[str, str]:
     from ray_jobs.export.base import default_cache_dir, resolve_gguf
     from ray_jobs.export.hashes import remembered_sha256
     from ray_jobs.judging.adapter import adapter_path
+    from ray_jobs.judging.models import local_judge_sha256
 
     settings, found = config.judge, {}
     for metric in settings.metrics:
@@ -223,6 +239,8 @@ def judged_by(config: Config) -> dict[str, str]:
         if settings.backend == "engine" and is_here:
             model = resolve_gguf(settings.model, None, default_cache_dir())
             found["judge.model: file"] = remembered_sha256(model, default_cache_dir())
+        elif settings.backend != "engine" and (sha256 := local_judge_sha256(settings)):
+            found["judge.model: file"] = sha256
     return found
 
 

@@ -30,7 +30,7 @@ class JudgeActor:
         self._settings = JudgeSettings.model_validate_json(spec["judge"])
         self._seed = spec["seed"]
         self.engine = open_engine(self._settings, spec)
-        self._backend = open_backend(self.engine, self._settings)
+        self._backend = open_backend(self.engine, self._settings, spec)
 
     @functools.cached_property
     def _metrics(self) -> dict[str, bool]:
@@ -102,12 +102,14 @@ def open_engine(settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
     return Engine.open(path, engine)
 
 
-def open_backend(engine: Any, settings: JudgeSettings) -> Any:
+def open_backend(engine: Any, settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
     """What runs the judge model, as the config says; `engine` from `open_engine`."""
     from ray_jobs.judging.models import open_local, open_remote
+    from serving.engine.settings import EngineSettings
 
     if engine is None:
-        return open_remote(settings)
+        cores = EngineSettings.model_validate_json(spec["engine"]).cores
+        return open_remote(settings, cores=cores, gpus=spec["gpus"])
     return open_local(engine, settings, engine.model_sha256)
 
 

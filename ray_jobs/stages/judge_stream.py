@@ -35,7 +35,7 @@ WORTH_S = 30.0
 @contextmanager
 def judged_beside(config: Config, folder: RunFolder) -> Iterator[Callable[[], None]]:
     """Gives what has answers judged from then on, while the block lasts, and waits for the end of that."""
-    if not config.engine.ahead:
+    if not config.engine.ahead or judge.judge_gpus(config):  # the room that is looked for is cores
         yield do_nothing
         return
     stream = JudgeStream(config, folder)

@@ -50,6 +50,17 @@ class EchoActor:
         return {"id": row["id"], "answer": row["text"].upper(), "error": None}
 
 
+class WhichGpu:
+    """Answers each row with the GPUs that its process was given."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+    def __call__(self, table: Any) -> Any:
+        rows = [{"id": row["id"], "answer": self._gpus, "error": None} for row in table.to_pylist()]
+        return table_of(rows, COLUMNS_OUT)
+
+
 def echo_job(log: Path, **spec: Any) -> RowJob:
     log.mkdir(parents=True, exist_ok=True)
     return RowJob(

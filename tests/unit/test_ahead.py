@@ -10,7 +10,7 @@ import pytest
 
 from ray_jobs.config import Config, load_config
 from ray_jobs.runs import RunFolder
-from ray_jobs.stages import ahead, begun, cluster, export
+from ray_jobs.stages import ahead, begun, cluster, export, generate, judge
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,3 +119,15 @@ def test_ctrl_c_ends_the_work_ahead_too(
         interrupted()
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
     assert "stopped, its stage" not in caplog.text
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [("1", ["answers"]), ("0", ["answers", "scores"])])
+def test_a_judge_on_a_gpu_waits_for_its_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: str, expected: list[str]
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(export, "base_ahead", lambda *_: None)
+    monkeypatch.setattr(generate, "base_ahead", lambda *_: made.append("answers"))
+    monkeypatch.setattr(judge, "base_ahead", lambda *_: made.append("scores"))
+    ahead.make_base(config_of(tmp_path, f"judge.gpus={gpus}"), RunFolder(tmp_path))
+    assert made == expected

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = {
     "accelerate", "datasets", "deepspeed", "flow_judge", "gguf", "llama_cpp", "matplotlib", "openvino_genai",
     "optuna", "pandas", "peft", "pyarrow", "ray", "scipy", "statsmodels", "torch", "transformers", "trl",
+    "vllm",
 }  # fmt: skip
 MAY_IMPORT_RAY = {"serving/app.py", "serving/deployment.py"}
 MAY_TAKE_OF_SERVING = (

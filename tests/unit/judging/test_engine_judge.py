@@ -10,6 +10,7 @@ import pytest
 
 from ray_jobs.judging.engine_judge import EngineJudge, drawn, score_grammar
 from ray_jobs.judging.judge import Judge
+from ray_jobs.judging.models import open_local
 from ray_jobs.judging.settings import JudgeSettings
 from serving.engine.settings import EngineSettings
 from serving.engine.types import Request, Result, TokenLogprob
@@ -211,7 +212,7 @@ def test_how_the_engine_computes_is_part_of_what_is_remembered(change: dict[str,
     engine, other = FakeEngine(), FakeEngine()
     other.settings = EngineSettings(**change)
     prints = [
-        EngineJudge(one, JudgeSettings(model="m"), sha256="0" * 64).fingerprint  # type: ignore[arg-type]
+        open_local(one, JudgeSettings(model="m"), "0" * 64).fingerprint  # type: ignore[arg-type]
         for one in (engine, other)
     ]
     assert prints[0] != prints[1]

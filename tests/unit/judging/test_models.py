@@ -1,11 +1,9 @@
 """Where judges come from."""
 
-import sys
-
 import pytest
 
 from ray_jobs.errors import ConfigError
-from ray_jobs.judging.backend import FlowJudgeBackend
+from ray_jobs.judging.flow_models import FlowJudgeBackend
 from ray_jobs.judging.judge import Judge
 from ray_jobs.judging.models import open_remote
 from ray_jobs.judging.settings import JudgeSettings
@@ -15,15 +13,6 @@ from .fakes import item, verdict
 
 def settings(model: str, **fields: object) -> JudgeSettings:
     return JudgeSettings(model=model, **fields)  # type: ignore[arg-type]
-
-
-def test_vllm_names_its_extra() -> None:
-    if "vllm" in sys.modules:
-        pytest.skip("vllm is here")
-    with pytest.raises(
-        ConfigError, match=r"judge\.backend: vllm cannot be used here \(pip install 'flow-judge\[vllm\]'\)"
-    ):
-        open_remote(settings("flowaicom/Flow-Judge-v0.1", backend="vllm"))
 
 
 def test_openai_without_a_key_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
