@@ -83,6 +83,13 @@ def generation_config(
     return config
 
 
+def generation_status() -> Any:
+    """The library's names of what a request may be: RUNNING, FINISHED, …"""
+    import openvino_genai
+
+    return openvino_genai.GenerationStatus
+
+
 def as_tensor(array: Any) -> Any:
     """An array as OpenVINO's tensor."""
     return importlib.import_module("openvino").Tensor(array)

@@ -17,6 +17,7 @@ from serving.engine.openvino.pipeline import (
     as_tensor,
     check_request,
     generation_config,
+    generation_status,
     last_line,
     open_pipeline,
 )
@@ -58,6 +59,8 @@ class OpenVinoRuntime:
         self._room = Room(self.model.metadata, settings)
         self._next_id = 0
         self._pipeline: Any = None
+        self._status: Any = None
+        """openvino_genai.GenerationStatus."""
         self._error: Exception | None = None
         self._opened = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine-openvino", daemon=True)
@@ -120,6 +123,7 @@ class OpenVinoRuntime:
             self._pipeline = open_pipeline(
                 self.model.path, architecture, self._settings, self._room.cache_gb, pin=pin
             )
+        self._status = generation_status()
         if not pin:
             pin_this_thread(self._cpus[:1])  # which computes too: the others find the rest
 
@@ -192,7 +196,9 @@ class OpenVinoRuntime:
         for handle, slot in list(self._running.items()):
             assert slot.job is not None
             if slot.job.stream.cancelled or slot.job.expired(now_s):
-                self._finish(handle, "cancelled" if slot.job.stream.cancelled else "timeout")
+                self._read(handle, now_s)
+                if handle in self._running:
+                    self._finish(handle, "cancelled" if slot.job.stream.cancelled else "timeout")
         if not self._pipeline.has_non_finished_requests():
             for handle in list(self._running):  # the pipeline has put them aside, and says so to nobody
                 self._finish(handle, "error", error="openvino has given the request up")
@@ -206,11 +212,28 @@ class OpenVinoRuntime:
         now_s = time.monotonic()
         self._counters.compute_s += now_s - began_s
         self._counters.steps += 1
-        for handle in list(self._running):
-            while handle in self._running and handle.can_read():
-                for output in handle.read().values():
-                    self._receive(handle, output, now_s)
+        for handle, slot in list(self._running.items()):
+            if not self._waits_for_its_end(handle, slot):
+                self._read(handle, now_s)
         self._counters.active = len(self._running)
+
+    def _waits_for_its_end(self, handle: Any, slot: Slot) -> bool:
+        """Whether an answer can be read whole once it is there: a read for each token is 1 % of a pass.
+
+        Not before its first token, which is timed, nor one that is watched, for its reader or for stop
+        strings.
+        """
+        assert slot.job is not None
+        watched = slot.job.stream.wants_deltas or slot.job.request.sampling.stop
+        return slot.first_token_s is not None and not watched and handle.get_status() == self._status.RUNNING
+
+    def _read(self, handle: Any, now_s: float) -> None:
+        if handle.get_status() == self._status.FINISHED:
+            for output in handle.read_all():
+                self._receive(handle, output, now_s)
+        while handle in self._running and handle.can_read():
+            for output in handle.read().values():
+                self._receive(handle, output, now_s)
 
     def _recover(self, error: RuntimeError) -> None:
         """A grammar that llama.cpp reads and XGrammar does not breaks the whole pipeline, in its first pass.
@@ -218,6 +241,8 @@ class OpenVinoRuntime:
         The request with a grammar and no token yet ends with the error; of several, each is tried again. The
         others go on in a new pipeline. One that fails without such a request has failed for good.
         """
+        for handle in list(self._running):
+            self._read(handle, time.monotonic())
         slots = list(self._running.values())
         suspects = [slot for slot in slots if _is_suspect(slot)]
         if not suspects:
@@ -262,8 +287,12 @@ class OpenVinoRuntime:
     def _receive(self, handle: Any, output: Any, now_s: float) -> None:
         slot = self._running[handle]
         assert slot.job is not None
-        for token, logprob in zip(output.generated_ids, output.generated_log_probs, strict=True):
-            self._time_token(slot, slot.job, now_s)
+        before_s = now_s if slot.first_token_s is None else slot.last_token_s
+        count = len(output.generated_ids)
+        read = zip(output.generated_ids, output.generated_log_probs, strict=True)
+        for number, (token, logprob) in enumerate(read, start=1):
+            # Several that are read at once came one after the other.
+            self._time_token(slot, slot.job, before_s + (now_s - before_s) * number / count)
             if self.model.is_end(token) or token in slot.job.request.sampling.stop_token_ids:
                 self._finish(handle, "stop")
                 return
@@ -307,7 +336,9 @@ class OpenVinoRuntime:
 
     def _end_all(self, reason: FinishReason, error: str | None, code: str | None = None) -> None:
         for handle in list(self._running):
-            self._finish(handle, reason, error=error, code=code)
+            self._read(handle, time.monotonic())
+            if handle in self._running:
+                self._finish(handle, reason, error=error, code=code)
         while self._held:
             job = self._held.popleft()
             self._close(job, job.unanswered(reason, time.monotonic(), error=error, code=code))

@@ -97,6 +97,38 @@ def test_streams_and_cancels(engine: Engine) -> None:
     assert raised.value.code == "context_length_exceeded"
 
 
+def test_an_answer_that_nobody_watches_is_the_one_that_is_streamed(engine: Engine) -> None:
+    """Such answers are read from the library whole, at their end; what it is worth is not changed by that."""
+    prompt = engine.chat.render([{"role": "user", "content": "Tell a story."}])
+    sampling = Sampling(max_tokens=40, top_logprobs=0)
+    watched = engine.submit(Request("watched", prompt, sampling)).result(60)
+    before = engine.metrics()
+    (whole,) = engine.generate([Request("whole", prompt, sampling)])
+    after = engine.metrics()
+    assert (whole.text, whole.tokens, whole.finish_reason) == (watched.text, watched.tokens, "length")
+    assert whole.logprobs is not None
+    assert watched.logprobs is not None
+    assert [one.logprob for one in whole.logprobs] == pytest.approx(
+        [one.logprob for one in watched.logprobs], abs=0.1
+    )
+    assert after.answer_tokens - before.answer_tokens == 40
+    assert sum(after.per_token_counts) - sum(before.per_token_counts) == 39
+    assert whole.first_token_s is not None
+    assert whole.first_token_s + after.per_token_sum_s - before.per_token_sum_s == pytest.approx(
+        whole.seconds, abs=0.05
+    )
+
+
+def test_what_was_written_until_the_deadline_is_returned(engine: Engine) -> None:
+    prompt = engine.chat.render([{"role": "user", "content": "Tell a long story."}])
+    free = engine.submit(Request("free", prompt, Sampling(max_tokens=400))).result(120)
+    limit = free.seconds / 4
+    (late,) = engine.generate([Request("late", prompt, Sampling(max_tokens=400), deadline_s=limit)])
+    assert late.finish_reason == "timeout"
+    assert 1 < late.num_answer_tokens < free.num_answer_tokens
+    assert late.tokens == free.tokens[: late.num_answer_tokens]
+
+
 def test_an_architecture_that_it_cannot_read_is_refused_by_name() -> None:
     from serving.engine.openvino.pipeline import open_pipeline
 
