@@ -121,6 +121,9 @@ class JudgeSettings(Section):
                 )
         if len(set(self.metrics)) < len(self.metrics):
             raise ValueError("metrics: the same metric stands twice")
+        named_gguf = self.model.startswith(("run:", "bundled:")) or self.model.endswith(".gguf")
+        if named_gguf and self.backend in ("hf", "vllm", "llamafile"):
+            raise ValueError(f"model: {self.model} is a GGUF, which backend: {self.backend} does not read")
         if self.adapter is not None and self.backend != "engine":
             raise ValueError(f"adapter: needs backend: engine; {self.backend} takes its model whole")
         if not self.feedback and self.backend not in FORCED:

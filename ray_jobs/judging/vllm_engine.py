@@ -25,6 +25,7 @@ INSTALL = "pip install 'orpo-on-ray[vllm]'"
 MAX_TOP_LOGPROBS = 64
 """More than a rubric has scores: under the grammar these are the likeliest."""
 BATCH_TOKENS_ON_CPUS = 4096
+CLOSE_S = 30.0
 SHARE_OF_GPU = 0.9
 """Of the memory of the part of a GPU that the judge may have; vLLM's own default."""
 _BEFORE_IMPORT = {
@@ -82,9 +83,9 @@ class VllmEngine:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """Ends when all that was submitted has ended. Without it vLLM's threads keep the process alive."""
+        """Ends when all that was submitted has ended, or after CLOSE_S."""
         self._submitted.put(None)
-        self._thread.join()
+        self._thread.join(CLOSE_S)
 
     def submit(self, request: Request) -> "Future[Result]":
         """The result to come. One that vLLM refuses ends with an error; the future raises ModelError for all

@@ -52,5 +52,6 @@ def test_what_the_cluster_has_not_is_said(one_gpu: None, tmp_path: Path) -> None
 )  # fmt: skip
 def test_which_judges_take_one(one_gpu: None, backend: str, asked: str, gpus: float) -> None:
     changes = [f"judge.backend={backend}", f"judge.gpus={asked}", "judge.adapter=null", "judge.feedback=true"]
+    changes.append("judge.model=me/judge")
     config = load_config(ROOT / "configs/smoke.yaml", changes)
     assert judge.judge_gpus(config) == gpus
