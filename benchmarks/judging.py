@@ -176,6 +176,7 @@ def main() -> None:
     options.add_argument("--feedback-tokens", type=int, default=64)
     options.add_argument("--slots", type=int, default=16)
     options.add_argument("--repeats", type=int)
+    options.add_argument("--only", help="comma-separated contestants besides the sequential one")
     chosen = options.parse_args()
     num_prompts = chosen.prompts or (24 if chosen.quick else 48)
     repeats = chosen.repeats or (2 if chosen.quick else 5)
@@ -186,6 +187,11 @@ def main() -> None:
         return
     quantised("q4_0")
     entered = CONTESTANTS + (WITH_OPENVINO if find_spec("openvino_genai") is not None else [])
+    if chosen.only:
+        wanted = {"sequential", *chosen.only.split(",")}
+        if unknown := wanted - {one.name for one in entered}:
+            options.error(f"--only: unknown: {', '.join(sorted(unknown))}")
+        entered = [one for one in entered if one.name in wanted]
     passed_on = [f"--prompts={num_prompts}", f"--feedback-tokens={chosen.feedback_tokens}"]
     passed_on.append(f"--slots={chosen.slots}")
     race = Race("benchmarks.judging", entered, passed_on)
