@@ -44,6 +44,8 @@ class Stage:
     """Files of earlier stages whose number is known only once these are done."""
     resumes: bool = True
     """Whether a try that came to no end leaves what the next one of the same inputs goes on from."""
+    free: tuple[str, ...] = ()
+    """Of the `settings`, fields that say how the work is placed and decide no output."""
 
 
 def config_inputs(stage: Stage, config: Config) -> dict[str, str]:
@@ -56,7 +58,8 @@ def config_inputs(stage: Stage, config: Config) -> dict[str, str]:
         inputs.update(
             flatten(dotted, value.model_dump(mode="json") if isinstance(value, BaseModel) else value)
         )
-    return inputs | stage.extra_inputs(config)
+    decisive = {name: text for name, text in inputs.items() if name not in stage.free}
+    return decisive | stage.extra_inputs(config)
 
 
 def data_files(*sources: str) -> dict[str, str]:

@@ -258,4 +258,5 @@ STAGE = Stage(
     run=run,
     extra_inputs=lambda config: looks_depend_on(config) | judged_by(config),
     more_needs=generate.answer_files,
+    free=("judge.gpus",),
 )

@@ -14,6 +14,7 @@ from ray_jobs.errors import ConfigError, RunConflict
 from ray_jobs.records import Answer, Judgement, Message, Pair, Prompt, as_row, text_sha256
 from ray_jobs.runs import RunFolder, open_run
 from ray_jobs.stages import cluster, export, generate, judge, judge_actor, promote, verdict
+from ray_jobs.stages.base import config_inputs
 from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, read_rows, write_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -90,6 +91,15 @@ def judged(
     assert all(folder.path(name).is_file() for name in judge.run(config, folder))
     verdict.run(config, folder)
     return folder, json.loads(folder.path("report/report.json").read_bytes())
+
+
+def test_where_a_judge_computes_decides_no_score(tmp_path: Path) -> None:
+    given, moved, other = (
+        config_inputs(judge.STAGE, config_with(tmp_path, change))
+        for change in ("judge.gpus=auto", "judge.gpus=0.5", "judge.temperature=0.3")
+    )
+    assert given == moved
+    assert given != other
 
 
 def test_a_rerun_makes_the_same_report_byte_by_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
