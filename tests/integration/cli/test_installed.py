@@ -106,7 +106,7 @@ def test_the_kernels_sources_come_along(environment: Path, tmp_path: Path) -> No
         pytest.skip(str(error))
     done = call(environment, tmp_path, "python", "-m", "serving.engine.llamacpp.kernels")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(kernels.library_path())
+    assert done.stdout.split() == [str(kernels.library_path(each)) for each in kernels.INSTRUCTION_SETS]
 
 
 def test_completion_is_offered_for_the_usual_shells(environment: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ ROWS = 4
 def ggml() -> Ggml:
     try:
         kernels.check_platform()
-        kernels.check_processor()
+        kernels.instruction_set()
     except kernels.KernelsUnfit as error:
         pytest.skip(str(error))
     return Ggml()
@@ -102,11 +102,20 @@ def test_q4_0_products(ggml: Ggml, n: int, columns: int, num_rows: int) -> None:
         assert alone.tobytes() == found[row : row + 1].tobytes()
 
 
-def test_q4_0_products_are_llama_cpps_to_the_last_bit(ggml: Ggml) -> None:
-    """Those of several rows: they add up in the same order. Its single row rounds otherwise."""
+@pytest.mark.parametrize("greatest", [False, True])
+def test_q4_0_products_are_llama_cpps_to_the_last_bit(ggml: Ggml, greatest: bool) -> None:
+    """Those of several rows: they add up in the same order. Its single row rounds otherwise.
+
+    greatest: with the greatest sums that a block can have.
+    """
     random = np.random.default_rng(7)
     weights, _ = packed_weights(random, 40, 576)
-    rows = packed_rows(rows_of(random, 8, 576))
+    unpacked = rows_of(random, 8, 576)
+    if greatest:
+        weights["nibbles"][::2] = 0x88
+        weights["nibbles"][1::2] = 0x77
+        unpacked["numbers"][:4], unpacked["numbers"][4:] = 127, -128
+    rows = packed_rows(unpacked)
     found = packed_product("serving_q4_0_rows", weights, rows, 8, 40, 576)
     with kernels.switched_off():
         assert found.tobytes() == packed_product("serving_q4_0_rows", weights, rows, 8, 40, 576).tobytes()
@@ -413,10 +422,25 @@ def test_an_environment_variable_turns_them_off(ggml: Ggml) -> None:
     assert run(STATE) == "True"
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu avx2 fma f16c", kernels.AVX2),
+        ("fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl", kernels.AVX2),
+        ("avx512_vnni avx512vl avx512dq avx512bw avx512f f16c fma avx2", kernels.AVX512),
+    ],
+)
+def test_the_best_that_the_processor_has(
+    flags: str, expected: kernels.InstructionSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_: f"flags\t\t: {flags}\n")
+    assert kernels.instruction_set() == expected
+
+
 def test_a_processor_without_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_: "flags\t\t: fpu avx2 fma f16c avx512f\n")
-    with pytest.raises(kernels.KernelsUnfit, match="no avx512_vnni, avx512bw, avx512dq, avx512vl"):
-        kernels.check_processor()
+    monkeypatch.setattr(Path, "read_text", lambda *_: "flags\t\t: fpu avx f16c\n")
+    with pytest.raises(kernels.KernelsUnfit, match="no avx2, fma"):
+        kernels.instruction_set()
 
 
 def test_another_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,8 +472,8 @@ def test_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kernels, "check_platform", lambda: None)
-    monkeypatch.setattr(kernels, "check_processor", lambda: None)
-    monkeypatch.setattr(kernels, "library_path", lambda: tmp_path / "none.so")
+    monkeypatch.setattr(kernels, "instruction_set", lambda: kernels.AVX2)
+    monkeypatch.setattr(kernels, "library_path", lambda _: tmp_path / "none.so")
     with pytest.raises(kernels.KernelsUnfit, match=kernels.COMMAND):
         kernels._install()
 
@@ -471,7 +495,8 @@ def test_it_is_built_once_and_an_old_one_goes(
     folder = built_in(tmp_path, monkeypatch)
     (folder / "libserving-kernels-0123.so").write_bytes(b"of another version")
     made = build.build()
-    assert [path.name for path in folder.iterdir()] == [made.name]
+    assert len(made) == len(kernels.INSTRUCTION_SETS)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in made}
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert build.build() == made
 

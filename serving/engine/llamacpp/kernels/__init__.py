@@ -1,6 +1,6 @@
-"""Our own kernels for llama.cpp's hottest loops, on x86 processors with AVX-512 and VNNI (Intel since Ice
-Lake, AMD since Zen 4) under Linux: products with Q4_0, Q4_K, Q6_K and Q8_0 weights, and fused attention over
-f16.
+"""Our own kernels for llama.cpp's hottest loops, on x86 processors under Linux: products with Q4_0, Q4_K,
+Q6_K and Q8_0 weights, and fused attention over f16. They are there for AVX-512 with VNNI (Intel since Ice
+Lake, AMD since Zen 4) and for AVX2 (Intel since Haswell, AMD since Zen).
 
 They are compiled for the installed llama-cpp-python by `python -m serving.engine.llamacpp.kernels` (`make
 setup` and the images do it), lie beside its libraries, and take the place of its functions in this process
@@ -31,14 +31,37 @@ COMMAND = "python -m serving.engine.llamacpp.kernels"
 SOURCES = Path(__file__).parent
 TRIED_VERSIONS = ("0.3.36",)
 """Of llama-cpp-python: the kernels read llama.cpp's own layouts, which other versions may change."""
-FLAGS = (
-    "-O3", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden",
-    "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni",
-)  # fmt: skip
-_NEEDED = {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
+_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off")
 _NUM_FUNCTIONS = 8
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """What the kernels are compiled for.
+
+    needed: what the processor must have, as /proc/cpuinfo calls it. optimisation: further flags.
+    """
+
+    name: str
+    needed: frozenset[str]
+    optimisation: tuple[str, ...] = ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """For the compiler."""
+        return (*_FLAGS, *self.optimisation, *(f"-m{each.replace('_', '')}" for each in sorted(self.needed)))
+
+
+AVX2 = InstructionSet(
+    "avx2", frozenset({"avx2", "fma", "f16c"}), ("-fno-tree-ter", "-fno-tree-reassoc")
+)  # else GCC makes all products before it adds any up, and has not the registers for it
+AVX512 = InstructionSet(
+    "avx512", AVX2.needed | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
+)
+INSTRUCTION_SETS = (AVX512, AVX2)
+"""The best first. All are compiled, as an image may run on another processor than it is built on."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +90,20 @@ def check_platform() -> None:
         raise KernelsUnfit(f"llama-cpp-python {version}: tried with {', '.join(TRIED_VERSIONS)} only")
 
 
-def check_processor() -> None:
-    """Raises KernelsUnfit where the processor lacks the instructions, as the kernel says."""
+def instruction_set() -> InstructionSet:
+    """The best that this processor has, as the kernel says; raises KernelsUnfit where it has none."""
     found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text("ascii", "replace"), re.MULTILINE)
-    missing = sorted(_NEEDED - set(found[1].split() if found else ()))
-    if missing:
-        raise KernelsUnfit(f"this processor has no {', '.join(missing)}")
+    has = set(found[1].split() if found else ())
+    for each in INSTRUCTION_SETS:
+        if each.needed <= has:
+            return each
+    raise KernelsUnfit(f"this processor has no {', '.join(sorted(INSTRUCTION_SETS[-1].needed - has))}")
 
 
-def library_path() -> Path:
+def library_path(of: InstructionSet) -> Path:
     """Where the compiled kernels are, or would be: beside llama.cpp's libraries, named by what they are made
     of."""
-    return package_folder() / "lib" / f"libserving-kernels-{_fingerprint()}.so"
+    return package_folder() / "lib" / f"libserving-kernels-{of.name}-{_fingerprint(of)}.so"
 
 
 def package_folder() -> Path:
@@ -143,8 +168,7 @@ def _install() -> None:
     if os.environ.get(SWITCH) == "1":
         raise KernelsUnfit(f"{SWITCH}=1")
     check_platform()
-    check_processor()
-    if not library_path().exists():
+    if not library_path(instruction_set()).exists():
         raise KernelsUnfit(f"ours were not built: {COMMAND}")
     taken = _library().serving_kernels_install(os.fsencode(_cpu_library()))
     if taken != _NUM_FUNCTIONS:
@@ -164,7 +188,7 @@ def _cpu_library() -> str:
 
 @functools.cache
 def _library() -> Any:
-    library = ctypes.CDLL(str(library_path()))
+    library = ctypes.CDLL(str(library_path(instruction_set())))
     library.serving_kernels_install.argtypes = [ctypes.c_char_p]
     library.serving_kernels_enable.argtypes = [ctypes.c_bool]
     library.serving_kernels_share.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
@@ -172,10 +196,10 @@ def _library() -> Any:
     return library
 
 
-def _fingerprint() -> str:
+def _fingerprint(of: InstructionSet) -> str:
     digest = hashlib.sha256()
     header = package_folder().parent / "include" / "ggml.h"
     for file in (*source_files(), *sorted(SOURCES.glob("*.h")), header):
         digest.update(file.read_bytes() if file.exists() else b"")
-    digest.update(" ".join((*FLAGS, *TRIED_VERSIONS)).encode())
+    digest.update(" ".join((*of.flags, *TRIED_VERSIONS)).encode())
     return digest.hexdigest()[:12]

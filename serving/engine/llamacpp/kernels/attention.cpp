@@ -1,5 +1,5 @@
-// Fused attention over a cache in half precision, for x86 processors with AVX-512: takes the place of libggml-cpu's
-// ggml_compute_forward_flash_attn_ext (ggml/src/ggml-cpu/ops.cpp), which is called for what this does not compute.
+// Fused attention over a cache in half precision: takes the place of libggml-cpu's ggml_compute_forward_flash_attn_ext
+// (ggml/src/ggml-cpu/ops.cpp), which is called for what this does not compute.
 //
 // One key is read once for all queries that attend to it: the heads that share it, the tokens of a tile, and the sequences
 // whose cache began as a copy of one and the same. Scores, weights and sums are single precision (softmax by running
@@ -125,16 +125,14 @@ struct Tile {
 };
 
 bool all_masked(const Tile & tile, const Memory & memory, int64_t key, int count) {
-    const __m256i minus_infinity = _mm256_set1_epi16(static_cast<int16_t>(0xFC00));
+    constexpr auto MINUS_INFINITY = static_cast<int16_t>(0xFC00);
     for (int r = 0; r < tile.all_rows(); r++) {
         if (r > 0 && memory.masks[r] == memory.masks[r - 1]) {
             continue;
         }
         const char * mask = memory.masks[r] + key * 2;
         for (int i = 0; i < count; i += LANES) {
-            const __mmask16 valid = static_cast<__mmask16>((1u << std::min(count - i, LANES)) - 1);
-            const __m256i sixteen = _mm256_maskz_loadu_epi16(valid, mask + i * 2);
-            if (_mm256_mask_cmpneq_epi16_mask(valid, sixteen, minus_infinity)) {
+            if (!all_are(MINUS_INFINITY, mask + i * 2, std::min(count - i, LANES))) {
                 return false;
             }
         }
@@ -144,38 +142,35 @@ bool all_masked(const Tile & tile, const Memory & memory, int64_t key, int count
 
 // Adds the mask to the scores, and finds the greatest of each row. Keys beyond `count` count as masked.
 void mask_scores(const Tile & tile, Memory & memory, int64_t key, int count) {
-    const __m512 minus_infinity = _mm512_set1_ps(-INFINITY);
     for (int r = 0; r < tile.all_rows(); r++) {
         float * scores = memory.scores + r * KEYS;
         const char * mask = memory.masks[r] + key * 2;
-        __m512 greatest = minus_infinity;
+        Floats greatest = all(-INFINITY);
         for (int i = 0; i < KEYS / LANES; i++) {
-            const __mmask16 valid = static_cast<__mmask16>((1u << std::clamp(count - i * LANES, 0, LANES)) - 1);
-            const __m512 bias = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(valid, mask + i * LANES * 2));
-            const __m512 masked = _mm512_mask_add_ps(minus_infinity, valid, _mm512_load_ps(scores + i * LANES), bias);
-            _mm512_store_ps(scores + i * LANES, masked);
-            greatest = _mm512_max_ps(greatest, masked);
+            const Floats bias = first_halves_to_floats(mask + i * LANES * 2, std::clamp(count - i * LANES, 0, LANES));
+            const Floats masked = add(load(scores + i * LANES), bias);
+            store(scores + i * LANES, masked);
+            greatest = max(greatest, masked);
         }
-        memory.greatest[r] = _mm512_reduce_max_ps(greatest);
+        memory.greatest[r] = greatest_of(greatest);
     }
 }
 
 // Moves each row's running maximum, and scales what was added up relative to the one before.
 void move_maxima(const Call & call, const Tile & tile, Memory & memory) {
     for (int r = 0; r < tile.all_rows(); r += LANES) {
-        const __m512 before = _mm512_load_ps(memory.maximum + r);
-        const __m512 maximum = _mm512_max_ps(before, _mm512_load_ps(memory.greatest + r));
-        const __mmask16 moved = _mm512_cmp_ps_mask(maximum, before, _CMP_GT_OQ);
-        const __m512 factors = _mm512_mask_blend_ps(moved, _mm512_set1_ps(1.0f), exp_of(_mm512_sub_ps(before, maximum)));
-        _mm512_store_ps(memory.maximum + r, maximum);
-        _mm512_store_ps(memory.total + r, _mm512_mul_ps(_mm512_load_ps(memory.total + r), factors));
+        const Floats before = load(memory.maximum + r);
+        const Floats maximum = max(before, load(memory.greatest + r));
+        const Floats factors = where_greater(maximum, before, exp_of(sub(before, maximum)), all(1.0f));
+        store(memory.maximum + r, maximum);
+        store(memory.total + r, mul(load(memory.total + r), factors));
         alignas(64) float of_row[LANES];
-        _mm512_store_ps(of_row, factors);
-        for (unsigned left = moved; left != 0; left &= left - 1) {
+        store(of_row, factors);
+        for (unsigned left = greater(maximum, before); left != 0; left &= left - 1) {
             const int i = __builtin_ctz(left);
             float * sums = memory.sums + (r + i) * call.head;
             for (int d = 0; d < call.head; d += LANES) {
-                _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), _mm512_set1_ps(of_row[i])));
+                store(sums + d, mul(load(sums + d), all(of_row[i])));
             }
         }
     }
@@ -186,13 +181,13 @@ void weigh(const Tile & tile, Memory & memory) {
     for (int r = 0; r < tile.all_rows(); r++) {
         float * scores = memory.scores + r * KEYS;
         const float maximum = memory.maximum[r] == -INFINITY ? 0.0f : memory.maximum[r];
-        __m512 total = _mm512_setzero_ps();
+        Floats total = zeros();
         for (int i = 0; i < KEYS / LANES; i++) {
-            const __m512 weights = exp_of(_mm512_sub_ps(_mm512_load_ps(scores + i * LANES), _mm512_set1_ps(maximum)));
-            _mm512_store_ps(scores + i * LANES, weights);
-            total = _mm512_add_ps(total, weights);
+            const Floats weights = exp_of(sub(load(scores + i * LANES), all(maximum)));
+            store(scores + i * LANES, weights);
+            total = add(total, weights);
         }
-        memory.total[r] += _mm512_reduce_add_ps(total);
+        memory.total[r] += sum_of(total);
     }
 }
 
@@ -201,16 +196,16 @@ void begin(const Call & call, const Tile & tile, Memory & memory) {
     std::fill_n(memory.greatest, ROWS, -INFINITY);
     std::fill_n(memory.maximum, ROWS, -INFINITY);
     std::fill_n(memory.total, ROWS, 0.0f);
-    const __m512 scale = _mm512_set1_ps(call.scale);
+    const Floats scale = all(call.scale);
     for (int r = 0; r < tile.all_rows(); r++) {
         const int token = tile.token(call, r);
         const char * query = static_cast<const char *>(call.queries->data) + token * call.queries->nb[1] +
                              tile.query_head(call, r) * call.queries->nb[2] + tile.sequence(r) * call.queries->nb[3];
         memory.masks[r] = call.mask_of(token, tile.sequence(r));
         for (int d = 0; d < call.head; d += LANES) {
-            const __m512 numbers = _mm512_loadu_ps(reinterpret_cast<const float *>(query) + d);
-            _mm512_store_ps(memory.queries + r * call.head + d, _mm512_mul_ps(numbers, scale));
-            _mm512_store_ps(memory.sums + r * call.head + d, _mm512_setzero_ps());
+            const Floats numbers = load_any(reinterpret_cast<const float *>(query) + d);
+            store(memory.queries + r * call.head + d, mul(numbers, scale));
+            store(memory.sums + r * call.head + d, zeros());
         }
     }
 }
@@ -218,12 +213,12 @@ void begin(const Call & call, const Tile & tile, Memory & memory) {
 // out[head][query head][token][sequence], as ggml has it: the heads of a token side by side.
 void write(const Call & call, const Tile & tile, const Memory & memory) {
     for (int r = 0; r < tile.all_rows(); r++) {
-        const __m512 factor = _mm512_set1_ps(memory.total[r] == 0.0f ? 0.0f : 1.0f / memory.total[r]);
+        const Floats factor = all(memory.total[r] == 0.0f ? 0.0f : 1.0f / memory.total[r]);
         char * out = static_cast<char *>(call.out->data) + tile.query_head(call, r) * call.out->nb[1] +
                      tile.token(call, r) * call.out->nb[2] + tile.sequence(r) * call.out->nb[3];
         for (int d = 0; d < call.head; d += LANES) {
-            const __m512 sums = _mm512_load_ps(memory.sums + r * call.head + d);
-            _mm512_storeu_ps(reinterpret_cast<float *>(out) + d, _mm512_mul_ps(sums, factor));
+            const Floats sums = load(memory.sums + r * call.head + d);
+            store_any(reinterpret_cast<float *>(out) + d, mul(sums, factor));
         }
     }
 }

@@ -7,45 +7,51 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from serving.engine.llamacpp import kernels
-from serving.engine.llamacpp.kernels import KernelsUnfit
+from serving.engine.llamacpp.kernels import InstructionSet, KernelsUnfit
 
 _LIMIT_S = 600
 _NO_FALSE_ALARMS = ("-Wno-maybe-uninitialized", "-Wno-uninitialized")  # GCC 12, about its own header
 
 
-def build() -> Path:
-    """Compiles and puts the library in place at once, unless it is there.
+def build() -> list[Path]:
+    """Compiles the libraries that are not there, each put in place at once; those of other versions go.
 
-    Raises KernelsUnfit where it cannot be used, or no compiler is found, or it fails.
+    Raises KernelsUnfit where they cannot be used, or no compiler is found, or it fails.
     """
     kernels.check_platform()
-    target = kernels.library_path()
-    if target.exists():
-        return target
     include = kernels.package_folder().parent / "include"
     if not (include / "ggml.h").exists():
         raise KernelsUnfit(f"{include} has no ggml.h: reinstall llama-cpp-python from source")
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / target.name
-        _compile(made, include)
-        os.replace(made, target)
-    for old in target.parent.glob("libserving-kernels-*.so"):
-        if old != target:
+    with ThreadPoolExecutor() as threads:
+        targets = list(threads.map(lambda each: _build(each, include), kernels.INSTRUCTION_SETS))
+    for old in targets[0].parent.glob("libserving-kernels-*.so"):
+        if old not in targets:
             old.unlink(missing_ok=True)
+    return targets
+
+
+def _build(instruction_set: InstructionSet, include: Path) -> Path:
+    target = kernels.library_path(instruction_set)
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            made = Path(folder) / target.name
+            _compile(made, instruction_set, include)
+            os.replace(made, target)
     return target
 
 
-def _compile(target: Path, include: Path) -> None:
+def _compile(target: Path, instruction_set: InstructionSet, include: Path) -> None:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
         raise KernelsUnfit("no C++ compiler: install one (g++), or name it in CXX")
     files = [str(file) for file in kernels.source_files()]
     command = [
         *compiler.split(),
-        *kernels.FLAGS,
+        *instruction_set.flags,
         *_NO_FALSE_ALARMS,
         f"-I{include}",
         "-o",
@@ -64,7 +70,7 @@ def _compile(target: Path, include: Path) -> None:
 def main() -> int:
     """`python -m serving.engine.llamacpp.kernels`."""
     try:
-        print(build())  # noqa: T201
+        print(*build(), sep="\n")  # noqa: T201
     except (KernelsUnfit, OSError) as error:
         print(f"llama.cpp keeps its own kernels: {error}", file=sys.stderr)  # noqa: T201
         return 1

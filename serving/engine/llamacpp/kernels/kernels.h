@@ -1,13 +1,13 @@
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <type_traits>
+
+#include "vectors.h"
 
 struct ggml_tensor;
 
@@ -52,43 +52,6 @@ bool serving_tiled(const ComputeParams * params, ggml_tensor * result);
 bool serving_operation(const ComputeParams * params, ggml_tensor * result);
 }
 #pragma GCC visibility pop
-
-constexpr int LANES = 16;  // floats in a vector
-
-// 16 vectors of 16 numbers of 32 bits, rows to columns.
-inline void transpose(__m512 (&rows)[LANES]) {
-    __m512 t[LANES];
-    for (int i = 0; i < LANES; i += 2) {
-        t[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
-    }
-    for (int i = 0; i < LANES; i += 4) {
-        rows[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
-        rows[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xEE);
-        rows[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        rows[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
-    }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0xDD);
-        t[i + 8] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0xDD);
-    }
-    for (int i = 0; i < 4; i++) {
-        rows[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
-        rows[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xDD);
-        rows[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
-        rows[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xDD);
-    }
-}
-
-inline int32_t sum_of_32(const int8_t * numbers) {
-    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(numbers));
-    const __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
-    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
-    return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1)));
-}
 
 // c[n][m] = b[n][k] times a[m][k]; k and the strides lda and ldb in blocks, ldc in numbers.
 struct ProductArguments {
@@ -161,13 +124,12 @@ template <int MOST, typename Compute> inline void with_rows(int64_t rows, const 
 }
 
 // The thread's share of a product with weights as they are in the file, sixteen columns at a time: `take_panel` lays a block of
-// these out, `facts_of` says what is to be known of the rows' blocks, and `tile` multiplies up to eight rows, a constant.
-template <typename Panel, typename Block, typename RowBlock, typename RowFacts, typename Tile>
+// these out, `facts_of` says what is to be known of the rows' blocks, and `tile` multiplies up to ROWS rows, a constant.
+template <int ROWS, typename Panel, typename Block, typename RowBlock, typename RowFacts, typename Tile>
 void multiply(const ComputeParams * params, const ProductArguments & of,
               const RowFacts * (*facts_of)(const RowBlock * rows, int64_t stride, int64_t num_rows, int blocks),
               void (*take_panel)(Panel & panel, const Block * column, int64_t stride, int count), const Tile & tile) {
     constexpr int COLUMNS = 16;
-    constexpr int ROWS = 8;
     static thread_local Scratch panel_memory;
     const int blocks = static_cast<int>(of.k);
     const auto * weights = static_cast<const Block *>(of.a);
@@ -177,7 +139,6 @@ void multiply(const ComputeParams * params, const ProductArguments & of,
     const Share share(params, of.m, COLUMNS);
     for (int64_t c = share.first; c < share.last; c += COLUMNS) {
         const int count = static_cast<int>(std::min<int64_t>(COLUMNS, of.m - c));
-        const __mmask16 valid = static_cast<__mmask16>((1u << count) - 1);
         const Block * next = weights + (c + COLUMNS) * of.lda;
         for (int b = 0; b < blocks; b++) {
             fetch(next + b * COLUMNS, COLUMNS * sizeof(Block));
@@ -186,7 +147,7 @@ void multiply(const ComputeParams * params, const ProductArguments & of,
         float * out = static_cast<float *>(of.c) + c;
         for (int64_t r = 0; r < of.n; r += ROWS) {
             with_rows<ROWS>(of.n - r, [&](auto num_rows) {
-                tile(num_rows, blocks, out + r * of.ldc, of.ldc, panels, rows + r * of.ldb, of.ldb, facts + r * blocks, valid);
+                tile(num_rows, blocks, out + r * of.ldc, of.ldc, panels, rows + r * of.ldb, of.ldb, facts + r * blocks, count);
             });
         }
     }

@@ -1,8 +1,6 @@
 // What libggml-cpu's repacked products have in common: rows in fours, columns in eights.
 #pragma once
 
-#include <immintrin.h>
-
 #include "kernels.h"
 
 namespace kernels {
@@ -25,10 +23,10 @@ template <typename Block> struct Columns {
     const Block * first;
     const Block * second;
     int blocks;
-    __mmask16 valid;
+    int count;  // 8 or 16
 
-    Columns(const Block * weights, int num_blocks, int count)
-        : first(weights), second(count > 8 ? weights + num_blocks : weights), blocks(num_blocks), valid(count > 8 ? 0xFFFF : 0x00FF) {}
+    Columns(const Block * weights, int num_blocks, int left)
+        : first(weights), second(left > 8 ? weights + num_blocks : weights), blocks(num_blocks), count(left > 8 ? 16 : 8) {}
 
     // The same block of the columns after these.
     [[gnu::always_inline]] void fetch_next(int block) const {

@@ -1,10 +1,7 @@
-// Products with Q4_0 weights, for x86 processors with AVX-512 and VNNI: take the place of libggml-cpu's functions of the
-// same names (ggml/src/ggml-cpu/repack.cpp), on the layout that these repack weights to when a model is loaded.
+// Products with Q4_0 weights: take the place of libggml-cpu's functions of the same names (ggml/src/ggml-cpu/repack.cpp), on the layout that these repack weights to when a model is loaded.
 //
 // A row of a result depends on nothing but its own inputs, to the last bit: however many rows a call has, each is
 // computed by the same operations in the same order.
-
-#include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
@@ -15,10 +12,11 @@
 
 namespace {
 
-using kernels::Scratch;
+using namespace kernels;
 
 constexpr int BLOCK = 32;    // numbers that share a scale
 constexpr int COLUMNS = 8;   // columns of weights that are stored side by side
+constexpr int UP = 8;        // how much more than they are weights are taken as
 
 // Weights (block_q4_0x8): byte j of a column holds numbers j and 16 + j of its block, as q - 8, in runs of 8 bytes
 // a column: bytes 0 to 7 of each of the eight, then bytes 8 to 15.
@@ -41,7 +39,7 @@ struct RowBlock {
 static_assert(sizeof(WeightBlock) == 144 && sizeof(RowsBlock) == 136 && sizeof(RowBlock) == 34, "ggml's blocks");
 
 // What a product needs of a row's block besides its numbers: its scale, and what to start from so that weights may be
-// taken as 0 to 15 in place of -8 to 7: -8 times the sum of the numbers.
+// taken as 0 to 15 in place of -8 to 7.
 struct RowFacts {
     int32_t start;
     float scale;
@@ -49,61 +47,45 @@ struct RowFacts {
 
 // One block of sixteen columns: their weights plus 8, in runs of four numbers a column, and their scales.
 struct Weights {
-    __m512i numbers[BLOCK / 4];
-    __m512 scales;
+    Bytes numbers[BLOCK / 4];
+    Floats scales;
 };
 
-// The weights of eight columns, numbers 8 * i to 8 * i + 7 of each in vector i.
-inline void unpack_half(const WeightBlock & block, __m512i (&numbers)[4]) {
-    const __m512i low = _mm512_set1_epi8(0x0F);
-    const __m512i eight = _mm512_set1_epi8(0x08);
-    constexpr int AND_THEN_XOR = 0x6A;  // (a & b) ^ c
-    for (int i = 0; i < 2; i++) {
-        const __m512i bytes = _mm512_loadu_si512(block.nibbles + 64 * i);
-        numbers[i] = _mm512_ternarylogic_epi32(bytes, low, eight, AND_THEN_XOR);
-        numbers[2 + i] = _mm512_ternarylogic_epi32(_mm512_srli_epi16(bytes, 4), low, eight, AND_THEN_XOR);
-    }
-}
-
 inline Weights unpack(const WeightBlock & first, const WeightBlock & second) {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    __m512i left[4];
-    __m512i right[4];
-    unpack_half(first, left);
-    unpack_half(second, right);
+    const Bytes sign = bytes_everywhere(0x88);
     Weights weights;
-    for (int i = 0; i < 4; i++) {
-        weights.numbers[2 * i] = _mm512_permutex2var_epi32(left[i], even, right[i]);
-        weights.numbers[2 * i + 1] = _mm512_permutex2var_epi32(left[i], odd, right[i]);
+    for (int half = 0; half < 2; half++) {
+        Bytes fours[2];
+        take_fours(first.nibbles + 64 * half, second.nibbles + 64 * half, fours);
+        for (int i = 0; i < 2; i++) {
+            const Bytes nibbles = exclusive_or(fours[i], sign);
+            weights.numbers[2 * half + i] = low_nibbles(nibbles);
+            weights.numbers[4 + 2 * half + i] = high_nibbles(nibbles);
+        }
     }
-    const __m128i lower = _mm_loadu_si128(reinterpret_cast<const __m128i *>(first.scales));
-    const __m128i upper = _mm_loadu_si128(reinterpret_cast<const __m128i *>(second.scales));
-    weights.scales = _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(lower), upper, 1));
+    weights.scales = halves_to_floats(first.scales, second.scales);
     return weights;
 }
 
 // sums[r] += the products of a block of each of R rows with sixteen columns: row r's numbers begin at 8 * r, and `stride`
 // bytes lie between its runs of 8. Side by side, as one row's products wait for each other.
-template <int R> inline void add_block(__m512 * sums, const Weights & weights, const int8_t * numbers, int stride, const RowFacts * rows) {
-    __m512i products[R];
+template <int R> inline void add_block(Floats * sums, const Weights & weights, const int8_t * numbers, int stride, const RowFacts * rows) {
+    Dots products[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-        products[r] = _mm512_set1_epi32(rows[r].start);
+        products[r].begin(rows[r].start);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < BLOCK / 4; i++) {
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
-            int32_t run;
-            std::memcpy(&run, numbers + 8 * r + i / 2 * stride + i % 2 * 4, sizeof run);
-            products[r] = _mm512_dpbusd_epi32(products[r], weights.numbers[i], _mm512_set1_epi32(run));
+            products[r].add(weights.numbers[i], numbers + 8 * r + i / 2 * stride + i % 2 * 4);
         }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-        const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(products[r]), weights.scales);
-        sums[r] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(rows[r].scale), sums[r]);
+        const Floats both_scales = mul(weights.scales, all(rows[r].scale));
+        sums[r] = plus_product(sums[r], products[r].floats(), both_scales);
     }
 }
 
@@ -112,9 +94,9 @@ using Rows = kernels::Rows<RowsBlock>;
 
 // Up to ROWS4 * 4 rows, from the four `first` on, times sixteen columns.
 template <int ROWS4> void tile(float * out, size_t out_stride, const Columns & columns, const Rows & rows, const RowFacts * facts, int first) {
-    __m512 sums[ROWS4 * 4];
+    Floats sums[ROWS4 * 4];
     for (auto & sum : sums) {
-        sum = _mm512_setzero_ps();
+        sum = zeros();
     }
     const RowsBlock * fours[ROWS4];
     for (int y = 0; y < ROWS4; y++) {
@@ -132,7 +114,7 @@ template <int ROWS4> void tile(float * out, size_t out_stride, const Columns & c
     const int left = rows.count() - first * 4;
     for (int r = 0; r < ROWS4 * 4; r++) {
         if (r < left) {
-            _mm512_mask_storeu_ps(out + (first * 4 + r) * out_stride, columns.valid, sums[r]);
+            store_first(out + (first * 4 + r) * out_stride, sums[r], columns.count);
         }
     }
 }
@@ -141,32 +123,27 @@ template <int ROWS4> void tile(float * out, size_t out_stride, const Columns & c
 void panel(float * out, size_t out_stride, const Columns & columns, const Rows & rows, const RowFacts * facts) {
     constexpr int AT_ONCE = 4;
     for (int first = 0; first < rows.num_fours(); first += AT_ONCE) {
-        kernels::with_rows<AT_ONCE>(rows.num_fours() - first,
+        with_rows<AT_ONCE>(rows.num_fours() - first,
                                     [&](auto fours) { tile<fours()>(out, out_stride, columns, rows, facts, first); });
     }
 }
 
 // One row times sixteen columns.
 void row_tile(int blocks, float * out, const Columns & columns, const RowBlock * row, const RowFacts * facts) {
-    __m512 sum = _mm512_setzero_ps();
+    Floats sum = zeros();
     for (int b = 0; b < blocks; b++) {
         columns.fetch_next(b);
         add_block<1>(&sum, unpack(columns.first[b], columns.second[b]), row[b].numbers, 8, facts + b);
     }
-    _mm512_mask_storeu_ps(out, columns.valid, sum);
+    store_first(out, sum, columns.count);
 }
 
 void take_facts(RowFacts * facts, const RowsBlock * rows, int count) {
-    const __m512i ones = _mm512_set1_epi8(1);
     for (int i = 0; i < count; i++) {
-        __m512i sums = _mm512_setzero_si512();
-        sums = _mm512_dpbusd_epi32(sums, ones, _mm512_loadu_si512(rows[i].numbers));
-        sums = _mm512_dpbusd_epi32(sums, ones, _mm512_loadu_si512(rows[i].numbers + 64));
-        const __m256i halves = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
-        alignas(32) int32_t of_row[8];
-        _mm256_store_si256(reinterpret_cast<__m256i *>(of_row), halves);
+        int32_t starts[4];
+        starts_of_four(UP, rows[i].numbers, starts);
         for (int m = 0; m < 4; m++) {
-            facts[i * 4 + m] = {-8 * (of_row[2 * m] + of_row[2 * m + 1]), _cvtsh_ss(rows[i].scales[m])};
+            facts[i * 4 + m] = {starts[m], _cvtsh_ss(rows[i].scales[m])};
         }
     }
 }
@@ -199,7 +176,7 @@ const RowsBlock * pack(const RowBlock * rows, int count, int blocks, Scratch & s
 RowFacts * facts_of_row(const RowBlock * row, int count, Scratch & scratch) {
     RowFacts * facts = scratch.take<RowFacts>(count);
     for (int i = 0; i < count; i++) {
-        facts[i] = {-8 * kernels::sum_of_32(row[i].numbers), _cvtsh_ss(row[i].scale)};
+        facts[i] = {start_of(UP, row[i].numbers), _cvtsh_ss(row[i].scale)};
     }
     return facts;
 }

@@ -1,10 +1,7 @@
-// Products with Q4_K weights, for x86 processors with AVX-512 and VNNI: most of a Q4_K_M file (Flow-Judge's). They take the
-// place of libggml-cpu's functions (ggml/src/ggml-cpu/repack.cpp), on the layout that it repacks weights to when a model
-// is loaded.
+// Products with Q4_K weights: most of a Q4_K_M file (Flow-Judge's). They take the place of libggml-cpu's functions
+// (ggml/src/ggml-cpu/repack.cpp), on the layout that it repacks weights to when a model is loaded.
 //
 // A row of a result depends on nothing but its own inputs, to the last bit.
-
-#include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
@@ -14,6 +11,8 @@
 #include "single_rows.h"
 
 namespace {
+
+using namespace kernels;
 
 constexpr int BLOCK = 256;   // numbers that share a pair of scales of half precision
 constexpr int PARTS = 8;     // of a block, each with a scale and a minimum of 6 bits
@@ -61,9 +60,9 @@ struct RowFacts {
 using Columns = kernels::Columns<WeightBlock>;
 using Rows = kernels::Rows<RowsBlock>;
 
-thread_local kernels::Scratch panel_memory;
-thread_local kernels::Scratch facts_memory;
-thread_local kernels::Scratch rest_memory;
+thread_local Scratch panel_memory;
+thread_local Scratch facts_memory;
+thread_local Scratch rest_memory;
 
 // The scales and minima of a part of eight columns, 8 bytes each.
 inline void six_bits(const uint8_t * twelve, uint64_t & scales, uint64_t & minima) {
@@ -73,16 +72,6 @@ inline void six_bits(const uint8_t * twelve, uint64_t & scales, uint64_t & minim
     const uint32_t upper_minima = (words[2] >> 4 & 0x0F0F0F0F) | ((words[1] >> 6 & 0x03030303) << 4);
     scales = (words[0] & 0x3F3F3F3F) | static_cast<uint64_t>(upper_scales) << 32;
     minima = (words[1] & 0x3F3F3F3F) | static_cast<uint64_t>(upper_minima) << 32;
-}
-
-inline __m512 bytes_to_floats(uint64_t first, uint64_t second) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_set_epi64x(static_cast<int64_t>(second), static_cast<int64_t>(first))));
-}
-
-inline __m512 halves_to_floats(const uint16_t * first, const uint16_t * second) {
-    const __m128i lower = _mm_loadu_si128(reinterpret_cast<const __m128i *>(first));
-    const __m128i upper = _mm_loadu_si128(reinterpret_cast<const __m128i *>(second));
-    return _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(lower), upper, 1));
 }
 
 // What the parts of a block of sixteen columns are multiplied with.
@@ -96,126 +85,108 @@ class Factors {
         }
     }
 
-    __m512 scale(int part) const { return _mm512_mul_ps(bytes_to_floats(of_scales_[part][0], of_scales_[part][1]), scales_); }
-    __m512 minimum(int part) const { return _mm512_mul_ps(bytes_to_floats(of_minima_[part][0], of_minima_[part][1]), minima_); }
+    Floats scale(int part) const { return mul(bytes_to_floats(of_scales_[part][0], of_scales_[part][1]), scales_); }
+    Floats minimum(int part) const { return mul(bytes_to_floats(of_minima_[part][0], of_minima_[part][1]), minima_); }
 
   private:
-    __m512 scales_;
-    __m512 minima_;
+    Floats scales_;
+    Floats minima_;
     uint64_t of_scales_[PARTS][2];
     uint64_t of_minima_[PARTS][2];
 };
 
-// Runs of eight of eight columns each, as two of four of all sixteen: the lower halves of the bytes belong to one part, the
-// upper to the next.
-inline void take_fours(const uint8_t * left, const uint8_t * right, __m512i (&fours)[2]) {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    fours[0] = _mm512_permutex2var_epi32(_mm512_loadu_si512(left), even, _mm512_loadu_si512(right));
-    fours[1] = _mm512_permutex2var_epi32(_mm512_loadu_si512(left), odd, _mm512_loadu_si512(right));
-}
-
-inline __m512i lower(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(0x0F)); }
-inline __m512i upper(__m512i bytes) { return lower(_mm512_srli_epi16(bytes, 4)); }
-
 void take_panel(Panel & panel, const WeightBlock & first, const WeightBlock & second) {
     for (int pair = 0; pair < PARTS / 2; pair++) {
         for (int run = 0; run < 4; run++) {
-            __m512i fours[2];
+            Bytes fours[2];
             take_fours(first.nibbles[pair][run], second.nibbles[pair][run], fours);
             for (int i = 0; i < 2; i++) {
-                _mm512_store_si512(panel.numbers[2 * pair][2 * run + i], lower(fours[i]));
-                _mm512_store_si512(panel.numbers[2 * pair + 1][2 * run + i], upper(fours[i]));
+                store_bytes(panel.numbers[2 * pair][2 * run + i], low_nibbles(fours[i]));
+                store_bytes(panel.numbers[2 * pair + 1][2 * run + i], high_nibbles(fours[i]));
             }
         }
     }
     const Factors factors(first, second);
     for (int part = 0; part < PARTS; part++) {
-        _mm512_store_ps(panel.scales[part], factors.scale(part));
-        _mm512_store_ps(panel.minima[part], factors.minimum(part));
+        store(panel.scales[part], factors.scale(part));
+        store(panel.minima[part], factors.minimum(part));
     }
 }
 
-// Four numbers, in all places of a vector.
-inline __m512i everywhere(const int8_t * numbers) {
-    int32_t four;
-    std::memcpy(&four, numbers, sizeof four);
-    return _mm512_set1_epi32(four);
-}
-
-// out[R][COLUMNS], the columns of `valid`, of rows that are packed by four.
+// out[R][COLUMNS], the first `columns` of them, of rows that are packed by four.
 template <int R>
-void tile(int blocks, float * out, size_t out_stride, const Panel * panels, const RowFacts * facts, __mmask16 valid) {
-    __m512 sums[R];
+void tile(int blocks, float * out, size_t out_stride, const Panel * panels, const RowFacts * facts, int columns) {
+    Floats sums[R];
     for (auto & sum : sums) {
-        sum = _mm512_setzero_ps();
+        sum = zeros();
     }
     for (int b = 0; b < blocks; b++) {
-        __m512 of_block[R];
+        Floats of_block[R];
         for (auto & sum : of_block) {
-            sum = _mm512_setzero_ps();
+            sum = zeros();
         }
         for (int part = 0; part < PARTS; part++) {
-            __m512i products[R];
+            Dots products[R];
             for (auto & product : products) {
-                product = _mm512_setzero_si512();
+                product.begin(0);
             }
 #pragma GCC unroll 8
             for (int i = 0; i < 8; i++) {
-                const __m512i weights = _mm512_load_si512(panels[b].numbers[part][i]);
+                const Bytes weights = load_bytes(panels[b].numbers[part][i]);
 #pragma GCC unroll 8
                 for (int r = 0; r < R; r++) {
-                    const int8_t * numbers = facts[r * blocks + b].numbers + (4 * part + i / 2) * 4 * 8 + i % 2 * 4;
-                    products[r] = _mm512_dpbusd_epi32(products[r], weights, everywhere(numbers));
+                    products[r].add(weights, facts[r * blocks + b].numbers + (4 * part + i / 2) * 4 * 8 + i % 2 * 4);
                 }
             }
-            const __m512 scales = _mm512_load_ps(panels[b].scales[part]);
-            const __m512 minima = _mm512_load_ps(panels[b].minima[part]);
+            const Floats scales = load(panels[b].scales[part]);
+            const Floats minima = load(panels[b].minima[part]);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
-                of_block[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[r]), scales, of_block[r]);
-                of_block[r] = _mm512_fnmadd_ps(_mm512_set1_ps(facts[r * blocks + b].sums[part]), minima, of_block[r]);
+                of_block[r] = plus_product(of_block[r], products[r].floats(), scales);
+                of_block[r] = minus_product(of_block[r], all(facts[r * blocks + b].sums[part]), minima);
             }
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-            sums[r] = _mm512_fmadd_ps(of_block[r], _mm512_set1_ps(facts[r * blocks + b].scale), sums[r]);
+            sums[r] = plus_product(sums[r], of_block[r], all(facts[r * blocks + b].scale));
         }
     }
     for (int r = 0; r < R; r++) {
-        _mm512_mask_storeu_ps(out + r * out_stride, valid, sums[r]);
+        store_first(out + r * out_stride, sums[r], columns);
     }
 }
 
 // A single row, as `tile` has it, without a panel: its weights are used once.
 void single(int blocks, float * out, const Columns & columns, const RowFacts * facts) {
-    __m512 sum = _mm512_setzero_ps();
+    Floats sum = zeros();
     for (int b = 0; b < blocks; b++) {
         columns.fetch_next(b);
         const WeightBlock & first = columns.first[b];
         const WeightBlock & second = columns.second[b];
         const Factors factors(first, second);
-        __m512 of_block = _mm512_setzero_ps();
+        Floats of_block = zeros();
         for (int pair = 0; pair < PARTS / 2; pair++) {
-            __m512i products[2] = {};
+            Dots products[2];
+            products[0].begin(0);
+            products[1].begin(0);
             for (int run = 0; run < 4; run++) {
-                __m512i fours[2];
+                Bytes fours[2];
                 take_fours(first.nibbles[pair][run], second.nibbles[pair][run], fours);
                 const int8_t * numbers = facts[b].numbers + 64 * pair + 8 * run;
                 for (int i = 0; i < 2; i++) {
-                    products[0] = _mm512_dpbusd_epi32(products[0], lower(fours[i]), everywhere(numbers + 4 * i));
-                    products[1] = _mm512_dpbusd_epi32(products[1], upper(fours[i]), everywhere(numbers + 32 + 4 * i));
+                    products[0].add(low_nibbles(fours[i]), numbers + 4 * i);
+                    products[1].add(high_nibbles(fours[i]), numbers + 32 + 4 * i);
                 }
             }
             for (int i = 0; i < 2; i++) {
                 const int part = 2 * pair + i;
-                of_block = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[i]), factors.scale(part), of_block);
-                of_block = _mm512_fnmadd_ps(_mm512_set1_ps(facts[b].sums[part]), factors.minimum(part), of_block);
+                of_block = plus_product(of_block, products[i].floats(), factors.scale(part));
+                of_block = minus_product(of_block, all(facts[b].sums[part]), factors.minimum(part));
             }
         }
-        sum = _mm512_fmadd_ps(of_block, _mm512_set1_ps(facts[b].scale), sum);
+        sum = plus_product(sum, of_block, all(facts[b].scale));
     }
-    _mm512_mask_storeu_ps(out, columns.valid, sum);
+    store_first(out, sum, columns.count);
 }
 
 const RowFacts * facts_of_rows(const Rows & rows) {
@@ -267,7 +238,7 @@ const RowFacts * facts_of_row(const RowBlock * row, int blocks) {
 }
 
 void multiply(float * out, size_t out_stride, const WeightBlock * column, const Rows & rows, int num_columns) {
-    constexpr int AT_ONCE = 8;
+    constexpr int AT_ONCE = ROWS_OF_PRODUCT;
     const int blocks = rows.blocks;
     const RowFacts * facts = facts_of_rows(rows);
     Panel * panels = panel_memory.take<Panel>(blocks);
@@ -278,8 +249,8 @@ void multiply(float * out, size_t out_stride, const WeightBlock * column, const 
             take_panel(panels[b], columns.first[b], columns.second[b]);
         }
         for (int r = 0; r < rows.count(); r += AT_ONCE) {
-            kernels::with_rows<AT_ONCE>(rows.count() - r, [&](auto at_once) {
-                tile<at_once()>(blocks, out + r * out_stride + c, out_stride, panels, facts + static_cast<size_t>(r) * blocks, columns.valid);
+            with_rows<AT_ONCE>(rows.count() - r, [&](auto at_once) {
+                tile<at_once()>(blocks, out + r * out_stride + c, out_stride, panels, facts + static_cast<size_t>(r) * blocks, columns.count);
             });
         }
     }
