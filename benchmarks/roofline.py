@@ -1,7 +1,8 @@
 """What a processor could do at best: the roofline model (Williams, Waterman, Patterson, CACM 52(4), 2009).
 
 A forward pass takes at least the time of its multiplications at the rate of a large matrix product (measured
-in bfloat16), and at least that of reading its weights and its cache at the rate of a copy.
+in bfloat16 where the processor has it, else in single precision), and at least that of reading its weights
+and its cache at the rate of a copy.
 """
 
 from __future__ import annotations
@@ -46,15 +47,19 @@ def roofline(model: Path, cores: int) -> Roofline:
 
     from ray_jobs.cli.machine import copy_rate
     from ray_jobs.orpo.flops import matrix_rate
+    from ray_jobs.orpo.models import uses_bf16
+    from ray_jobs.orpo.settings import TrainingSettings
 
     sizes = {tensor.name: float(tensor.n_elements) for tensor in GGUFReader(model).tensors}
     layers = sum(size for name, size in sizes.items() if name.startswith("blk."))
     output = sizes.get("output.weight", sizes["token_embd.weight"])
     torch.set_num_threads(cores)
+    device = torch.device("cpu")
+    dtype = torch.bfloat16 if uses_bf16(TrainingSettings(), device) else torch.float32
     return Roofline(
         layer_weights=layers,
         output_weights=output,
         file_bytes=float(model.stat().st_size),
-        operations_per_s=matrix_rate(torch.device("cpu"), torch.bfloat16),
+        operations_per_s=matrix_rate(device, dtype),
         bytes_per_s=copy_rate(cores),
     )

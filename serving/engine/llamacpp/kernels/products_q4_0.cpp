@@ -38,6 +38,8 @@ struct RowBlock {
 
 static_assert(sizeof(WeightBlock) == 144 && sizeof(RowsBlock) == 136 && sizeof(RowBlock) == 34, "ggml's blocks");
 
+thread_local Scratch panel_memory;
+
 // What a product needs of a row's block besides its numbers: its scale, and what to start from so that weights may be
 // taken as 0 to 15 in place of -8 to 7.
 struct RowFacts {
@@ -92,8 +94,9 @@ template <int R> inline void add_block(Floats * sums, const Weights & weights, c
 using Columns = kernels::Columns<WeightBlock>;
 using Rows = kernels::Rows<RowsBlock>;
 
-// Up to ROWS4 * 4 rows, from the four `first` on, times sixteen columns.
-template <int ROWS4> void tile(float * out, size_t out_stride, const Columns & columns, const Rows & rows, const RowFacts * facts, int first) {
+// Up to ROWS4 * 4 rows, from the four `first` on, times `num_columns`, at most sixteen, of which `weights_of` gives the blocks.
+template <int ROWS4, typename WeightsOf>
+void tile(float * out, size_t out_stride, const WeightsOf & weights_of, int num_columns, const Rows & rows, const RowFacts * facts, int first) {
     Floats sums[ROWS4 * 4];
     for (auto & sum : sums) {
         sum = zeros();
@@ -104,8 +107,7 @@ template <int ROWS4> void tile(float * out, size_t out_stride, const Columns & c
     }
     facts += static_cast<size_t>(first) * rows.blocks * 4;
     for (int b = 0; b < rows.blocks; b++) {
-        columns.fetch_next(b);
-        const Weights weights = unpack(columns.first[b], columns.second[b]);
+        const auto & weights = weights_of(b);
 #pragma GCC unroll 4
         for (int y = 0; y < ROWS4; y++) {
             add_block<4>(sums + y * 4, weights, fours[y][b].numbers, BLOCK, facts + (y * rows.blocks + b) * 4);
@@ -114,18 +116,34 @@ template <int ROWS4> void tile(float * out, size_t out_stride, const Columns & c
     const int left = rows.count() - first * 4;
     for (int r = 0; r < ROWS4 * 4; r++) {
         if (r < left) {
-            store_first(out + (first * 4 + r) * out_stride, sums[r], columns.count);
+            store_first(out + (first * 4 + r) * out_stride, sums[r], num_columns);
         }
     }
 }
 
-// All rows times sixteen columns.
+// All rows times sixteen columns. Where they are more than a tile, the weights are unpacked once for all of them.
 void panel(float * out, size_t out_stride, const Columns & columns, const Rows & rows, const RowFacts * facts) {
     constexpr int AT_ONCE = 4;
-    for (int first = 0; first < rows.num_fours(); first += AT_ONCE) {
-        with_rows<AT_ONCE>(rows.num_fours() - first,
-                                    [&](auto fours) { tile<fours()>(out, out_stride, columns, rows, facts, first); });
+    const auto multiply_with = [&](const auto & weights_of) {
+        for (int first = 0; first < rows.num_fours(); first += AT_ONCE) {
+            with_rows<AT_ONCE>(rows.num_fours() - first, [&](auto fours) {
+                tile<fours()>(out, out_stride, weights_of, columns.count, rows, facts, first);
+            });
+        }
+    };
+    const auto unpacked = [&](int block) {
+        columns.fetch_next(block);
+        return unpack(columns.first[block], columns.second[block]);
+    };
+    if (rows.num_fours() <= AT_ONCE) {
+        multiply_with(unpacked);
+        return;
     }
+    Weights * kept = panel_memory.take<Weights>(columns.blocks);
+    for (int b = 0; b < columns.blocks; b++) {
+        kept[b] = unpacked(b);
+    }
+    multiply_with([&](int block) -> const Weights & { return kept[block]; });
 }
 
 // One row times sixteen columns.
