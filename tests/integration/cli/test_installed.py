@@ -106,7 +106,8 @@ def test_the_kernels_sources_come_along(environment: Path, tmp_path: Path) -> No
         pytest.skip(str(error))
     done = call(environment, tmp_path, "python", "-m", "serving.engine.llamacpp.kernels")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(kernels.library_path(each)) for each in kernels.INSTRUCTION_SETS]
+    made = [str(kernels.library_path(each)) for each in kernels.INSTRUCTION_SETS]
+    assert done.stdout.split() == [path for path in made if Path(path).exists()] != []
 
 
 def test_completion_is_offered_for_the_usual_shells(environment: Path, tmp_path: Path) -> None:

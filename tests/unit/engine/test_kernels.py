@@ -29,7 +29,7 @@ ROWS = 4
 def ggml() -> Ggml:
     try:
         kernels.check_platform()
-        kernels.instruction_set()
+        kernels.instruction_sets()
     except kernels.KernelsUnfit as error:
         pytest.skip(str(error))
     return Ggml()
@@ -425,22 +425,23 @@ def test_an_environment_variable_turns_them_off(ggml: Ggml) -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ("fpu avx2 fma f16c", kernels.AVX2),
-        ("fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl", kernels.AVX2),
-        ("avx512_vnni avx512vl avx512dq avx512bw avx512f f16c fma avx2", kernels.AVX512),
+        ("fpu avx2 fma f16c", [kernels.AVX2]),
+        ("fpu avx2 fma f16c avx_vnni", [kernels.AVX_VNNI, kernels.AVX2]),
+        ("fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl", [kernels.AVX2]),
+        ("avx512_vnni avx512vl avx512dq avx512bw avx512f f16c fma avx2", [kernels.AVX512, kernels.AVX2]),
     ],
 )
-def test_the_best_that_the_processor_has(
-    flags: str, expected: kernels.InstructionSet, monkeypatch: pytest.MonkeyPatch
+def test_what_the_processor_has(
+    flags: str, expected: list[kernels.InstructionSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "read_text", lambda *_: f"flags\t\t: {flags}\n")
-    assert kernels.instruction_set() == expected
+    assert kernels.instruction_sets() == expected
 
 
 def test_a_processor_without_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda *_: "flags\t\t: fpu avx f16c\n")
     with pytest.raises(kernels.KernelsUnfit, match="no avx2, fma"):
-        kernels.instruction_set()
+        kernels.instruction_sets()
 
 
 def test_another_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,11 +472,28 @@ def test_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(kernels, "check_platform", lambda: None)
-    monkeypatch.setattr(kernels, "instruction_set", lambda: kernels.AVX2)
+    monkeypatch.setattr(kernels, "instruction_sets", lambda: [kernels.AVX2])
     monkeypatch.setattr(kernels, "library_path", lambda _: tmp_path / "none.so")
     with pytest.raises(kernels.KernelsUnfit, match=kernels.COMMAND):
-        kernels._install()
+        kernels._library.__wrapped__()
+
+
+def test_the_best_that_was_built_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An older compiler may have left out the best."""
+    opened: list[str] = []
+
+    def refuse(path: str) -> None:
+        opened.append(path)
+        raise OSError("not a library")
+
+    monkeypatch.setattr(kernels, "instruction_sets", lambda: [kernels.AVX512, kernels.AVX_VNNI, kernels.AVX2])
+    monkeypatch.setattr(kernels, "library_path", lambda of: tmp_path / of.name)
+    monkeypatch.setattr(kernels.ctypes, "CDLL", refuse)
+    (tmp_path / "avx2").touch()
+    (tmp_path / "avxvnni").touch()
+    with pytest.raises(OSError, match="not a library"):
+        kernels._library.__wrapped__()
+    assert opened == [str(tmp_path / "avxvnni")]
 
 
 def built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -499,6 +517,20 @@ def test_it_is_built_once_and_an_old_one_goes(
     assert {path.name for path in folder.iterdir()} == {path.name for path in made}
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert build.build() == made
+
+
+def test_a_compiler_that_does_not_know_an_instruction_set(
+    ggml: Ggml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It makes the others."""
+    from serving.engine.llamacpp.kernels import build
+
+    folder = built_in(tmp_path, monkeypatch)
+    unknown = kernels.InstructionSet("of_2040", kernels.AVX2.needed | {"avx_2040"})
+    monkeypatch.setattr(kernels, "INSTRUCTION_SETS", (unknown, kernels.AVX2))
+    assert build.build() == [kernels.library_path(kernels.AVX2)]
+    assert [path.name for path in folder.iterdir()] == [kernels.library_path(kernels.AVX2).name]
+    assert "avx2040" in caplog.text
 
 
 def test_a_compiler_that_fails_says_why(

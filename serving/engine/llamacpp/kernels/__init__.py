@@ -1,6 +1,7 @@
 """Our own kernels for llama.cpp's hottest loops, on x86 processors under Linux: products with Q4_0, Q4_K,
-Q6_K and Q8_0 weights, and fused attention over f16. They are there for AVX-512 with VNNI (Intel since Ice
-Lake, AMD since Zen 4) and for AVX2 (Intel since Haswell, AMD since Zen).
+Q6_K and Q8_0 weights, and fused attention over f16. They are there for AVX-512 with VNNI (Intel's servers
+since Ice Lake, AMD since Zen 4), for AVX-VNNI (Intel's laptops and desktops since Alder Lake) and for AVX2
+(Intel since Haswell, AMD since Zen).
 
 They are compiled for the installed llama-cpp-python by `python -m serving.engine.llamacpp.kernels` (`make
 setup` and the images do it), lie beside its libraries, and take the place of its functions in this process
@@ -54,13 +55,14 @@ class InstructionSet:
         return (*_FLAGS, *self.optimisation, *(f"-m{each.replace('_', '')}" for each in sorted(self.needed)))
 
 
-AVX2 = InstructionSet(
-    "avx2", frozenset({"avx2", "fma", "f16c"}), ("-fno-tree-ter", "-fno-tree-reassoc")
-)  # else GCC makes all products before it adds any up, and has not the registers for it
+_IN_ORDER = ("-fno-tree-ter", "-fno-tree-reassoc")
+"""Else GCC makes all products before it adds any up, and has not the registers for it."""
+AVX2 = InstructionSet("avx2", frozenset({"avx2", "fma", "f16c"}), _IN_ORDER)
+AVX_VNNI = InstructionSet("avxvnni", AVX2.needed | {"avx_vnni"}, _IN_ORDER)
 AVX512 = InstructionSet(
     "avx512", AVX2.needed | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
 )
-INSTRUCTION_SETS = (AVX512, AVX2)
+INSTRUCTION_SETS = (AVX512, AVX_VNNI, AVX2)
 """The best first. All are compiled, as an image may run on another processor than it is built on."""
 
 
@@ -90,14 +92,15 @@ def check_platform() -> None:
         raise KernelsUnfit(f"llama-cpp-python {version}: tried with {', '.join(TRIED_VERSIONS)} only")
 
 
-def instruction_set() -> InstructionSet:
-    """The best that this processor has, as the kernel says; raises KernelsUnfit where it has none."""
+def instruction_sets() -> list[InstructionSet]:
+    """Those that this processor has, as the kernel says, the best first; raises KernelsUnfit where it has
+    none."""
     found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text("ascii", "replace"), re.MULTILINE)
     has = set(found[1].split() if found else ())
-    for each in INSTRUCTION_SETS:
-        if each.needed <= has:
-            return each
-    raise KernelsUnfit(f"this processor has no {', '.join(sorted(INSTRUCTION_SETS[-1].needed - has))}")
+    usable = [each for each in INSTRUCTION_SETS if each.needed <= has]
+    if not usable:
+        raise KernelsUnfit(f"this processor has no {', '.join(sorted(INSTRUCTION_SETS[-1].needed - has))}")
+    return usable
 
 
 def library_path(of: InstructionSet) -> Path:
@@ -168,8 +171,6 @@ def _install() -> None:
     if os.environ.get(SWITCH) == "1":
         raise KernelsUnfit(f"{SWITCH}=1")
     check_platform()
-    if not library_path(instruction_set()).exists():
-        raise KernelsUnfit(f"ours were not built: {COMMAND}")
     taken = _library().serving_kernels_install(os.fsencode(_cpu_library()))
     if taken != _NUM_FUNCTIONS:
         raise KernelsUnfit(
@@ -188,7 +189,10 @@ def _cpu_library() -> str:
 
 @functools.cache
 def _library() -> Any:
-    library = ctypes.CDLL(str(library_path(instruction_set())))
+    built = [path for path in map(library_path, instruction_sets()) if path.exists()]
+    if not built:
+        raise KernelsUnfit(f"ours were not built: {COMMAND}")
+    library = ctypes.CDLL(str(built[0]))
     library.serving_kernels_install.argtypes = [ctypes.c_char_p]
     library.serving_kernels_enable.argtypes = [ctypes.c_bool]
     library.serving_kernels_share.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]

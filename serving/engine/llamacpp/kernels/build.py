@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -14,33 +15,44 @@ from serving.engine.llamacpp import kernels
 from serving.engine.llamacpp.kernels import InstructionSet, KernelsUnfit
 
 _LIMIT_S = 600
+logger = logging.getLogger(__name__)
 _NO_FALSE_ALARMS = ("-Wno-maybe-uninitialized", "-Wno-uninitialized")  # GCC 12, about its own header
 
 
 def build() -> list[Path]:
     """Compiles the libraries that are not there, each put in place at once; those of other versions go.
 
-    Raises KernelsUnfit where they cannot be used, or no compiler is found, or it fails.
+    An instruction set that the compiler does not know is left out with a warning. Raises KernelsUnfit where
+    the kernels cannot be used, or no compiler is found, or none can be compiled.
     """
     kernels.check_platform()
     include = kernels.package_folder().parent / "include"
     if not (include / "ggml.h").exists():
         raise KernelsUnfit(f"{include} has no ggml.h: reinstall llama-cpp-python from source")
     with ThreadPoolExecutor() as threads:
-        targets = list(threads.map(lambda each: _build(each, include), kernels.INSTRUCTION_SETS))
-    for old in targets[0].parent.glob("libserving-kernels-*.so"):
-        if old not in targets:
+        results = list(threads.map(lambda each: _build(each, include), kernels.INSTRUCTION_SETS))
+    made = [result for result in results if isinstance(result, Path)]
+    failures = [result for result in results if isinstance(result, KernelsUnfit)]
+    if not made:
+        raise failures[0]
+    for failure in failures:
+        logger.warning("%s", failure)
+    for old in made[0].parent.glob("libserving-kernels-*.so"):
+        if old not in made:
             old.unlink(missing_ok=True)
-    return targets
+    return made
 
 
-def _build(instruction_set: InstructionSet, include: Path) -> Path:
+def _build(instruction_set: InstructionSet, include: Path) -> Path | KernelsUnfit:
     target = kernels.library_path(instruction_set)
-    if not target.exists():
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            made = Path(folder) / target.name
-            _compile(made, instruction_set, include)
-            os.replace(made, target)
+    try:
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                made = Path(folder) / target.name
+                _compile(made, instruction_set, include)
+                os.replace(made, target)
+    except KernelsUnfit as failure:
+        return failure
     return target
 
 

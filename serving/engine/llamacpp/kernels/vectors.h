@@ -1,11 +1,13 @@
 // What the kernels ask of a processor: vectors of sixteen floats, and products of small integers. The kernels are compiled
-// once for each of the instruction sets below; a vector is one register with AVX-512, and a pair with AVX2.
+// once for each of the instruction sets below; a vector is one register with AVX-512, else a pair.
 #pragma once
 
 #if defined(__AVX512VNNI__)
 #include "vectors_avx512.h"
+#elif defined(__AVXVNNI__)
+#include "dots_avxvnni.h"
 #else
-#include "vectors_avx2.h"
+#include "dots_avx2.h"
 #endif
 
 namespace kernels {

@@ -10,9 +10,9 @@ namespace kernels {
 
 constexpr int LANES = 16;  // floats in a vector
 
-// How much of a tile is in registers: vectors of keys or values, and rows of products with weights of fewer than eight bits and
-// of eight.
-constexpr int VECTORS_AT_ONCE = 4;
+constexpr int VECTORS_AT_ONCE = 4;  // of a tile's keys or values, in registers
+
+// Rows of products that are in registers, with weights of fewer than eight bits and of eight.
 constexpr int ROWS_OF_PRODUCT = 8;
 constexpr int ROWS_OF_EIGHT_BITS = 8;
 
