@@ -32,7 +32,7 @@ COPY ray_jobs ray_jobs
 COPY serving serving
 COPY configs configs
 RUN pip install -c constraints.txt ".[local,tracking,wandb]"
-# Our kernels for processors with AVX-512 and VNNI, beside llama.cpp's libraries; others never load them.
+# Our kernels beside llama.cpp's libraries, for each of the instruction sets that the image may meet.
 RUN cd /tmp && python -m serving.engine.llamacpp.kernels
 
 FROM python:3.11.13-slim-bookworm

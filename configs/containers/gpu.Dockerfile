@@ -39,7 +39,7 @@ COPY serving serving
 COPY configs configs
 # qlora: 4-bit weights, the form in which a 22B base trains on one GPU.
 RUN pip install -c constraints.txt ".[local,tracking,wandb,qlora]"
-# Our kernels for processors with AVX-512 and VNNI, beside llama.cpp's libraries; others never load them.
+# Our kernels beside llama.cpp's libraries, for each of the instruction sets that the image may meet.
 RUN cd /tmp && python -m serving.engine.llamacpp.kernels
 
 COPY --chown=ray configs /srv/orpo/configs

@@ -123,7 +123,7 @@ def _engine_finding(rate: machine.EngineRate) -> Finding:
         return Finding("engine", "note", f"{text}; {SLOW_BUILD}")
     state = kernels.state()
     if state.in_use:
-        return Finding("engine", "ok", f"{text}, by our kernels")
+        return Finding("engine", "ok", f"{text}, by our kernels for {state.instruction_set}")
     level: Level = "note" if kernels.COMMAND in state.reason else "ok"
     return Finding("engine", level, f"{text}, by llama.cpp's kernels: {state.reason}")
 

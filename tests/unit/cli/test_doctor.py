@@ -78,9 +78,9 @@ def test_a_slow_build_of_the_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("state", "level", "told"),
     [
-        (kernels.State(True), "ok", "by our kernels"),
+        (kernels.State(True, instruction_set="avx2"), "ok", "by our kernels for avx2"),
         (kernels.State(False, f"ours were not built: {kernels.COMMAND}"), "note", kernels.COMMAND),
-        (kernels.State(False, "this processor has no avx512f"), "ok", "llama.cpp's kernels: this processor"),
+        (kernels.State(False, "this processor has no avx2"), "ok", "llama.cpp's kernels: this processor"),
     ],
 )
 def test_whose_kernels_compute_is_said(

@@ -68,10 +68,11 @@ INSTRUCTION_SETS = (AVX512, AVX_VNNI, AVX2)
 
 @dataclass(frozen=True)
 class State:
-    """Whether this process computes with the kernels, and if not, why."""
+    """Whether this process computes with the kernels, for which instructions, and if not, why."""
 
     in_use: bool
     reason: str = ""
+    instruction_set: str = ""
 
 
 class KernelsUnfit(Exception):
@@ -101,6 +102,14 @@ def instruction_sets() -> list[InstructionSet]:
     if not usable:
         raise KernelsUnfit(f"this processor has no {', '.join(sorted(INSTRUCTION_SETS[-1].needed - has))}")
     return usable
+
+
+def best_built() -> InstructionSet:
+    """Of those that this processor has; raises KernelsUnfit where it has none, or none was built."""
+    for each in instruction_sets():
+        if library_path(each).exists():
+            return each
+    raise KernelsUnfit(f"ours were not built: {COMMAND}")
 
 
 def library_path(of: InstructionSet) -> Path:
@@ -135,7 +144,7 @@ def state() -> State:
         _install()
     except (KernelsUnfit, OSError) as error:
         return State(False, str(error))
-    return State(True)
+    return State(True, instruction_set=best_built().name)
 
 
 @contextmanager
@@ -189,10 +198,7 @@ def _cpu_library() -> str:
 
 @functools.cache
 def _library() -> Any:
-    built = [path for path in map(library_path, instruction_sets()) if path.exists()]
-    if not built:
-        raise KernelsUnfit(f"ours were not built: {COMMAND}")
-    library = ctypes.CDLL(str(built[0]))
+    library = ctypes.CDLL(str(library_path(best_built())))
     library.serving_kernels_install.argtypes = [ctypes.c_char_p]
     library.serving_kernels_enable.argtypes = [ctypes.c_bool]
     library.serving_kernels_share.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]

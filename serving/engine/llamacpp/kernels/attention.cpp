@@ -24,7 +24,7 @@ namespace {
 
 using namespace kernels;
 
-constexpr int ROWS = 48;  // queries of a tile, at most; a multiple of LANES
+constexpr int ROWS = 96;  // queries of a tile, at most; a multiple of LANES
 constexpr int LONGEST_HEAD = 256;
 
 struct Memory {
