@@ -218,6 +218,24 @@ def test_products_of_unpacked_weights(ggml: Ggml, kind: Any, columns: int, num_r
         assert ggml.product(weights, rows[[row]]).tobytes() == found[row].tobytes()
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("kind", [q8_0_weights, q6_k_weights])
+def test_the_greatest_sums_of_unpacked_weights(ggml: Ggml, kind: Any, sign: int) -> None:
+    """Which sums of 16 bits just hold: all weights as far from zero as can be, all numbers 127 or -127."""
+    weights, _ = kind(np.random.default_rng(9), 16)
+    if kind is q8_0_weights:
+        weights["numbers"] = -128
+    else:
+        weights["low"], weights["high"] = 0, 0
+    rows = np.full((8, 512), sign, np.float32)
+    rows[1::2] *= 3
+    found = ggml.product(weights, rows)
+    with kernels.switched_off():
+        original = ggml.product(weights, rows)
+    assert np.abs(original).max() > 0
+    assert np.abs(found - original).max() <= 1e-5 * np.abs(original).max()
+
+
 def exact(queries: Any, keys: Any, values: Any, mask: Any) -> Any:
     repeat = queries.shape[1] // keys.shape[1]
     keys, values = (np.repeat(each.astype(np.float64), repeat, axis=1) for each in (keys, values))

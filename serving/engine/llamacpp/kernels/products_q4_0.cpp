@@ -1,4 +1,5 @@
-// Products with Q4_0 weights: take the place of libggml-cpu's functions of the same names (ggml/src/ggml-cpu/repack.cpp), on the layout that these repack weights to when a model is loaded.
+// Products with Q4_0 weights: take the place of libggml-cpu's functions of the same names (ggml/src/ggml-cpu/repack.cpp), on
+// the layout that these repack weights to when a model is loaded.
 //
 // A row of a result depends on nothing but its own inputs, to the last bit: however many rows a call has, each is
 // computed by the same operations in the same order.

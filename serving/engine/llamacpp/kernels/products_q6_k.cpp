@@ -1,5 +1,4 @@
-// Products with Q6_K weights: of Q4_K_M files (Flow-Judge's) a good part, of many
-// Q4_0 files the embedding.
+// Products with Q6_K weights: of Q4_K_M files (Flow-Judge's) a good part, of many Q4_0 files the embedding.
 //
 // A row of a result depends on nothing but its own inputs, to the last bit.
 

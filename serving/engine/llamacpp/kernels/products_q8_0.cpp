@@ -1,5 +1,5 @@
-// Products with Q8_0 weights. Q4_0 files may keep their embedding in Q8_0, and
-// each token that is written multiplies with all of it.
+// Products with Q8_0 weights. Q4_0 files may keep their embedding in Q8_0, and each token that is written multiplies with all
+// of it.
 //
 // A row of a result depends on nothing but its own inputs, to the last bit.
 
