@@ -65,16 +65,31 @@ def count_flops(causal_lm: Any) -> FlopCount:
     )
 
 
+_SIZES = {"cuda": (8192, 8192), "cpu": (256, 4096)}
+_LONG_S = 0.02
+
+
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured operations per second of a large matrix product of random numbers: the best of a few."""
-    size = 8192 if device.type == "cuda" else 2048
+    """Measured operations per second of a large matrix product of random numbers: the best of a few.
+
+    On a CPU as large as it takes for a product to last 20 ms, which takes a fraction of a second in all even
+    where the type is emulated (bf16 on processors without it, hundreds of times slower).
+    """
+    size, largest = _SIZES[device.type]
+    while (seconds := _product_seconds(device, dtype, size, repeats=2)) < _LONG_S and size < largest:
+        size *= 2
+    return float(2 * size**3 / min(seconds, _product_seconds(device, dtype, size, repeats=3)))
+
+
+def _product_seconds(device: torch.device, dtype: torch.dtype, size: int, repeats: int) -> float:
+    """The shortest time of a product of two square matrices."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
-    for _ in range(5):
+    for _ in range(repeats):
         started = time.perf_counter()
         product = left @ right
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - started)
     assert product.shape == (size, size)
-    return float(2 * size**3 / best)
+    return best

@@ -118,8 +118,11 @@ def causal_lm_of(model: nn.Module) -> Any:
 
 def uses_bf16(settings: TrainingSettings, device: torch.device) -> bool:
     """Whether weights and activations are in bf16 on this device."""
-    if settings.precision != "auto":
-        return settings.precision == "bf16"
+    return multiplies_bf16(device) if settings.precision == "auto" else settings.precision == "bf16"
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware does so natively; where it is emulated, it can be hundreds of times slower."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -97,7 +97,14 @@ def build_trainer(job: Any, model_dir: str, output_dir: str) -> tuple[Any, str]:
     """The trainer for a job and the step that it uses; falls back to TRL's step with a logged reason."""
     from ray_jobs.orpo.flops import count_flops, matrix_rate
     from ray_jobs.orpo.meter import TrainMeter
-    from ray_jobs.orpo.models import causal_lm_of, load_model, training_device, uses_bf16, why_not_packed
+    from ray_jobs.orpo.models import (
+        causal_lm_of,
+        load_model,
+        multiplies_bf16,
+        training_device,
+        uses_bf16,
+        why_not_packed,
+    )
     from ray_jobs.orpo.packed_trainer import PackedTrainer
     from ray_jobs.orpo.trainer import TrlTrainer
 
@@ -111,6 +118,8 @@ def build_trainer(job: Any, model_dir: str, output_dir: str) -> tuple[Any, str]:
     device = training_device()
     if device.type == "cpu":
         keep_freed_memory()
+    if settings.precision == "bf16" and not multiplies_bf16(device):
+        logger.warning("training.precision: bf16 is emulated here, and much slower than fp32")
     if settings.deepspeed is not None and torch.distributed.is_initialized():
         import deepspeed
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ray_jobs.orpo import flops
 from ray_jobs.orpo.flops import count_flops, matrix_rate
 from ray_jobs.orpo.fused import fuse_layers
 from ray_jobs.orpo.models import causal_lm_of
@@ -53,3 +54,18 @@ def test_whole_model_training_costs_half_as_much_again() -> None:
 
 def test_matrix_rate_is_a_rate() -> None:
     assert matrix_rate(torch.device("cpu"), torch.float32) > 1e8
+
+
+@pytest.mark.parametrize(("rate", "size"), [(3e8, 256), (6e10, 1024), (1e15, 4096)])
+def test_matrices_are_as_large_as_the_rate_allows(
+    monkeypatch: pytest.MonkeyPatch, rate: float, size: int
+) -> None:
+    sizes = []
+
+    def product_seconds(device: torch.device, dtype: torch.dtype, size: int, repeats: int) -> float:
+        sizes.append(size)
+        return 2 * size**3 / rate
+
+    monkeypatch.setattr(flops, "_product_seconds", product_seconds)
+    assert matrix_rate(torch.device("cpu"), torch.bfloat16) == pytest.approx(rate)
+    assert sizes[-2:] == [size, size]
