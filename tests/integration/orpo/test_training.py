@@ -281,10 +281,14 @@ def test_unverified_architecture_falls_back_to_trl(tmp_path: Path, caplog: pytes
     assert batch * accumulated == SETTINGS.pairs_per_step
 
 
-def test_whole_model_training(model_dir: str, tmp_path: Path) -> None:
+def test_whole_model_training(
+    model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ray_jobs.orpo.models.multiplies_bf16", lambda _: False)
     run = Run(changed(lora=None, precision="bf16", eval_at_start=True), model_dir, tmp_path)
     assert run.evaluations[-1][0].heldout_loss < run.evaluations[0][0].heldout_loss
     assert (Path(run.outcome.checkpoint_dir) / "model.safetensors").is_file()
+    assert "training.precision: bf16 is emulated here" in caplog.text
 
 
 def test_folders_with_code_or_pickles_are_refused(model_dir: str, tmp_path: Path) -> None:
