@@ -37,6 +37,8 @@ class Ggml:
         signatures: dict[str, tuple[Any, list[Any]]] = {
             "ggml_init": (_POINTER, [_InitParams]),
             "ggml_free": (None, [_POINTER]),
+            "ggml_aligned_malloc": (_POINTER, [ctypes.c_size_t]),
+            "ggml_aligned_free": (None, [_POINTER, ctypes.c_size_t]),
             "ggml_new_tensor_4d": (_POINTER, [_POINTER, ctypes.c_int] + [_SIZE] * 4),
             "ggml_get_data": (_POINTER, [_POINTER]),
             "ggml_view_4d": (_POINTER, [_POINTER, _POINTER] + [_SIZE] * 4 + [ctypes.c_size_t] * 4),

@@ -19,7 +19,7 @@ kernels.INSTRUCTION_SETS = tuple(each for each in kernels.INSTRUCTION_SETS if ea
 tests = "tests/unit/engine/test_kernels.py"
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", tests, "-k", sys.argv[2]]))
 """
-OF_THE_KERNELS = "in_use or products or attention or common or keys or zero or scores or number"
+OF_THE_KERNELS = "in_use or products or attention or common or keys or zero or scores or number or mask"
 
 
 def lesser_sets() -> list[kernels.InstructionSet]:

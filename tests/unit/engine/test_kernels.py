@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -371,6 +372,18 @@ def test_where_tiles_of_slots_come_from() -> None:
     assert not Origins(2, 0).shared([0, 1])
 
 
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_a_mask_may_hold_any_numbers(ggml: Ggml, tokens: int) -> None:
+    """Also where all of a tile's keys are seen: for all queries, for all but one number, for none alike."""
+    random = np.random.default_rng(tokens)
+    queries, k, v = inputs(random, 2, 6, 2, tokens, 192, 64)
+    mask = np.zeros((2, 1, tokens, 192), np.float16)
+    mask[0, 0, -1, 100] = -3.5
+    mask[1, 0, :, 64:] = random.normal(0, 2, (tokens, 128))
+    found = ggml.attention(queries, k, v, mask)
+    assert np.abs(found - exact(queries, k, v, mask).swapaxes(1, 2)).max() <= 2e-5
+
+
 def test_keys_that_nobody_sees_change_nothing(ggml: Ggml) -> None:
     random = np.random.default_rng(3)
     queries, k, v = inputs(random, 1, 6, 2, 5, 192, 64)
@@ -433,6 +446,34 @@ STATE = (
     "from serving.engine.llamacpp import kernels, library; library.start();"
     "print(kernels.state().in_use, kernels.state().reason)"
 )
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(not HUGE_PAGES.exists(), reason="this kernel has no huge pages to ask for")
+@pytest.mark.parametrize(("megabytes", "asked"), [(1, False), (64, True)])
+def test_large_memory_is_asked_for_in_huge_pages(ggml: Ggml, megabytes: int, asked: bool) -> None:
+    """Weights, caches: whether the kernel has any to give is another matter."""
+    memory = ggml.ggml_aligned_malloc(megabytes << 20)
+    try:
+        ctypes.memset(memory, 1, megabytes << 20)
+        assert ctypes.string_at(memory + (megabytes << 20) - 1, 1) == b"\1"
+        assert ("hg" in flags_of(memory)) == asked
+        assert not asked or memory % (2 << 20) == 0
+    finally:
+        ggml.ggml_aligned_free(memory, megabytes << 20)
+
+
+def flags_of(address: int) -> list[str]:
+    """Of the mapping that holds the address (`man proc_pid_smaps`)."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text("utf-8", "replace").splitlines():
+        if place := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(place[1], 16) <= address < int(place[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise AssertionError(f"nothing is at {address:#x}")
 
 
 def test_an_environment_variable_turns_them_off(ggml: Ggml) -> None:

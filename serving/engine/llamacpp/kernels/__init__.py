@@ -33,7 +33,7 @@ SOURCES = Path(__file__).parent
 TRIED_VERSIONS = ("0.3.36",)
 """Of llama-cpp-python: the kernels read llama.cpp's own layouts, which other versions may change."""
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off")
-_NUM_FUNCTIONS = 8
+_NUM_FUNCTIONS = 9
 
 logger = logging.getLogger(__name__)
 

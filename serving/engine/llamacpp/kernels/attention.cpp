@@ -25,11 +25,11 @@ namespace {
 using namespace kernels;
 
 constexpr int ROWS = 96;  // queries of a tile, at most; a multiple of LANES
-constexpr int LONGEST_HEAD = 256;
 
 struct Memory {
     float * queries;  // [ROWS][head]
     float * keys;     // [head][KEYS]
+    uint16_t * turned;  // the same as in the cache
     float * values;   // [KEYS][head]
     float * scores;   // [ROWS][KEYS]
     float * sums;     // [ROWS][head]
@@ -42,13 +42,14 @@ struct Memory {
 thread_local Scratch scratch;
 
 Memory memory_for(int head) {
-    float * start = scratch.take<float>((2 * ROWS + 2 * KEYS) * head + ROWS * KEYS);
+    float * start = scratch.take<float>((2 * ROWS + 2 * KEYS) * head + ROWS * KEYS + KEYS * head / 2);
     Memory memory;
     memory.queries = start;
     memory.keys = memory.queries + ROWS * head;
     memory.values = memory.keys + KEYS * head;
     memory.scores = memory.values + KEYS * head;
     memory.sums = memory.scores + ROWS * KEYS;
+    memory.turned = reinterpret_cast<uint16_t *>(memory.sums + ROWS * head);
     return memory;
 }
 
@@ -124,15 +125,19 @@ struct Tile {
     }
 };
 
-bool all_masked(const Tile & tile, const Memory & memory, int64_t key, int count) {
-    constexpr auto MINUS_INFINITY = static_cast<int16_t>(0xFC00);
+// Numbers of a mask, in half precision.
+constexpr auto MASKED = static_cast<int16_t>(0xFC00);  // minus infinity
+constexpr int16_t SEEN = 0;
+
+// Whether the mask has this number for all of the tile's queries and keys.
+bool mask_is(int16_t number, const Tile & tile, const Memory & memory, int64_t key, int count) {
     for (int r = 0; r < tile.all_rows(); r++) {
         if (r > 0 && memory.masks[r] == memory.masks[r - 1]) {
             continue;
         }
         const char * mask = memory.masks[r] + key * 2;
         for (int i = 0; i < count; i += LANES) {
-            if (!all_are(MINUS_INFINITY, mask + i * 2, std::min(count - i, LANES))) {
+            if (!all_are(number, mask + i * 2, std::min(count - i, LANES))) {
                 return false;
             }
         }
@@ -140,17 +145,23 @@ bool all_masked(const Tile & tile, const Memory & memory, int64_t key, int count
     return true;
 }
 
-// Adds the mask to the scores, and finds the greatest of each row. Keys beyond `count` count as masked.
+// Adds the mask to the scores. Keys beyond `count` count as masked.
 void mask_scores(const Tile & tile, Memory & memory, int64_t key, int count) {
     for (int r = 0; r < tile.all_rows(); r++) {
         float * scores = memory.scores + r * KEYS;
         const char * mask = memory.masks[r] + key * 2;
-        Floats greatest = all(-INFINITY);
         for (int i = 0; i < KEYS / LANES; i++) {
             const Floats bias = first_halves_to_floats(mask + i * LANES * 2, std::clamp(count - i * LANES, 0, LANES));
-            const Floats masked = add(load(scores + i * LANES), bias);
-            store(scores + i * LANES, masked);
-            greatest = max(greatest, masked);
+            store(scores + i * LANES, add(load(scores + i * LANES), bias));
+        }
+    }
+}
+
+void find_greatest(const Tile & tile, Memory & memory) {
+    for (int r = 0; r < tile.all_rows(); r++) {
+        Floats greatest = all(-INFINITY);
+        for (int i = 0; i < KEYS / LANES; i++) {
+            greatest = max(greatest, load(memory.scores + r * KEYS + i * LANES));
         }
         memory.greatest[r] = greatest_of(greatest);
     }
@@ -236,11 +247,20 @@ struct Cached {
 
 // For `rows` of the tile, from `row` on, which have the same keys.
 void score_rows(const Call & call, Memory & memory, int row, int rows, const Cached & keys) {
-    take_keys(memory.keys, keys.first, keys.stride, call.head, keys.count, rows <= ROWS_AT_ONCE);
-    for (int r = row; r < row + rows; r += ROWS_AT_ONCE) {
+    const auto score_from = [&](int r, const auto & source) {
         with_rows<ROWS_AT_ONCE>(row + rows - r, [&](auto num_rows) {
-            score<num_rows()>(memory.scores + r * KEYS, memory.queries + r * call.head, memory.keys, call.head);
+            score<num_rows()>(memory.scores + r * KEYS, memory.queries + r * call.head, source, call.head);
         });
+    };
+    const bool few = rows <= ROWS_AT_ONCE;
+    turn_keys(memory.turned, keys.first, keys.stride, call.head, keys.count, few);
+    if (few) {
+        score_from(row, TurnedKeys{memory.turned});
+        return;
+    }
+    widen_keys(memory.keys, memory.turned, call.head);
+    for (int r = row; r < row + rows; r += ROWS_AT_ONCE) {
+        score_from(r, WideKeys{memory.keys});
     }
 }
 
@@ -265,13 +285,16 @@ void attend(const Call & call, const Tile & tile, Memory & memory, int64_t first
     const int rows = tile.rows_per_key();
     for (int64_t key = first; key < last; key += KEYS) {
         const int count = static_cast<int>(std::min<int64_t>(KEYS, last - key));
-        if (all_masked(tile, memory, key, count)) {
+        if (mask_is(MASKED, tile, memory, key, count)) {
             continue;
         }
         for (int row = 0; row < tile.all_rows(); row += rows) {
             score_rows(call, memory, row, rows, Cached(call.keys, tile.key(row), key, count));
         }
-        mask_scores(tile, memory, key, count);
+        if (count < KEYS || !mask_is(SEEN, tile, memory, key, count)) {
+            mask_scores(tile, memory, key, count);
+        }
+        find_greatest(tile, memory);
         move_maxima(call, tile, memory);
         weigh(tile, memory);
         for (int row = 0; row < tile.all_rows(); row += rows) {

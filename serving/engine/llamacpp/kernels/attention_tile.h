@@ -11,6 +11,7 @@ namespace kernels {
 
 constexpr int KEYS = 64;         // of a tile
 constexpr int ROWS_AT_ONCE = 6;  // whose sums are in registers
+constexpr int LONGEST_HEAD = 256;
 
 // Asks for a head of a key or value of the next tile: for a few queries, memory is slower to bring it than the processor to
 // compute.
@@ -18,22 +19,27 @@ constexpr int ROWS_AT_ONCE = 6;  // whose sums are in registers
     fetch(key_or_value + KEYS * stride, bytes);
 }
 
-// Keys of a tile as floats, [head][KEYS]; those beyond `count` are 0.
-inline void take_keys(float * out, const char * keys, size_t stride, int head, int count, bool few_queries) {
+// Keys of a tile as they are in the cache, but [head][KEYS]; those beyond `count` are 0.
+inline void turn_keys(uint16_t * out, const char * keys, size_t stride, int head, int count, bool few_queries) {
+    static constexpr uint16_t NO_KEY[LONGEST_HEAD] = {};
     for (int k = 0; k < KEYS; k += LANES) {
-        for (int i = k; few_queries && i < std::min(k + LANES, count); i++) {
-            fetch_next(keys + i * stride, stride, head * 2);
-        }
-        for (int d = 0; d < head; d += LANES) {
-            Floats rows[LANES];
-            for (int i = 0; i < LANES; i++) {
-                rows[i] = k + i < count ? halves_to_floats(keys + (k + i) * stride + d * 2) : zeros();
-            }
-            transpose(rows);
-            for (int i = 0; i < LANES; i++) {
-                store(out + (d + i) * KEYS + k, rows[i]);
+        const char * rows[LANES];
+        for (int i = 0; i < LANES; i++) {
+            rows[i] = k + i < count ? keys + (k + i) * stride : reinterpret_cast<const char *>(NO_KEY);
+            if (few_queries && k + i < count) {
+                fetch_next(rows[i], stride, head * 2);
             }
         }
+        for (int d = 0; d < head; d += 8) {
+            transpose_halves(out + d * KEYS + k, KEYS, rows, d * 2);
+        }
+    }
+}
+
+// Turned keys as floats, [head][KEYS].
+inline void widen_keys(float * out, const uint16_t * turned, int head) {
+    for (int i = 0; i < head * KEYS; i += LANES) {
+        store(out + i, halves_to_floats(turned + i));
     }
 }
 
@@ -46,8 +52,19 @@ inline void take_values(float * out, const char * values, size_t stride, int hea
     }
 }
 
+// Where a tile's keys are, [head][KEYS]: as floats, or as they are in the cache.
+struct WideKeys {
+    const float * first;
+    Floats operator()(int d, int key) const { return load(first + d * KEYS + key); }
+};
+
+struct TurnedKeys {
+    const uint16_t * first;
+    Floats operator()(int d, int key) const { return halves_to_floats(first + d * KEYS + key); }
+};
+
 // scores[R][KEYS] = queries[R][head] times keys[head][KEYS].
-template <int R> void score(float * scores, const float * queries, const float * keys, int head) {
+template <int R, typename Keys> void score(float * scores, const float * queries, const Keys & keys, int head) {
     for (int k = 0; k < KEYS; k += VECTORS_AT_ONCE * LANES) {
         Floats sums[R][VECTORS_AT_ONCE];
         for (auto & row : sums) {
@@ -58,7 +75,7 @@ template <int R> void score(float * scores, const float * queries, const float *
         for (int d = 0; d < head; d++) {
             Floats column[VECTORS_AT_ONCE];
             for (int i = 0; i < VECTORS_AT_ONCE; i++) {
-                column[i] = load(keys + d * KEYS + k + i * LANES);
+                column[i] = keys(d, k + i * LANES);
             }
 #pragma GCC unroll 6
             for (int r = 0; r < R; r++) {

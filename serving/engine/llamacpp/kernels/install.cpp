@@ -1,6 +1,6 @@
 // Puts the kernels in the place of libggml-cpu's functions: in the tables by which that library calls its own functions
-// (on Linux, a library without hidden symbols calls them by way of its global offset table). Nothing else in the
-// process is touched, and nothing outside that library calls the kernels.
+// (on Linux, a library without hidden symbols calls them by way of its global offset table), and in libggml-base's table
+// what gives it memory. Nothing else in the process is touched, and nothing outside these libraries calls the kernels.
 
 #include <dlfcn.h>
 #include <elf.h>
@@ -22,7 +22,7 @@ namespace {
 struct Function {
     const char * name;
     void * kernel;
-    void ** original;
+    void ** original;  // null where the kernel calls the function itself
 };
 
 const Function FUNCTIONS[] = {
@@ -35,6 +35,7 @@ const Function FUNCTIONS[] = {
     {"ggml_compute_forward_mul_mat_tiled", reinterpret_cast<void *>(serving_tiled), reinterpret_cast<void **>(&original_tiled)},
     {"ggml_cpu_extra_compute_forward", reinterpret_cast<void *>(serving_operation), reinterpret_cast<void **>(&original_operation)},
 };
+const Function GIVES_MEMORY = {"posix_memalign", reinterpret_cast<void *>(serving_memalign), nullptr};
 
 // The parts of a loaded library's dynamic section that are read here.
 struct Dynamic {
@@ -89,31 +90,51 @@ int redirect(const link_map * library, const Dynamic & dynamic, const Elf64_Rela
     return found;
 }
 
+// A library that is loaded already, by the path that it was loaded from; null where there is none.
+void * loaded(const char * path) { return dlopen(path, RTLD_NOLOAD | RTLD_NOW); }
+
+const link_map * facts_of(void * library) {
+    link_map * facts = nullptr;
+    return library != nullptr && dlinfo(library, RTLD_DI_LINKMAP, &facts) == 0 ? facts : nullptr;
+}
+
+// The loaded library that has the function.
+void * library_of(const void * function) {
+    Dl_info info;
+    return function != nullptr && dladdr(function, &info) != 0 ? loaded(info.dli_fname) : nullptr;
+}
+
+bool take_over(const link_map * library, const Function & function) {
+    const Dynamic dynamic(library);
+    return redirect(library, dynamic, dynamic.calls, dynamic.calls_bytes, function) +
+               redirect(library, dynamic, dynamic.others, dynamic.others_bytes, function) > 0;
+}
+
 }  // namespace
 }  // namespace kernels
 
-// Takes over all functions of the library at `path`, which is loaded already. Returns how many of them were
-// found and redirected; with fewer than all nothing is ever computed by the kernels.
+// Takes over all functions of the libggml-cpu at `path`, which is loaded already, and of the libggml-base that it calls. Returns
+// how many of them were found and redirected; with fewer than all nothing is ever computed by the kernels.
 extern "C" __attribute__((visibility("default"))) int serving_kernels_install(const char * path) {
     using namespace kernels;
-    void * handle = dlopen(path, RTLD_NOLOAD | RTLD_NOW);
-    link_map * library = nullptr;
-    if (handle == nullptr || dlinfo(handle, RTLD_DI_LINKMAP, &library) != 0) {
+    void * library = loaded(path);
+    const link_map * cpu = facts_of(library);
+    const link_map * base = cpu != nullptr ? facts_of(library_of(dlsym(library, "ggml_aligned_malloc"))) : nullptr;
+    if (base == nullptr) {
         return 0;
     }
-    const Dynamic dynamic(library);
     for (const Function & function : FUNCTIONS) {
-        *function.original = dlsym(handle, function.name);
+        *function.original = dlsym(library, function.name);
         if (*function.original == nullptr) {
             return 0;
         }
     }
     int functions = 0;
     for (const Function & function : FUNCTIONS) {
-        functions += redirect(library, dynamic, dynamic.calls, dynamic.calls_bytes, function) +
-                         redirect(library, dynamic, dynamic.others, dynamic.others_bytes, function) > 0;
+        functions += take_over(cpu, function);
     }
-    enabled = functions == static_cast<int>(std::size(FUNCTIONS));
+    functions += take_over(base, GIVES_MEMORY);
+    enabled = functions == static_cast<int>(std::size(FUNCTIONS)) + 1;
     return functions;
 }
 

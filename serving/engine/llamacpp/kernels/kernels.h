@@ -50,6 +50,7 @@ bool serving_product(const ComputeParams * params, int64_t m, int64_t n, int64_t
 void serving_attention(const ComputeParams * params, ggml_tensor * result);
 bool serving_tiled(const ComputeParams * params, ggml_tensor * result);
 bool serving_operation(const ComputeParams * params, ggml_tensor * result);
+int serving_memalign(void ** memory, size_t alignment, size_t size);
 }
 #pragma GCC visibility pop
 

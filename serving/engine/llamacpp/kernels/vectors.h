@@ -29,4 +29,33 @@ inline Floats exp_of(Floats x) {
     return times_power_of_two(p, n);
 }
 
+// out[8][stride]: eight numbers of 16 bits of each of sixteen rows, from `offset` bytes on, rows to columns.
+inline void transpose_halves(uint16_t * out, int stride, const char * const (&rows)[16], size_t offset) {
+    const auto eight = [&](int row) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(rows[row] + offset)); };
+    __m256i of[8];  // of row i, and in the upper half of row 8 + i
+    for (int i = 0; i < 8; i++) {
+        of[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(eight(i)), eight(8 + i), 1);
+    }
+    __m256i twos[8];
+    for (int i = 0; i < 4; i++) {
+        twos[i] = _mm256_unpacklo_epi16(of[2 * i], of[2 * i + 1]);
+        twos[4 + i] = _mm256_unpackhi_epi16(of[2 * i], of[2 * i + 1]);
+    }
+    __m256i fours[8];
+    for (int i = 0; i < 4; i++) {
+        fours[2 * i] = _mm256_unpacklo_epi32(twos[2 * i], twos[2 * i + 1]);
+        fours[2 * i + 1] = _mm256_unpackhi_epi32(twos[2 * i], twos[2 * i + 1]);
+    }
+    const auto store_column = [&](int column, __m256i numbers) {
+        _mm256_store_si256(reinterpret_cast<__m256i *>(out + column * stride), numbers);
+    };
+    for (int i = 0; i < 2; i++) {
+        const int column = 4 * i;
+        store_column(column, _mm256_unpacklo_epi64(fours[4 * i], fours[4 * i + 2]));
+        store_column(column + 1, _mm256_unpackhi_epi64(fours[4 * i], fours[4 * i + 2]));
+        store_column(column + 2, _mm256_unpacklo_epi64(fours[4 * i + 1], fours[4 * i + 3]));
+        store_column(column + 3, _mm256_unpackhi_epi64(fours[4 * i + 1], fours[4 * i + 3]));
+    }
+}
+
 }  // namespace kernels
