@@ -114,9 +114,8 @@ def test_an_answer_that_nobody_watches_is_the_one_that_is_streamed(engine: Engin
     assert after.answer_tokens - before.answer_tokens == 40
     assert sum(after.per_token_counts) - sum(before.per_token_counts) == 39
     assert whole.first_token_s is not None
-    assert whole.first_token_s + after.per_token_sum_s - before.per_token_sum_s == pytest.approx(
-        whole.seconds, abs=0.05
-    )
+    last_token_s = whole.first_token_s + after.per_token_sum_s - before.per_token_sum_s
+    assert whole.seconds / 2 < last_token_s <= whole.seconds + 1e-6  # and then it is told, however late
 
 
 def test_what_was_written_until_the_deadline_is_returned(engine: Engine) -> None:
