@@ -452,17 +452,17 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 @pytest.mark.skipif(not HUGE_PAGES.exists(), reason="this kernel has no huge pages to ask for")
-@pytest.mark.parametrize(("megabytes", "asked"), [(1, False), (64, True)])
-def test_large_memory_is_asked_for_in_huge_pages(ggml: Ggml, megabytes: int, asked: bool) -> None:
+def test_large_memory_is_asked_for_in_huge_pages(ggml: Ggml) -> None:
     """Weights, caches: whether the kernel has any to give is another matter."""
-    memory = ggml.ggml_aligned_malloc(megabytes << 20)
+    size = 64 << 20  # which no C library takes from memory that was in use before
+    memory = ggml.ggml_aligned_malloc(size)
     try:
-        ctypes.memset(memory, 1, megabytes << 20)
-        assert ctypes.string_at(memory + (megabytes << 20) - 1, 1) == b"\1"
-        assert ("hg" in flags_of(memory)) == asked
-        assert not asked or memory % (2 << 20) == 0
+        ctypes.memset(memory, 1, size)
+        assert ctypes.string_at(memory + size - 1, 1) == b"\1"
+        assert "hg" in flags_of(memory)
+        assert memory % (2 << 20) == 0
     finally:
-        ggml.ggml_aligned_free(memory, megabytes << 20)
+        ggml.ggml_aligned_free(memory, size)
 
 
 def flags_of(address: int) -> list[str]:
