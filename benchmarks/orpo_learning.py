@@ -1,10 +1,11 @@
 """Held-out preference accuracy on real pairs before and after a short training with the packed ORPO step.
 
-    python -m benchmarks.orpo_learning
+    python -m benchmarks.orpo_learning [--steps N] [--pairs-per-step N]
 
-Prints JSON. Needs the pairs that benchmarks.orpo_step needs.
+On a CUDA GPU where there is one. Prints JSON. Needs the pairs that benchmarks.orpo_step needs.
 """
 
+import argparse
 import json
 import random
 import statistics
@@ -16,15 +17,19 @@ from benchmarks.orpo_step import machine, model_dir, read_pairs, settings_of, to
 
 
 def main() -> None:
-    print(json.dumps({"learning": learning(), "machine": machine()}, indent=2))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--pairs-per-step", type=int, default=8)
+    given = parser.parse_args()
+    learnt = learning(given.steps, given.pairs_per_step)
+    print(json.dumps({"learning": learnt, "machine": machine()}, indent=2))
 
 
 def learning(
-    steps: int = 40, pairs_per_step: int = 8, max_pair_tokens: int = 384, num_heldout: int = 110
+    steps: int, pairs_per_step: int, max_pair_tokens: int = 384, num_heldout: int = 110
 ) -> dict[str, Any]:
     """Held-out preference accuracy before and after a short training; no instruction is on both sides."""
     import numpy as np
-    import torch
 
     from ray_jobs.orpo.evaluation import score_pairs
     from ray_jobs.orpo.models import load_tokenizer
@@ -56,7 +61,8 @@ def learning(
     job = Job(settings, load_tokenizer(model_dir()), train, heldout, lambda *_: None, None)
     trainer, _ = build_trainer(job, model_dir(), tempfile.mkdtemp(prefix="orpo-learning-"))
     trainer.evaluate = lambda *_args, **_kwargs: {}
-    score = lambda: score_pairs(trainer.model, heldout, max_batch_tokens=4096, device=torch.device("cpu"))  # noqa: E731
+    device = next(trainer.model.parameters()).device
+    score = lambda: score_pairs(trainer.model, heldout, max_batch_tokens=4096, device=device)  # noqa: E731
     before = score()
     started = time.perf_counter()
     trainer.train()

@@ -293,7 +293,10 @@ def work(steps: int) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
+    import torch
+
     return {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg(),
