@@ -74,6 +74,10 @@ def main() -> None:
         others = {} if options.no_peers else peers(model, options)
         if not options.no_peers and options.backend != "openvino" and find_spec("openvino_genai"):
             others[OPENVINO] = partial(ours, "openvino")
+        if options.only:
+            others = {
+                name: opener for name, opener in others.items() if _key(name) in options.only.split(",")
+            }
         figures: dict[str, float] = {}
         if "load" in options.parts:
             figures |= compared(compare({"endpoint": ours, **others}, options))
@@ -84,7 +88,8 @@ def main() -> None:
             with ours() as server:
                 figures |= stands(server, registry, model, options)
     work = {
-        "model": model.name, "clients": NUM_CLIENTS, "requests": options.requests, "max_tokens": MAX_TOKENS,
+        "model": model.name, "clients": options.clients, "requests": options.requests,
+        "max_tokens": MAX_TOKENS,
         "requests_llama_cpp_server": options.requests // _SLOW, "repeats": options.repeats,
         "servers": ["endpoint", *others], "engine": engine_settings(options),
     }  # fmt: skip
@@ -95,6 +100,8 @@ def _options() -> argparse.Namespace:
     options = harness.parser("The endpoint beside llama_cpp.server and llama-server")
     options.add_argument("--llama-server", type=Path, help="path to llama.cpp's server")
     options.add_argument("--no-peers", action="store_true")
+    options.add_argument("--only", help="comma-separated names of peers, such as llama_server")
+    options.add_argument("--clients", type=int, default=NUM_CLIENTS, help="fewer leave slots idle")
     options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     options.add_argument("--repeats", type=int, help="rounds; default: 3, quick 1")
     options.add_argument("--requests", type=int, default=64, help="to each server, in each round")
@@ -120,7 +127,8 @@ def compare(openers: Mapping[str, Opener], options: argparse.Namespace) -> dict[
                 asyncio.run(load(server, num_requests=2))  # what a server does only once
                 offset = NUM_CLIENTS + turn * options.requests
                 count = options.requests // (_SLOW if name == LLAMA_CPP_SERVER else 1)
-                one = asyncio.run(load(server, num_requests=count, offset=offset))
+                clients = options.clients
+                one = asyncio.run(load(server, num_requests=count, offset=offset, num_clients=clients))
             rounds[name].append(one)
             print(f"  {name:<18} {one}", file=sys.stderr, flush=True)
     return rounds
@@ -189,7 +197,7 @@ async def bare_engine(model: Path, options: argparse.Namespace) -> float:
                 num_tokens += result.num_answer_tokens
 
         began_s = perf_counter()
-        await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
+        await asyncio.gather(*(client() for _ in range(options.clients)))
         return num_tokens / (perf_counter() - began_s)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from serving.engine.backend import Backend, Chunk, Vocabulary
 from serving.engine.metrics import Counters
-from serving.engine.placement import place
+from serving.engine.placement import inward, place
 from serving.engine.slots import Job, Slot
 from serving.engine.stream import Stream
 from serving.engine.types import FinishReason, Result, TokenLogprob
@@ -52,6 +52,8 @@ class Scheduler:
         self._prefilling: list[Slot] = []
         self._ticks = 0
         self._turn = 0
+        self._has_gap = False
+        """An answer has ended since busy slots were last moved together."""
 
     @property
     def num_free(self) -> int:
@@ -81,6 +83,7 @@ class Scheduler:
         began_s = self._clock()
         self._drop_abandoned(began_s)
         self._admit()
+        self._close_ranks()
         for chunks in self._plan():
             if not self._decode(chunks):
                 break
@@ -134,18 +137,40 @@ class Scheduler:
             reuse=self._reuse,
             min_copy_tokens=self._min_copy_tokens,
             tile_tokens=self._tile_tokens or 0,
+            together=not self._in_turn,
         )
         if placement is None:
             return False
-        slot = placement.slot
-        if placement.source is not None:
-            self._backend.copy(placement.source.index, slot.index)
+        slot, source = placement.slot, placement.source
+        if placement.moved_to is not None:
+            self._backend.copy(slot.index, placement.moved_to.index)
+            placement.moved_to.take_over(slot)
+        if source is not None:
+            self._backend.copy(source.index, slot.index)
+            if source.job is None and source.num_computed == placement.num_cached:
+                source.spare()  # all of it goes on in the other slot
         self._backend.truncate(slot.index, placement.num_cached)
         slot.start(job, placement.num_cached)
         self._prefilling.append(slot)
         self.counters.prompt_tokens += slot.num_prompt
         self.counters.cached_tokens += placement.num_cached
         return True
+
+    def _close_ranks(self) -> None:
+        """Has who writes far from the others go on beside them."""
+        if not (self._has_gap and self._reuse):
+            return
+        self._has_gap = False
+        while move := inward(self.slots, self._min_copy_tokens):
+            slot, gap = move.slot, move.gap
+            if move.moved_to is not None:
+                self._backend.copy(gap.index, move.moved_to.index)
+                move.moved_to.take_over(gap)
+            self._backend.copy(slot.index, gap.index)
+            gap.take_over(slot)
+            gap.spare()
+            slot.index, gap.index = gap.index, slot.index
+            self.slots[slot.index], self.slots[gap.index] = slot, gap
 
     # Forward passes.
 
@@ -268,6 +293,7 @@ class Scheduler:
         if slot in self._prefilling:
             self._prefilling.remove(slot)
         self._ticks += 1
+        self._has_gap = True
         slot.release(self._ticks, num_kept=self._backend.context_tokens - 1)  # room for a row of padding
         self._backend.truncate(slot.index, slot.num_computed)
         self._close(job, result)

@@ -102,6 +102,21 @@ class Slot:
         """The cache no longer holds what the slot held."""
         self.tokens, self._key, self.num_computed = [], b"", 0
 
+    def take_over(self, other: Slot) -> None:
+        """Hold what another slot holds: the cache has been copied."""
+        self.num_computed, self.num_tiled = other.num_computed, other.num_tiled
+        self.tokens = other.tokens[: other.num_computed]
+        self._key = array("i", self.tokens).tobytes()
+        self.adapter, self.last_used = other.adapter, other.last_used
+
+    def spare(self) -> None:
+        """What it holds goes on in another slot: it is the first to be given up."""
+        self.last_used = 0
+
+    @property
+    def is_spare(self) -> bool:
+        return self.last_used == 0
+
     def next_chunk(self, limit: int) -> Chunk:
         """The next tokens to compute: the rest of the prompt, at most `limit`, or the latest answer token."""
         tokens = self.tokens[self.num_computed : self.num_computed + limit]

@@ -223,6 +223,41 @@ def test_deterministic_answers_depend_on_nothing_else(
         assert rows > 2 * passes
 
 
+def test_answers_that_move_to_other_slots_stay_what_they_are(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few of many slots are busy, and conversations go on: slots are copied, also of answers that are being
+    written."""
+    copies: list[tuple[int, int]] = []
+    copy, draw = LlamaBackend.copy, random.Random(0)
+
+    def counted(backend: LlamaBackend, source: int, target: int) -> None:
+        copies.append((source, target))
+        copy(backend, source, target)
+
+    monkeypatch.setattr(LlamaBackend, "copy", counted)
+    settings = EngineSettings(pin=False, slots=12, context_tokens=512, batch_tokens=128, deterministic=True)
+    topics = ["rain", "bread", "trains", "stars", "soap", "maps", "bees"]
+    with Engine.open(model_path, settings) as engine:
+        chats: dict[str, list[dict[str, str]]] = {topic: [] for topic in topics}
+        asked: list[tuple[Request, Result]] = []
+        for _ in range(4):
+            streams = {}
+            for topic in draw.sample(topics, 4):
+                chats[topic].append({"role": "user", "content": f"Tell me something more about {topic}."})
+                sampling = Sampling(max_tokens=draw.randint(4, 30))
+                request = Request(topic, engine.chat.render(chats[topic]), sampling)
+                streams[topic] = request, engine.submit(request)
+            for topic, (request, stream) in streams.items():
+                asked.append((request, stream.result()))
+                chats[topic].append({"role": "assistant", "content": asked[-1][1].text})
+        assert_idle_and_sound(engine)
+        assert len(copies) > 3
+    with Engine.open(model_path, settings.model_copy(update={"slots": 2})) as engine:
+        alone = [engine.generate([request])[0] for request, _ in asked]
+    assert written([result for _, result in asked]) == written(alone)
+
+
 def test_deterministic_answers_are_exact_where_rows_are_not_kept_apart(
     model_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -150,6 +150,125 @@ def test_a_long_conversation_outlives_short_prompts() -> None:
     assert again.stream.result(0).num_cached_tokens >= len(long) - 1
 
 
+def filled(num_slots: int) -> tuple[FakeBackend, Scheduler, list[list[int]]]:
+    """Each slot holds a conversation of its own, the first slot's being the oldest."""
+    backend = FakeBackend(num_slots=num_slots, context_tokens=512)
+    scheduler = scheduler_of(backend)
+    conversations = [[50 + index, *range(1, 60)] for index in range(num_slots)]
+    for index, conversation in enumerate(conversations):
+        for slot in scheduler.slots[:index]:
+            slot.last_used += 1  # so that the next one is not theirs
+        scheduler.slots[index].last_used = -1
+        answered(scheduler, conversation, 1)
+    for index, slot in enumerate(scheduler.slots):
+        assert slot.tokens[:60] == conversations[index]
+        slot.last_used = index + 1
+    return backend, scheduler, conversations
+
+
+def answered(scheduler: Scheduler, prompt: list[int], max_tokens: int) -> Job:
+    each = job(prompt, name=str(prompt[0]), max_tokens=max_tokens)
+    scheduler.add(each)
+    run(scheduler)
+    assert each.stream.result(0).tokens == expected_answer(prompt, max_tokens)
+    return each
+
+
+def test_a_job_gets_a_place_beside_the_busy_ones_and_no_conversation_is_lost_by_it() -> None:
+    backend, scheduler, conversations = filled(8)
+    scheduler.slots[1].last_used = 100  # the oldest are 0 and then 2
+    writing = [job(prompt_that_lasts(30, 40), max_tokens=40), job([95, *range(1, 40)], max_tokens=30)]
+    for each in writing:
+        scheduler.add(each)
+        scheduler.step()
+    assert [slot.index for slot in scheduler.slots if slot.job] == [0, 1]
+    assert backend.copies == [(1, 2)]
+    run(scheduler)
+    for each in writing:
+        assert each.stream.result(0).tokens == expected_answer(
+            each.request.prompt, each.request.sampling.max_tokens
+        )
+    cached = {
+        index: answered(scheduler, [*conversations[index], 9], 1).stream.result(0).num_cached_tokens
+        for index in (1, 3, 4, 5, 6, 7)
+    }
+    assert set(cached.values()) == {60}, "only the two oldest were given up"
+
+
+def test_a_conversation_goes_on_beside_the_busy_ones_and_leaves_its_slot_to_others() -> None:
+    backend, scheduler, conversations = filled(8)
+    writing = job(prompt_that_lasts(30, 40), max_tokens=40)
+    scheduler.add(writing)
+    scheduler.step()
+    turn = job([*conversations[5], 9], name="turn", max_tokens=30)
+    scheduler.add(turn)
+    scheduler.step()
+    assert [slot.index for slot in scheduler.slots if slot.job] == [0, 1]
+    assert backend.copies == [(5, 1)], "what the oldest one holds may be given up"
+    assert scheduler.slots[5].is_spare
+    run(scheduler)
+    result = turn.stream.result(0)
+    assert result.num_cached_tokens == 60
+    assert result.tokens == expected_answer(turn.request.prompt, 30)
+
+
+def test_a_short_answer_is_worth_no_copy() -> None:
+    backend, scheduler, _ = filled(8)
+    scheduler.slots[1].last_used = 100
+    scheduler.add(job(prompt_that_lasts(30, 40), max_tokens=40))
+    scheduler.step()
+    scheduler.add(job([95, *range(1, 40)], max_tokens=2))
+    scheduler.step()
+    assert [slot.index for slot in scheduler.slots if slot.job] == [0, 2]
+    assert backend.copies == []
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("busy", [3, 5, 8])
+def test_few_busy_slots_of_many_lie_side_by_side(busy: int, chat: bool) -> None:
+    backend = FakeBackend(num_slots=16, context_tokens=512)
+    scheduler, draw = scheduler_of(backend), random.Random(busy)
+    running: list[Job] = []
+    histories = [[10 + number, *range(1, 40)] for number in range(24)]
+    gaps, passes = 0, 0
+    for turn in range(400):
+        while len(running) < busy:
+            history = draw.choice(histories) if chat else [*draw.choices(range(1, 97), k=50)]
+            prompt = [*history, *draw.choices(range(1, 97), k=5)]
+            running.append(job(prompt, name=str(turn), max_tokens=draw.randint(10, 60)))
+            scheduler.add(running[-1])
+        scheduler.step()
+        places = [slot for slot, _ in backend.passes[-1]]
+        gaps, passes = gaps + places[-1] - places[0] + 1 - len(places), passes + 1
+        for each in [each for each in running if each.stream.done]:
+            running.remove(each)
+            result = each.stream.result(0)
+            assert result.tokens == expected_answer(each.request.prompt, each.request.sampling.max_tokens)
+    assert gaps / passes < 0.25
+
+
+def test_who_is_left_writing_moves_together_and_what_was_computed_stays() -> None:
+    backend = FakeBackend(num_slots=16, context_tokens=512)
+    scheduler, draw = scheduler_of(backend), random.Random(0)
+    jobs = [
+        job([10 + index, *range(1, 40)], name=str(index), max_tokens=draw.randint(5, 120))
+        for index in range(16)
+    ]
+    for each in jobs:
+        scheduler.add(each)
+    run(scheduler)
+    gaps = [places[-1][0] - places[0][0] + 1 - len(places) for places in map(sorted, backend.passes)]
+    assert len(gaps) > 60
+    assert sum(gaps) < 0.1 * len(gaps)
+    for each in jobs:
+        result = each.stream.result(0)
+        assert result.tokens == expected_answer(each.request.prompt, each.request.sampling.max_tokens)
+    assert_nothing_left(scheduler, backend, jobs)
+    assert [slot.index for slot in scheduler.slots] == list(range(16))
+    kept = {tuple(slot.tokens[:40]) for slot in scheduler.slots if not slot.is_spare}
+    assert len(kept) == 15, "one slot became the spare one"
+
+
 def test_cancel_in_the_prompt_after_an_aborted_pass() -> None:
     backend = FakeBackend(context_tokens=500)
     scheduler = scheduler_of(backend, batch_tokens=64)
