@@ -75,9 +75,10 @@ def main() -> None:
         if not options.no_peers and options.backend != "openvino" and find_spec("openvino_genai"):
             others[OPENVINO] = partial(ours, "openvino")
         if options.only:
-            others = {
-                name: opener for name, opener in others.items() if _key(name) in options.only.split(",")
-            }
+            named = {_key(name): name for name in others}
+            if unknown := set(options.only.split(",")) - named.keys():
+                raise SystemExit(f"--only {', '.join(sorted(unknown))}: there are {', '.join(named)}")
+            others = {named[key]: others[named[key]] for key in options.only.split(",")}
         figures: dict[str, float] = {}
         if "load" in options.parts:
             figures |= compared(compare({"endpoint": ours, **others}, options))

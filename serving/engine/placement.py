@@ -9,7 +9,8 @@ from itertools import pairwise
 from serving.engine.slots import Job, Slot, common_tokens
 
 GAP_ROWS = 3
-"""What a wide gap between two busy slots costs a pass at most, in rows: the weights are read once more."""
+"""What a gap between two busy slots costs a pass at most, in rows: the weights are read once more. Narrower
+ones cost a row a slot: the backend fills them."""
 TYPICAL_PASSES = 64
 """Passes that an answer is expected to take, at most: a place is chosen before its length is known."""
 TOKENS_PER_ROW = 4
@@ -38,27 +39,20 @@ class Move:
 
 
 def place(
-    job: Job,
-    slots: Sequence[Slot],
-    *,
-    reuse: bool,
-    min_copy_tokens: int,
-    tile_tokens: int = 0,
-    together: bool = True,
+    job: Job, slots: Sequence[Slot], *, reuse: bool, min_copy_tokens: int, tile_tokens: int = 0
 ) -> Placement | None:
     """Where the job goes; None: better wait for a slot that is computing this prompt's start right now.
 
     Keeping a slot's content costs nothing; copying another slot's costs about as much as computing
     `min_copy_tokens`. The least recently used slot is given up unless an idle one fits well, so that long
     conversations outlive short prompts that happen to share their first words. Where the job's slot would
-    lie apart from the busy ones, and what is computed `together` so be dearer, it gets one beside them, and
-    what that one held takes the place of what was to be given up.
+    lie apart from the busy ones, and passes so be dearer, it gets one beside them, and what that one held
+    takes the place of what was to be given up.
     """
     idle = [slot for slot in slots if slot.job is None]
-    victim = _oldest(idle)
     if not reuse:
-        home = Placement(victim, 0)
-        return _beside_the_busy(home, job, slots, {}, None, min_copy_tokens) if together else home
+        busy = [slot.index for slot in slots if slot.job is not None]
+        return Placement(min(idle, key=lambda slot: (_rows_between([*busy, slot.index]), slot.index)), 0)
     limit = len(job.request.prompt) - 1  # the last token is computed anew: its logits are needed
     shared = {
         slot.index: min(common_tokens(job.key, slot.key), _alike(job, slot), limit)
@@ -79,10 +73,8 @@ def place(
     )
     if coming - max(ready.values(), default=0) >= min_copy_tokens:
         return None
-    home = _with_most_kept(slots, idle, victim, ready, min_copy_tokens)
-    if not together:
-        return home
-    return _beside_the_busy(home, job, slots, ready, min_copy_tokens, min_copy_tokens)
+    home = _with_most_kept(slots, idle, ready, min_copy_tokens)
+    return _beside_the_busy(home, job, slots, ready, min_copy_tokens)
 
 
 def _oldest(idle: Sequence[Slot]) -> Slot:
@@ -92,11 +84,11 @@ def _oldest(idle: Sequence[Slot]) -> Slot:
 def _with_most_kept(
     slots: Sequence[Slot],
     idle: Sequence[Slot],
-    victim: Slot,
     ready: Mapping[int, int],
     min_copy_tokens: int,
 ) -> Placement:
     """Where least is left to compute. `ready`: tokens of the prompt's start that a slot holds."""
+    victim = _oldest(idle)
     fitting = [s for s in idle if s is victim or 2 * ready.get(s.index, 0) >= max(1, s.num_computed)]
     keep = max(fitting, key=lambda slot: _worth(slot, ready.get(slot.index, 0)))
     kept = ready.get(keep.index, 0)
@@ -107,17 +99,9 @@ def _with_most_kept(
 
 
 def _beside_the_busy(
-    home: Placement,
-    job: Job,
-    slots: Sequence[Slot],
-    ready: Mapping[int, int],
-    worth_moving: int | None,
-    min_copy_tokens: int,
+    home: Placement, job: Job, slots: Sequence[Slot], ready: Mapping[int, int], min_copy_tokens: int
 ) -> Placement:
-    """The place that saves most, in rows of all passes that the answer is expected to take.
-
-    `worth_moving`: tokens from which on what a slot holds is moved and not given up; None: never.
-    """
+    """The place that saves most, in rows of all passes that the answer is expected to take."""
     busy = [slot.index for slot in slots if slot.job is not None]
     passes = min(job.request.sampling.max_tokens, TYPICAL_PASSES)
     rows = _rows_between([*busy, home.slot.index])
@@ -125,7 +109,7 @@ def _beside_the_busy(
     for slot in slots:
         if rows == 0 or slot.job is not None or slot is home.slot:
             continue
-        moved = worth_moving is not None and slot.num_computed >= worth_moving and not slot.is_spare
+        moved = slot.num_computed >= min_copy_tokens and not slot.is_spare
         other = _in_slot(slot, home, slots, ready.get(slot.index, 0), min_copy_tokens, moved=moved)
         copies = (other.moved_to is not None) + (other.source is not None) - (home.source is not None)
         saved = (rows - _rows_between([*busy, slot.index])) * passes
@@ -173,7 +157,7 @@ def _in_slot(
 
 
 def _rows_between(indices: Sequence[int]) -> int:
-    """What the gaps between busy slots cost each pass, in rows. The backend fills narrow ones."""
+    """What the gaps between busy slots cost each pass, in rows."""
     ordered = sorted(indices)
     return sum(min(right - left - 1, GAP_ROWS) for left, right in pairwise(ordered))
 

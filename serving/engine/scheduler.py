@@ -137,14 +137,12 @@ class Scheduler:
             reuse=self._reuse,
             min_copy_tokens=self._min_copy_tokens,
             tile_tokens=self._tile_tokens or 0,
-            together=not self._in_turn,
         )
         if placement is None:
             return False
         slot, source = placement.slot, placement.source
         if placement.moved_to is not None:
-            self._backend.copy(slot.index, placement.moved_to.index)
-            placement.moved_to.take_over(slot)
+            self._copy(slot, placement.moved_to)
         if source is not None:
             self._backend.copy(source.index, slot.index)
             if source.job is None and source.num_computed == placement.num_cached:
@@ -164,13 +162,15 @@ class Scheduler:
         while move := inward(self.slots, self._min_copy_tokens):
             slot, gap = move.slot, move.gap
             if move.moved_to is not None:
-                self._backend.copy(gap.index, move.moved_to.index)
-                move.moved_to.take_over(gap)
-            self._backend.copy(slot.index, gap.index)
-            gap.take_over(slot)
+                self._copy(gap, move.moved_to)
+            self._copy(slot, gap)
             gap.spare()
             slot.index, gap.index = gap.index, slot.index
             self.slots[slot.index], self.slots[gap.index] = slot, gap
+
+    def _copy(self, source: Slot, target: Slot) -> None:
+        self._backend.copy(source.index, target.index)
+        target.take_over(source)
 
     # Forward passes.
 

@@ -32,6 +32,7 @@ from serving.engine import (
 from serving.engine.cores import CoreLease
 from serving.engine.llamacpp.context import LlamaBackend
 from serving.engine.llamacpp.quantize import quantize
+from serving.engine.placement import inward
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -228,14 +229,14 @@ def test_answers_that_move_to_other_slots_stay_what_they_are(
 ) -> None:
     """Few of many slots are busy, and conversations go on: slots are copied, also of answers that are being
     written."""
-    copies: list[tuple[int, int]] = []
-    copy, draw = LlamaBackend.copy, random.Random(0)
+    moves, draw = [], random.Random(0)
 
-    def counted(backend: LlamaBackend, source: int, target: int) -> None:
-        copies.append((source, target))
-        copy(backend, source, target)
+    def counted(*arguments: Any) -> Any:
+        move = inward(*arguments)
+        moves.extend([move] if move else [])
+        return move
 
-    monkeypatch.setattr(LlamaBackend, "copy", counted)
+    monkeypatch.setattr("serving.engine.scheduler.inward", counted)
     settings = EngineSettings(pin=False, slots=12, context_tokens=512, batch_tokens=128, deterministic=True)
     topics = ["rain", "bread", "trains", "stars", "soap", "maps", "bees"]
     with Engine.open(model_path, settings) as engine:
@@ -252,7 +253,7 @@ def test_answers_that_move_to_other_slots_stay_what_they_are(
                 asked.append((request, stream.result()))
                 chats[topic].append({"role": "assistant", "content": asked[-1][1].text})
         assert_idle_and_sound(engine)
-        assert copies or "one sequence a pass" in caplog.text  # as a processor's kernels may want it
+        assert moves or "one sequence a pass" in caplog.text  # as a processor's kernels may want it
     with Engine.open(model_path, settings.model_copy(update={"slots": 2})) as engine:
         alone = [engine.generate([request])[0] for request, _ in asked]
     assert written([result for _, result in asked]) == written(alone)
