@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import generation, judging, verdict
+from benchmarks import generation, judging, part_load, verdict
 
 
 def rates(**tokens_per_s: float) -> dict[str, list[dict[str, float]]]:
@@ -94,3 +94,25 @@ def test_scale_report_comes_to_a_verdict(
     assert len(capsys.readouterr().out.splitlines()) == 3
     report = json.loads((tmp_path / "smoke/report/report.json").read_bytes())
     assert (report["num_prompts"], report["judge_trust"]["pairs"]) == (60, 8)
+
+
+def test_part_load() -> None:
+    def rounds(*rates: float) -> list[dict[str, object]]:
+        return [
+            {load.name: {"tokens_per_s": rate, "hit_rate": 0.5} for load in part_load.LOADS} for rate in rates
+        ]
+
+    found = part_load.figures(
+        {
+            part_load.SIDE_BY_SIDE: rounds(10, 20, 60),
+            part_load.APART: rounds(5, 5, 20),
+            part_load.NO_IDLE: rounds(10, 40, 60),
+        }
+    )
+    expected = {
+        "tokens_per_s_4_clients_side_by_side": 20,
+        "speedup_4_clients_vs_apart": 3,
+        "speedup_5_chats_vs_slots_as_clients": 1,
+        "hit_rate_16_clients_apart": 0.5,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
