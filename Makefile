@@ -67,10 +67,10 @@ faults: setup
 
 # What takes longest, or is one of several alike, and is not a part of `make test`.
 long: setup
-	$(BIN)/pytest tests/integration tests/chaos -m long
+	$(BIN)/pytest tests/integration tests/chaos tests/e2e -m long
 
 e2e: setup
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest tests/e2e -m "not long"
 
 clean:
 	rm -rf $(VENV) runs registry

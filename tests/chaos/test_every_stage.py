@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import pytest
 
 from ray_jobs.command import STAGES
 from ray_jobs.runs import RunFolder
@@ -59,12 +60,19 @@ def in_the_middle(run: RunFolder, stage: str) -> bool:
     return any(run.root.glob(HALF_DONE[stage])) and status_of(run, stage) == "running"
 
 
-def test_a_run_killed_within_and_after_every_stage_comes_to_the_same_report(
-    unbroken: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pytest.param({"the middle": in_the_middle}, id="within"),
+        pytest.param({"the end": is_done}, id="after", marks=pytest.mark.long),
+    ],
+)
+def test_a_run_killed_at_every_stage_comes_to_the_same_report(
+    unbroken: Path, tmp_path: Path, moments: dict[str, Callable[[RunFolder, str], bool]]
 ) -> None:
     chaos = Chaos(tmp_path, real=False, seed=0, mean_s=1e9)
     run = RunFolder(tmp_path / "runs" / "broken" / "chaos")
     for stage in STAGES:
-        kill_when(chaos, run, partial(in_the_middle, run, stage), f"the middle of {stage}")
-        kill_when(chaos, run, partial(is_done, run, stage), f"the end of {stage}")
+        for moment, reached in moments.items():
+            kill_when(chaos, run, partial(reached, run, stage), f"{moment} of {stage}")
     assert compare(unbroken, chaos.run("broken")) == []

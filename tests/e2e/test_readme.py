@@ -27,8 +27,9 @@ COVERED = {
     "SERVING_REGISTRY=registry .venv/bin/serve run serving.app:app": "test_the_endpoint_serves…",
     "curl": "test_the_endpoint_serves…, word for word",
     ".venv/bin/python": "test_the_readmes_checks_run, word for word",
-    "ray job submit": "test_every_stage_runs_as_a_submitted_job, on configs/smoke.yaml",
+    "ray job submit": "test_the_pipeline_and_stages_run_as_submitted_jobs, on configs/smoke.yaml",
 }
+STAGES = ("tune", "export", "generate", "judge", "verdict", "promote")
 
 
 def readme_blocks() -> list[str]:
@@ -231,8 +232,15 @@ def submit(run: Run, line: str, deadline_s: float = 180, **variables: str) -> Do
         time.sleep(1)
 
 
-def test_every_stage_runs_as_a_submitted_job(
-    finished: Done, project: Path, run: Run, environment: dict[str, str]
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        pytest.param(("pipeline", "judge"), id="the pipeline and a stage"),
+        pytest.param(STAGES, id="every stage", marks=pytest.mark.long),
+    ],
+)
+def test_the_pipeline_and_stages_run_as_submitted_jobs(
+    finished: Done, project: Path, run: Run, environment: dict[str, str], jobs: tuple[str, ...]
 ) -> None:
     """The stages are whole, so each job finds nothing to do: what is tested is the way in."""
     port = free_port()
@@ -244,13 +252,14 @@ def test_every_stage_runs_as_a_submitted_job(
     line = f"ray start --head --block --num-cpus=2 {ports} --disable-usage-stats"
     with process(line, project, environment, RAY_AUTH_MODE="token") as started:
         wait_until_answered(address, started, project / "process.log")
-        for stage in ("tune", "export", "generate", "judge", "verdict", "promote"):
+        for job in jobs:
             done = submit(
                 run,
-                f"ray job submit --working-dir . -- python -m ray_jobs.{stage} configs/smoke.yaml"
+                f"ray job submit --working-dir . -- python -m ray_jobs.{job} configs/smoke.yaml"
                 f" --set storage={project}/runs --set registry={project}/registry",
                 RAY_API_SERVER_ADDRESS=address,
                 RAY_AUTH_MODE="token",
             )
             assert done.returncode == 0, done.stdout + done.stderr
-            assert f"{stage:<8} done before, nothing to do" in done.stdout + done.stderr
+            for stage in STAGES if job == "pipeline" else (job,):
+                assert f"{stage:<8} done before, nothing to do" in done.stdout + done.stderr
