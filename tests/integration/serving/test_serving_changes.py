@@ -20,12 +20,12 @@ MIN_ANSWERS = 24
 
 
 @pytest.fixture(scope="module")
-def changing(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterator[Endpoint]:
+def changing(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Iterator[Endpoint]:
     """A canary that gets the first champion, and a rule that takes every new one back after some answers."""
-    first = f"local@{sha256_of(model_file)[:8]}"
+    first = f"local@{sha256_of(model_path)[:8]}"
     with running(
         tmp_path_factory.mktemp("changing"),
-        model_file,
+        model_path,
         engine={"cores": 1, "pin": False, "slots": SLOTS, "context_tokens": 1024},
         max_replicas=2,
         scaling_delay_s=0.3,

