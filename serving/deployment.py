@@ -35,6 +35,8 @@ _NUM_PROBES = 16
 """Room for questions about health and models beside a full house."""
 _PROBE_S = 4.0
 """A replica that takes longer to say what it has done is left out."""
+_START_S = 0.5
+"""How long a probe waits for a replica that has never answered: calls to it wait until it has started."""
 _STICKY_ROUTER = RequestRouterConfig(
     request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 )
@@ -112,7 +114,8 @@ class HandleBackend:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
         self._generate = handle.options(method_name="generate", stream=True)
-        self._health = Health(False, None, "the engine has not answered yet")
+        self._health: Health | None = None
+        self._asking: asyncio.Task[Health] | None = None
         self._cards: list[ModelCard] | None = None
 
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
@@ -133,13 +136,23 @@ class HandleBackend:
         return cards
 
     async def health(self) -> Health:
+        """Who asks while others wait for an answer waits with them: no more than a moment at the start."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_health())
+        await asyncio.wait({self._asking}, timeout=_START_S if self._health is None else None)
+        return self._asking.result() if self._asking.done() else _no_answer(_START_S)
+
+    async def _ask_health(self) -> Health:
         try:
-            self._health = await self._handle.health.remote()
+            async with asyncio.timeout(_PROBE_S):
+                self._health = await self._handle.health.remote()
         except BackPressureError:
             log.warning("the replica is full: its health is what it was")
+        except TimeoutError:
+            return _no_answer(_PROBE_S)
         except (RayError, RayServeException) as error:
             self._health = Health(False, None, f"the engine does not answer: {type(error).__name__}")
-        return self._health
+        return self._health or _no_answer(_START_S)
 
     async def metrics(self) -> str:
         found: list[Any] = []
@@ -177,6 +190,10 @@ class BoardBackend:
 
     async def metrics(self) -> str:
         return self._board.metrics()
+
+
+def _no_answer(within_s: float) -> Health:
+    return Health(False, None, f"the engine has not answered within {within_s:g} s")
 
 
 async def _events(generate: DeploymentHandle, call: Call) -> AsyncGenerator[list[Event], None]:

@@ -12,7 +12,8 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from serving_fakes import FakeEngine, call, promote
 
-from serving.calls import ModelCard, Started, Unavailable
+from serving import deployment
+from serving.calls import Health, ModelCard, Started, Unavailable
 from serving.deployment import EngineReplica, HandleBackend
 from serving.engine import Engine, EngineSettings
 from serving.host import ModelHost
@@ -55,6 +56,65 @@ def test_models_of_a_replica_that_is_full_or_dead_are_those_of_before(error: Exc
         assert await backend.models() == CARDS
         handle.error = error
         assert await backend.models() == CARDS
+
+    asyncio.run(run())
+
+
+class StartingHandle(Handle):
+    """Its replica answers once it has started."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.num_calls = 0
+
+    @property
+    def health(self) -> StartingHandle:
+        return self
+
+    async def remote(self) -> Any:
+        self.num_calls += 1
+        if self.error is not None:
+            raise self.error
+        await self.started.wait()
+        return Health(True, "ab" * 32, "ok")
+
+
+def test_who_asks_for_health_while_a_replica_starts_is_told_so_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deployment, "_START_S", 0.01)
+    monkeypatch.setattr(deployment, "_PROBE_S", 60)
+
+    async def run() -> None:
+        handle = StartingHandle()
+        backend = HandleBackend(cast("DeploymentHandle", handle))
+        for _ in range(3):
+            state = await backend.health()
+            assert (state.ready, state.detail) == (False, "the engine has not answered within 0.01 s")
+        assert handle.num_calls == 1, "a call that waits is not made again"
+        handle.started.set()
+        async with asyncio.timeout(5):
+            while not (await backend.health()).ready:
+                await asyncio.sleep(0)
+        handle.started.clear()
+        before, asking = handle.num_calls, asyncio.ensure_future(backend.health())
+        monkeypatch.setattr(deployment, "_START_S", 0.0)
+        while handle.num_calls == before:
+            await asyncio.sleep(0)
+        assert not (await asyncio.wait({asking}, timeout=0.05))[0], "one that has answered before gets longer"
+        handle.started.set()
+        assert (await asking).ready
+        handle.started.clear()
+        monkeypatch.setattr(deployment, "_PROBE_S", 0.01)
+        before = handle.num_calls
+        for _ in range(2):
+            assert (await backend.health()).detail == "the engine has not answered within 0.01 s"
+        assert handle.num_calls == before + 2, "a call that is never answered holds up no later one"
+        handle.started.set()
+        handle.error = BackPressureError(num_queued_requests=1, max_queued_requests=1)
+        assert (await backend.health()).ready, "full, and healthy"
+        handle.error = RayActorError()
+        assert "RayActorError" in (await backend.health()).detail
 
     asyncio.run(run())
 
