@@ -50,7 +50,8 @@ BARS = "▁▂▃▄▅▆▇█"
 class Progress:
     """Logs how far counted work is: done of total, rate, time left; at most a line every `every_s`.
 
-    `quiet_s`: after so long without a line, `alive` writes one.
+    What it takes until work begins, as to load a model, is no part of the rate: work has begun when `begin`
+    is called, else with the first result. `quiet_s`: after so long without a line, `alive` writes one.
     """
 
     def __init__(
@@ -68,11 +69,20 @@ class Progress:
         self._every_s, self._quiet_s, self._clock = every_s, quiet_s, clock
         self._started = self._last = clock()
         self._done = 0
+        self._begun: tuple[float, int] | None = None
+        """When, and how much was done by then."""
+
+    def begin(self, ago_s: float = 0.0) -> None:
+        """Work began so many seconds ago. Only the first time counts. From any thread."""
+        if self._begun is None:
+            self._begun = max(self._started, self._clock() - ago_s), self._done
 
     def add(self, count: int, note: str = "") -> None:
         """Counts `count` more as done, and logs when it is time or all is done."""
         self._done += count
         now = self._clock()
+        if self._begun is None:
+            self._begun = now, self._done
         if self._done >= self._total or now - self._last >= self._every_s:
             self._last = now
             self._log.info("%-8s %s", self._stage, self.line(note))
@@ -89,11 +99,24 @@ class Progress:
         """Seconds since the start; above 0."""
         return max(self._clock() - self._started, 1e-9)
 
+    @property
+    def working_s(self) -> float:
+        """Seconds since work began, as far as that is known; above 0."""
+        began = self._started if self._begun is None or self._begun[1] else self._begun[0]
+        return max(self._clock() - began, 1e-9)
+
     def line(self, note: str = "") -> str:
-        rate = self._done / self.elapsed_s
         parts = [f"{self._done}/{self._total} {self._what}"]
-        if self._done:
+        if rate := self._rate():
             parts.append(f"{rate:.1f} {self._what}/s")
-        if 0 < self._done < self._total:
-            parts.append(f"{duration((self._total - self._done) / rate)} left")
+            if self._done < self._total:
+                parts.append(f"{duration((self._total - self._done) / rate)} left")
         return " · ".join(parts + ([note] if note else []))
+
+    def _rate(self) -> float:
+        """0 as long as nothing can be said; of all the time where all came at once."""
+        began, before = self._begun or (self._started, 0)
+        if before == self._done >= self._total:
+            began, before = self._started, 0
+        seconds = self._clock() - began
+        return (self._done - before) / seconds if seconds > 0 else 0.0

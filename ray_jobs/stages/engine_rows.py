@@ -20,7 +20,7 @@ from ray_jobs.stages import cluster
 from ray_jobs.stages.block_actor import BlockActor, Ledger
 from ray_jobs.stages.blocks import Range, RowJob, blocks_at, cut
 from ray_jobs.stages.causes import first_cause
-from ray_jobs.stages.signs import listening
+from ray_jobs.stages.signs import EVERY_S, listening
 from ray_jobs.stages.spent import Spent
 from ray_jobs.tables import RowFile, same_rows, write_tables
 from serving.storage.mirror import discard, publish, shared
@@ -136,12 +136,13 @@ def through_actors(
     def heard(said: Mapping[str, int]) -> None:
         if on_begun is not None:
             on_begun()
-        progress.alive(note_of(Counter(said) + Counter(failed=totals["failed"]), progress.elapsed_s))
+        progress.begin(ago_s=EVERY_S)
+        progress.alive(note_of(Counter(said) + Counter(failed=totals["failed"]), progress.working_s))
 
     for done in map_ranges(job, source, folder, tasks(ranges, actors), actors, cores, heard):
         memory = max(memory, done["memory_bytes"])
         totals.update(done)
-        progress.add(done["results"], note_of(totals, progress.elapsed_s))
+        progress.add(done["results"], note_of(totals, progress.working_s))
     return Spent(progress.elapsed_s, actors, cores, totals["answer_tokens"], memory or None)
 
 
@@ -159,11 +160,11 @@ def num_actors(job: RowJob, pool: EngineActors) -> int:
     return min(pool.actors or hold, hold)
 
 
-def note_of(totals: Mapping[str, int], elapsed_s: float) -> str:
+def note_of(totals: Mapping[str, int], working_s: float) -> str:
     """What the engines have done so far, for the progress line."""
     parts = []
     if totals["answer_tokens"]:
-        parts.append(f"{totals['answer_tokens'] / elapsed_s:,.0f} tokens/s")
+        parts.append(f"{totals['answer_tokens'] / working_s:,.0f} tokens/s")
     if totals["prompt_tokens"] and totals["cached_tokens"]:
         parts.append(f"{totals['cached_tokens'] / totals['prompt_tokens']:.0%} of prompts from the cache")
     if totals["failed"]:
