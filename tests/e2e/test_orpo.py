@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from tests.e2e.conftest import Run
-from tests.e2e.test_readme import Done, free_port, process, wait_until_ready
+from tests.e2e.test_readme import Done, free_port, log_of, process, wait_until_ready
 
 ORPO = "python -m ray_jobs"
 
@@ -40,7 +40,7 @@ def test_orpo_serves_on_another_port(finished: Done, project: Path, environment:
     port = free_port()
     line = f"{ORPO} serve --port {port} --set engine.cores=1 --set max_queued=4"
     with process(line, project, environment, RAY_ADDRESS="local") as started:
-        wait_until_ready(f"http://127.0.0.1:{port}", started, project / "process.log")
+        wait_until_ready(f"http://127.0.0.1:{port}", started, log_of(project))
         body = {"messages": [{"role": "user", "content": "Write in upper case: green tea"}], "max_tokens": 4}
         reply = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60)
         assert reply.status_code == 200, reply.text

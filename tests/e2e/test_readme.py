@@ -123,12 +123,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def log_of(project: Path) -> Path:
+    """Beside the folder: what is written while Ray uploads it would change what a job is sent."""
+    return project.with_suffix(".log")
+
+
 @contextmanager
 def process(
     line: str, project: Path, environment: dict[str, str], **variables: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The command in a process group of its own, ended with all that it started."""
-    with (project / "process.log").open("wb") as log:
+    with (log_of(project)).open("wb") as log:
         started = subprocess.Popen(
             ["bash", "-c", f"exec {line}"],
             cwd=project,
@@ -168,7 +173,7 @@ def endpoint(project: Path, environment: dict[str, str], tries: int = 3) -> Iter
     for last in [False] * (tries - 1) + [True]:
         with process(line, project, environment, **variables) as started:
             try:
-                wait_until_ready("http://127.0.0.1:8000", started, project / "process.log")
+                wait_until_ready("http://127.0.0.1:8000", started, log_of(project))
             except AssertionError as error:
                 if last or "node timed out during startup" not in str(error):
                     raise
@@ -251,7 +256,7 @@ def test_the_pipeline_and_stages_run_as_submitted_jobs(
     ports = f"--port={port} --dashboard-port={port + 1} --dashboard-agent-listen-port={free_port()}"
     line = f"ray start --head --block --num-cpus=2 {ports} --disable-usage-stats"
     with process(line, project, environment, RAY_AUTH_MODE="token") as started:
-        wait_until_answered(address, started, project / "process.log")
+        wait_until_answered(address, started, log_of(project))
         for job in jobs:
             done = submit(
                 run,

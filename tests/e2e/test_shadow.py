@@ -10,7 +10,7 @@ import yaml
 
 from serving.shadow_files import rows_of
 from tests.e2e.conftest import Run
-from tests.e2e.test_readme import free_port, process, wait_until_ready
+from tests.e2e.test_readme import free_port, log_of, process, wait_until_ready
 
 QUESTIONS = ("Name a colour.", "What is two plus three?", "Write in upper case: green tea")
 
@@ -36,7 +36,7 @@ def test_shadow_answers_are_judged(
     (project / "shadow.yaml").write_text(yaml.safe_dump(config))
     url = f"http://127.0.0.1:{port}"
     with process("serve run shadow.yaml", project, environment, RAY_ADDRESS="local") as started:
-        wait_until_ready(url, started, project / "process.log")
+        wait_until_ready(url, started, log_of(project))
         for number, question in enumerate(QUESTIONS, start=1):
             messages = [{"role": "user", "content": question}]
             body = {"messages": messages, "max_tokens": 16, "temperature": 0}
