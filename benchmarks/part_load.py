@@ -104,7 +104,7 @@ class Contender:
             _leave_apart()
         self._model = quantised("q4_0")
         self._questions = questions(NUM_QUESTIONS)
-        self._engine = self._open(NUM_SLOTS)
+        self._engine = None if self._way == NO_IDLE else self._open(NUM_SLOTS)
 
     def round(self, turn: int) -> dict[str, Any]:
         return {load.name: self._measured(load, turn) for load in LOADS}
@@ -116,7 +116,7 @@ class Contender:
         return Engine.open(self._model, settings, *own_cores(1))
 
     def _measured(self, load: Load, turn: int) -> Mapping[str, float]:
-        if self._way != NO_IDLE:
+        if self._engine is not None:
             return self._under(self._engine, load, turn)
         with self._open(load.clients) as engine:
             return self._under(engine, load, turn)

@@ -101,9 +101,9 @@ class Progress:
 
     @property
     def working_s(self) -> float:
-        """Seconds since work began, as far as that is known; above 0."""
-        began = self._started if self._begun is None or self._begun[1] else self._begun[0]
-        return max(self._clock() - began, 1e-9)
+        """Seconds since `begin`, else since the start, as the first result took some of them; above 0."""
+        began, before = self._begun or (self._started, 0)
+        return max(self._clock() - (self._started if before else began), 1e-9)
 
     def line(self, note: str = "") -> str:
         parts = [f"{self._done}/{self._total} {self._what}"]

@@ -41,6 +41,7 @@ _STICKY_ROUTER = RequestRouterConfig(
     request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 )
 _OVERLOADED: list[Event] = [Failed(429, "too many requests are waiting: try again later", "overloaded")]
+_SILENT = Health(False, None, "the engine does not answer yet: it starts, or hangs")
 _UNAVAILABLE: list[Event] = [Failed(503, "no model is ready to answer: try again later", "unavailable")]
 
 
@@ -140,7 +141,7 @@ class HandleBackend:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask_health())
         await asyncio.wait({self._asking}, timeout=_START_S if self._health is None else None)
-        return self._asking.result() if self._asking.done() else _no_answer(_START_S)
+        return self._asking.result() if self._asking.done() else _SILENT
 
     async def _ask_health(self) -> Health:
         try:
@@ -149,10 +150,10 @@ class HandleBackend:
         except BackPressureError:
             log.warning("the replica is full: its health is what it was")
         except TimeoutError:
-            return _no_answer(_PROBE_S)
+            return _SILENT
         except (RayError, RayServeException) as error:
             self._health = Health(False, None, f"the engine does not answer: {type(error).__name__}")
-        return self._health or _no_answer(_START_S)
+        return self._health or _SILENT
 
     async def metrics(self) -> str:
         found: list[Any] = []
@@ -190,10 +191,6 @@ class BoardBackend:
 
     async def metrics(self) -> str:
         return self._board.metrics()
-
-
-def _no_answer(within_s: float) -> Health:
-    return Health(False, None, f"the engine has not answered within {within_s:g} s")
 
 
 async def _events(generate: DeploymentHandle, call: Call) -> AsyncGenerator[list[Event], None]:

@@ -61,18 +61,14 @@ def in_the_middle(run: RunFolder, stage: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "moments",
-    [
-        pytest.param({"the middle": in_the_middle}, id="within"),
-        pytest.param({"the end": is_done}, id="after", marks=pytest.mark.long),
-    ],
+    "reached",
+    [pytest.param(in_the_middle, id="within"), pytest.param(is_done, id="after", marks=pytest.mark.long)],
 )
 def test_a_run_killed_at_every_stage_comes_to_the_same_report(
-    unbroken: Path, tmp_path: Path, moments: dict[str, Callable[[RunFolder, str], bool]]
+    unbroken: Path, tmp_path: Path, reached: Callable[[RunFolder, str], bool]
 ) -> None:
     chaos = Chaos(tmp_path, real=False, seed=0, mean_s=1e9)
     run = RunFolder(tmp_path / "runs" / "broken" / "chaos")
     for stage in STAGES:
-        for moment, reached in moments.items():
-            kill_when(chaos, run, partial(reached, run, stage), f"{moment} of {stage}")
+        kill_when(chaos, run, partial(reached, run, stage), f"{reached.__name__} of {stage}")
     assert compare(unbroken, chaos.run("broken")) == []

@@ -20,6 +20,7 @@ from serving.host import ModelHost
 from serving.registry import Registry
 from serving.settings import ServingSettings
 
+SILENT = "the engine does not answer yet: it starts, or hangs"
 CARDS = [ModelCard("champion", "ab" * 32, "local", 0)]
 
 
@@ -90,7 +91,7 @@ def test_who_asks_for_health_while_a_replica_starts_is_told_so_at_once(
         backend = HandleBackend(cast("DeploymentHandle", handle))
         for _ in range(3):
             state = await backend.health()
-            assert (state.ready, state.detail) == (False, "the engine has not answered within 0.01 s")
+            assert (state.ready, state.detail) == (False, SILENT)
         assert handle.num_calls == 1, "a call that waits is not made again"
         handle.started.set()
         async with asyncio.timeout(5):
@@ -108,7 +109,7 @@ def test_who_asks_for_health_while_a_replica_starts_is_told_so_at_once(
         monkeypatch.setattr(deployment, "_PROBE_S", 0.01)
         before = handle.num_calls
         for _ in range(2):
-            assert (await backend.health()).detail == "the engine has not answered within 0.01 s"
+            assert (await backend.health()).detail == SILENT
         assert handle.num_calls == before + 2, "a call that is never answered holds up no later one"
         handle.started.set()
         handle.error = BackPressureError(num_queued_requests=1, max_queued_requests=1)
