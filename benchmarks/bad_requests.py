@@ -9,11 +9,13 @@ from typing import Any
 
 CHAT = "/v1/chat/completions"
 COMPLETION = "/v1/completions"
+RESPONSE = "/v1/responses"
 GOOD: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [{"role": "user", "content": "Name a colour."}]},
     COMPLETION: {"prompt": "x"},
+    RESPONSE: {"input": [{"role": "user", "content": "Name a colour."}]},
 }
-SCHEMAS = {CHAT: "ChatRequest", COMPLETION: "CompletionRequest"}
+SCHEMAS = {CHAT: "ChatRequest", COMPLETION: "CompletionRequest", RESPONSE: "ResponsesRequest"}
 JUNK: list[Any] = [
     *(None, True, False, 0, 1, -1, 2**31, 2**63, -(2**64), 10**60, 0.5, -1e308),
     *("", "x", "\0", "\u202e", "<|im_start|>", "9" * 300, "a" * 5000, "🦜" * 100),
@@ -29,6 +31,12 @@ _INNER: dict[str, list[tuple[Any, ...]]] = {
         ("tool_choice", "function", "name"),
     ],
     COMPLETION: [],
+    RESPONSE: [
+        *(("input", 0, key) for key in ("type", "role", "content", "call_id", "arguments", "output", "x")),
+        *(("text", "format", key) for key in ("type", "schema", "name")),
+        ("reasoning", "effort"),
+        ("tool_choice", "name"),
+    ],
 }
 
 

@@ -3,55 +3,27 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from typing import Any
 
 from serving.calls import Call
 from serving.engine.types import Sampling
 from serving.http.errors import ApiError
 from serving.http.json_schema import check_schema
-from serving.protocol import ChatRequest, CompletionRequest, GenerationRequest, ResponseFormat
+from serving.parsing import TOO_MANY, UNSUPPORTED
+from serving.protocol import ChatRequest, CompletionRequest, ResponseFormat, SamplingRequest
 from serving.settings import RequestLimits
-from serving.tool_intake import forced_schema, tools_of, turn_of
-
-RequestT = TypeVar("RequestT", bound=BaseModel)
-
-
-def parse(kind: type[RequestT], body: dict[str, Any]) -> RequestT:
-    """The request. Raises ApiError 400 naming the parameter, and quoting nothing of its value.
-
-    A parameter that is not supported may be null: clients write so what they do not use.
-    """
-    asked = {name: value for name, value in body.items() if value is not None or name not in _UNSUPPORTED}
-    try:
-        return kind.model_validate(asked)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        first = _most_telling(found)
-        raise _api_error(first["type"], first["loc"], first["msg"]) from error
-
-
-def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
-    """The first; of a field that may be of several kinds, what is wrong within the likeliest of them."""
-    first = errors[0]
-    kind, field = first["loc"][-1], first["loc"][:-1]
-    if not (first["type"].endswith("_type") and isinstance(kind, str) and kind in _UNION_TAGS):
-        return first
-    same = [each for each in errors if each["loc"][: len(field)] == field]
-    return next((each for each in same if not each["type"].endswith("_type")), first)
+from serving.tool_intake import choice_of, forced_schema, tools_of, turn_of
 
 
 def chat_call(request: ChatRequest, limits: RequestLimits, *, call_id: str, deadline_s: float) -> Call:
     """Raises ApiError 400 for more than the limits allow."""
     if len(request.messages) > limits.max_messages:
-        raise _over("messages", limits.max_messages, _TOO_MANY)
+        raise over("messages", limits.max_messages, TOO_MANY)
     if request.top_logprobs is not None and not request.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
-    tools = tools_of(request, limits)
-    call_schema = forced_schema(request, tools, limits)
+    choice = choice_of(request.tool_choice)
+    tools = tools_of(request.tools or (), choice, limits)
+    call_schema = forced_schema(tools, choice, limits)
     answer_schema = _json_schema(request.response_format, limits)
     if tools and answer_schema:
         message = "response_format and tools exclude each other here"
@@ -59,13 +31,13 @@ def chat_call(request: ChatRequest, limits: RequestLimits, *, call_id: str, dead
     return Call(
         id=call_id,
         model=request.model,
-        sampling=_sampling(
+        sampling=sampling_of(
             request,
             limits,
             top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             json_schema=call_schema or answer_schema,
         ),
-        max_tokens=_max_tokens(*_asked_tokens(request), limits),
+        max_tokens=capped(*_asked_tokens(request), limits),
         messages=tuple(turn_of(index, each, limits) for index, each in enumerate(request.messages)),
         tools=tools,
         must_call=call_schema is not None,
@@ -86,13 +58,13 @@ def completion_call(
             400, "best_of other than n is not supported", param="best_of", code="unsupported_value"
         )
     if request.echo:
-        raise ApiError(400, f"echo: {_UNSUPPORTED['echo']}", param="echo", code="unsupported_parameter")
+        raise ApiError(400, f"echo: {UNSUPPORTED['echo']}", param="echo", code="unsupported_parameter")
     prompts = _prompts(request.prompt)
     return Call(
         id=call_id,
         model=request.model,
-        sampling=_sampling(request, limits, top_logprobs=request.logprobs),
-        max_tokens=_max_tokens(request.max_tokens or 16, "max_tokens", limits),
+        sampling=sampling_of(request, limits, top_logprobs=request.logprobs),
+        max_tokens=capped(request.max_tokens or 16, "max_tokens", limits),
         prompts=prompts,
         num_choices=_num_choices(request.n or 1, len(prompts), limits),
         stream=bool(request.stream),
@@ -105,19 +77,20 @@ _MIN_TOP_P = 1e-6
 """The likeliest token alone; OpenVINO refuses 0."""
 
 
-def _sampling(
-    request: GenerationRequest,
+def sampling_of(
+    request: SamplingRequest,
     limits: RequestLimits,
     *,
     top_logprobs: int | None,
     json_schema: str | None = None,
 ) -> Sampling:
+    """How each token is chosen. Raises ApiError 400 for more than the limits allow."""
     if top_logprobs is not None and top_logprobs > limits.max_top_logprobs:
-        raise _over(
-            "top_logprobs" if isinstance(request, ChatRequest) else "logprobs", limits.max_top_logprobs
+        raise over(
+            "logprobs" if isinstance(request, CompletionRequest) else "top_logprobs", limits.max_top_logprobs
         )
     if len(request.logit_bias or {}) > limits.max_logit_biases:
-        raise _over("logit_bias", limits.max_logit_biases, _TOO_MANY)
+        raise over("logit_bias", limits.max_logit_biases, TOO_MANY)
     return Sampling(
         temperature=1.0 if request.temperature is None else request.temperature,
         top_p=1.0 if request.top_p is None else max(_MIN_TOP_P, request.top_p),
@@ -136,7 +109,7 @@ def _sampling(
 def _stops(stop: str | list[str] | None, limits: RequestLimits) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > limits.max_stops:
-        raise _over("stop", limits.max_stops, _TOO_MANY)
+        raise over("stop", limits.max_stops, TOO_MANY)
     if any(not 0 < len(each) <= limits.max_stop_characters for each in stops):
         message = f"a stop string must have 1 to {limits.max_stop_characters} characters"
         raise ApiError(400, message, param="stop", code="invalid_value")
@@ -174,10 +147,11 @@ def _asked_tokens(request: ChatRequest) -> tuple[int | None, str]:
     return (older, "max_tokens") if newer is None else (newer, "max_completion_tokens")
 
 
-def _max_tokens(asked: int | None, param: str, limits: RequestLimits) -> int | None:
+def capped(asked: int | None, param: str, limits: RequestLimits) -> int | None:
+    """How long an answer may be. Raises ApiError 400 above the cap, naming `param`."""
     cap = limits.max_answer_tokens
     if asked is not None and cap is not None and asked > cap:
-        raise _over(param, cap)
+        raise over(param, cap)
     return asked if asked is not None else cap
 
 
@@ -196,65 +170,6 @@ def _json_schema(wanted: ResponseFormat | None, limits: RequestLimits) -> str | 
     return check_schema(wanted.json_schema.schema_, limits, "response_format.json_schema.schema")
 
 
-_TOO_MANY = "array_above_max_length"
-
-
-def _over(param: str, most: int, code: str = "integer_above_max_value") -> ApiError:
-    what = "a length of " if code == _TOO_MANY else ""
+def over(param: str, most: int, code: str = "integer_above_max_value") -> ApiError:
+    what = "a length of " if code == TOO_MANY else ""
     return ApiError(400, f"{param} must not exceed {what}{most}", param=param, code=code)
-
-
-_CODES: Mapping[str, str] = {
-    "extra_forbidden": "unknown_parameter",
-    "missing": "missing_required_parameter",
-    "string_too_long": "string_above_max_length",
-    "too_long": _TOO_MANY,
-    "too_short": "empty_array",
-    **{f"{kind}_type": "invalid_type" for kind in ("string", "int", "float", "bool", "list", "dict")},
-    "model_type": "invalid_type",
-}
-"""OpenAI's codes of what pydantic finds; the rest is `invalid_value`."""
-_BOUNDS: Mapping[str, str] = {
-    "greater_than": "below_min_value",
-    "greater_than_equal": "below_min_value",
-    "less_than": "above_max_value",
-    "less_than_equal": "above_max_value",
-}
-_DECIMALS = frozenset(
-    {"temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "logit_bias"}
-)
-
-_UNION_TAGS = frozenset({"str", "int", "float", "bool", "NamedChoice"})
-
-_UNSUPPORTED: Mapping[str, str] = {
-    "functions": "functions are not supported",
-    "function_call": "functions are not supported",
-    "audio": "audio is not supported",
-    "modalities": "only text is supported",
-    "web_search_options": "web search is not supported",
-    "reasoning_effort": "this model has no reasoning effort",
-    "verbosity": "this model has no verbosity",
-    "suffix": "a suffix is not supported",
-    "echo": "echo is not supported",
-    "grammar": "client grammars are not accepted: use response_format",
-    "guided_regex": "client regexes are not accepted: use response_format",
-    "guided_grammar": "client grammars are not accepted: use response_format",
-    "chat_template": "client templates are not accepted",
-    "chat_template_kwargs": "client template variables are not accepted",
-}
-
-
-def _api_error(kind: str, location: tuple[int | str, ...], message: str) -> ApiError:
-    names = [str(part)[:64] for part in location if not (isinstance(part, str) and "[" in part)]
-    if len(names) > 1 and names[-1] in _UNION_TAGS:  # which of a field's kinds the value is not
-        names.pop()
-    param = ".".join(names[:6]) or None
-    if names and names[0] in _UNSUPPORTED:
-        return ApiError(
-            400, f"{names[0]}: {_UNSUPPORTED[names[0]]}", param=param, code="unsupported_parameter"
-        )
-    code = _CODES.get(kind, "invalid_value")
-    if kind in _BOUNDS:
-        code = f"{'decimal' if names[0] in _DECIMALS else 'integer'}_{_BOUNDS[kind]}"
-    said = {"extra_forbidden": f"unknown parameter: {param}", "missing": f"missing parameter: {param}"}
-    return ApiError(400, said.get(kind, f"{param}: {message}"), param=param, code=code)

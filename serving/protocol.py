@@ -18,11 +18,13 @@ Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 TokenIds = list[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A piece of a request: what it does not know is refused."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class TextPart(_Part):
+class TextPart(Part):
     """A part of a message's content."""
 
     type: Literal["text"]
@@ -32,7 +34,7 @@ class TextPart(_Part):
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
-class ToolFunction(_Part):
+class ToolFunction(Part):
     """What the model may call; `parameters` is a JSON schema."""
 
     name: FunctionName
@@ -41,27 +43,27 @@ class ToolFunction(_Part):
     strict: bool | None = None
 
 
-class Tool(_Part):
+class Tool(Part):
     """One of `tools`."""
 
     type: Literal["function"]
     function: ToolFunction
 
 
-class ChosenFunction(_Part):
+class ChosenFunction(Part):
     """A function's name."""
 
     name: FunctionName
 
 
-class NamedChoice(_Part):
+class NamedChoice(Part):
     """`tool_choice` of one function."""
 
     type: Literal["function"]
     function: ChosenFunction
 
 
-class CalledFunction(_Part):
+class CalledFunction(Part):
     """A call of an earlier turn; `arguments` is a JSON object as text."""
 
     name: FunctionName
@@ -69,7 +71,7 @@ class CalledFunction(_Part):
     parsed_arguments: Ignored = None
 
 
-class EarlierCall(_Part):
+class EarlierCall(Part):
     """One of a message's `tool_calls`."""
 
     id: Annotated[str, Field(max_length=64)]
@@ -78,7 +80,7 @@ class EarlierCall(_Part):
     index: Ignored = None
 
 
-class ChatMessage(_Part):
+class ChatMessage(Part):
     """One turn. `developer` is OpenAI's newer word for `system`; beside `tool_calls` no content is needed."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -98,14 +100,14 @@ class ChatMessage(_Part):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
-class StreamOptions(_Part):
+class StreamOptions(Part):
     """`include_usage`: a last chunk with the token counts."""
 
     include_usage: bool | None = None
     include_obfuscation: Ignored = None
 
 
-class SchemaSpec(_Part):
+class SchemaSpec(Part):
     """OpenAI's wrapper of a JSON schema."""
 
     name: Annotated[str, Field(max_length=64)]
@@ -114,20 +116,18 @@ class SchemaSpec(_Part):
     strict: bool | None = None
 
 
-class ResponseFormat(_Part):
+class ResponseFormat(Part):
     """`text`, any JSON object, or JSON of a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: SchemaSpec | None = None
 
 
-class GenerationRequest(_Part):
-    """What both routes take."""
+class SamplingRequest(Part):
+    """What all routes take."""
 
     model: Annotated[str, Field(max_length=256)] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
     stop: str | list[str] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
@@ -137,7 +137,6 @@ class GenerationRequest(_Part):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bias] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     metadata: Ignored = None
     store: Ignored = None
@@ -145,6 +144,14 @@ class GenerationRequest(_Part):
     prompt_cache_key: Ignored = None
     prompt_cache_retention: Ignored = None
     safety_identifier: Ignored = None
+
+
+class GenerationRequest(SamplingRequest):
+    """What the routes take whose replies hold several choices."""
+
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
 class ChatRequest(GenerationRequest):

@@ -7,30 +7,27 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from serving.calls import Alternative, Call, Called, ChosenToken, Ended, Event, ModelCard, Started, Text
+from serving.http.errors import ApiError
+from serving.http.event_stream import DONE
 from serving.tools import ToolCall
 
 Route = Literal["chat", "completion"]
 
 
-@dataclass
-class Reply:
-    """What is known of a call's answer so far, and how each part of it is written."""
+@dataclass(kw_only=True)
+class Answer:
+    """What is known of a call's answer so far, whatever its form."""
 
-    route: Route
     call: Call
-    with_usage: bool = False
-    """The stream ends with the token counts; its other chunks then say that they have none."""
     created: int = field(default_factory=lambda: int(time.time()))
     model: str = ""
     sha256: str = ""
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_answer_tokens: int = 0
-    _num_characters: Counter[int] = field(default_factory=Counter)
-    """Streamed so far, per choice: logprobs of completions say where in the text a token is."""
 
     def see(self, event: Event) -> None:
         """Keep what the usage and the head are made of."""
@@ -41,6 +38,22 @@ class Reply:
             self.num_cached_tokens += (
                 event.num_cached_tokens if event.choice % self.call.num_choices == 0 else 0
             )
+
+
+@dataclass(kw_only=True)
+class Reply(Answer):
+    """A reply with choices, and how each part of it is written."""
+
+    route: Route
+    with_usage: bool = False
+    """The stream ends with the token counts; its other chunks then say that they have none."""
+    end: ClassVar[bytes] = DONE
+    _num_characters: Counter[int] = field(default_factory=Counter)
+    """Streamed so far, per choice: logprobs of completions say where in the text a token is."""
+
+    def param(self, name: str | None) -> str | None:
+        """The request's word for a parameter of the call: they are the same."""
+        return name
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -66,7 +79,7 @@ class Reply:
         kind = "chat.completion" if self.route == "chat" else "text_completion"
         return {**self._head(kind), "choices": choices, "usage": self.usage}
 
-    def first_chunks(self) -> list[dict[str, Any]]:
+    def opening(self) -> list[dict[str, Any]]:
         """Chat streams begin with a role for every choice."""
         if self.route == "completion":
             return []
@@ -75,17 +88,25 @@ class Reply:
             for choice in range(self.call.num_choices)
         ]
 
-    def chunk(self, event: Text | Called | Ended) -> dict[str, Any]:
-        """One part of a stream."""
+    def parts(self, event: Event) -> list[dict[str, Any]]:
+        """The stream's chunks for an event."""
         if isinstance(event, Called):
             calls = [{"index": index, **_tool_call(call)} for index, call in enumerate(event.calls)]
-            return self._chunk(event.choice, {"tool_calls": calls}, None, None)
+            return [self._chunk(event.choice, {"tool_calls": calls}, None, None)]
         if isinstance(event, Ended):
-            return self._chunk(event.choice, {}, None, event.finish_reason)
-        return self._chunk(event.choice, {"content": event.text}, event.tokens, None)
+            return [self._chunk(event.choice, {}, None, event.finish_reason)]
+        if isinstance(event, Text):
+            return [self._chunk(event.choice, {"content": event.text}, event.tokens, None)]
+        return []
 
-    def usage_chunk(self) -> dict[str, Any]:
-        return {**self._head(self._chunk_kind), "choices": [], "usage": self.usage}
+    def closing(self) -> list[dict[str, Any]]:
+        """The token counts, where the client wants them."""
+        usage = {**self._head(self._chunk_kind), "choices": [], "usage": self.usage}
+        return [usage] if self.with_usage else []
+
+    def broken(self, error: ApiError) -> list[dict[str, Any]]:
+        """The end of a stream that cannot be ended."""
+        return [error.body]
 
     @property
     def _chunk_kind(self) -> str:
@@ -154,10 +175,12 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
 def _chat_logprobs(tokens: tuple[ChosenToken, ...] | None) -> dict[str, Any] | None:
     if tokens is None:
         return None
-    content = [
-        {**_entry(each.token), "top_logprobs": [_entry(other) for other in each.top]} for each in tokens
-    ]
-    return {"content": content, "refusal": None}
+    return {"content": logprobs_of(tokens), "refusal": None}
+
+
+def logprobs_of(tokens: Iterable[ChosenToken]) -> list[dict[str, Any]]:
+    """Tokens with their probabilities, and with the likeliest ones in their place."""
+    return [{**_entry(each.token), "top_logprobs": [_entry(other) for other in each.top]} for each in tokens]
 
 
 def _entry(token: Alternative) -> dict[str, Any]:

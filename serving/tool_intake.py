@@ -3,43 +3,56 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from serving.call_schema import call_schema
 from serving.http.errors import ApiError
 from serving.http.json_schema import check_depth, check_schema
-from serving.protocol import ChatMessage, ChatRequest, NamedChoice
+from serving.protocol import ChatMessage, NamedChoice, Tool
 from serving.settings import RequestLimits
 
 _CHOICE = "tool_choice"
 _MISSING = "missing_required_parameter"
 
 
-def tools_of(request: ChatRequest, limits: RequestLimits) -> tuple[Mapping[str, Any], ...]:
+@dataclass(frozen=True)
+class Choice:
+    """Whether functions may be called, must be, or not at all; `names`: which, None: any."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    names: frozenset[str] | None = None
+
+
+def choice_of(wanted: Literal["none", "auto", "required"] | NamedChoice | None) -> Choice:
+    """What a chat request's `tool_choice` says."""
+    if isinstance(wanted, NamedChoice):
+        return Choice("required", frozenset({wanted.function.name}))
+    return Choice(wanted or "auto")
+
+
+def tools_of(tools: Sequence[Tool], choice: Choice, limits: RequestLimits) -> tuple[Mapping[str, Any], ...]:
     """The tools that the model may call now. Raises ApiError 400."""
-    tools = tuple(tool.model_dump(exclude_none=True) for tool in request.tools or ())
     if len(tools) > limits.max_tools:
         raise ApiError(400, f"at most {limits.max_tools} tools", param="tools", code="array_above_max_length")
-    check_depth(tools, limits, "tools")
-    choice = request.tool_choice
-    if isinstance(choice, NamedChoice):
-        tools = tuple(tool for tool in tools if tool["function"]["name"] == choice.function.name)
-    if not tools and (isinstance(choice, NamedChoice) or choice == "required"):
+    offered = tuple(tool.model_dump(exclude_none=True) for tool in tools)
+    check_depth(offered, limits, "tools")
+    if choice.names is not None:
+        offered = tuple(tool for tool in offered if tool["function"]["name"] in choice.names)
+    if not offered and (choice.names is not None or choice.mode == "required"):
         raise ApiError(
             400, "tool_choice asks for a tool that is not in tools", param=_CHOICE, code="invalid_value"
         )
-    return () if choice == "none" else tools
+    return () if choice.mode == "none" else offered
 
 
-def forced_schema(
-    request: ChatRequest, tools: tuple[Mapping[str, Any], ...], limits: RequestLimits
-) -> str | None:
+def forced_schema(tools: tuple[Mapping[str, Any], ...], choice: Choice, limits: RequestLimits) -> str | None:
     """The JSON schema of a call that the request insists on; None if the model may choose.
 
     Raises ApiError 400.
     """
-    if not tools or request.tool_choice in (None, "auto"):
+    if not tools or choice.mode == "auto":
         return None
     return check_schema(call_schema([tool["function"] for tool in tools]), limits, "tools")
 
@@ -62,7 +75,7 @@ def turn_of(index: int, message: ChatMessage, limits: RequestLimits) -> dict[str
                 "type": "function",
                 "function": {
                     "name": call.function.name,
-                    "arguments": _arguments(call.function.arguments, limits, f"{at}.tool_calls"),
+                    "arguments": arguments_of(call.function.arguments, limits, f"{at}.tool_calls"),
                 },
             }
             for call in message.tool_calls
@@ -70,8 +83,8 @@ def turn_of(index: int, message: ChatMessage, limits: RequestLimits) -> dict[str
     return turn
 
 
-def _arguments(text: str, limits: RequestLimits, param: str) -> dict[str, Any]:
-    """Templates write the arguments as JSON themselves."""
+def arguments_of(text: str, limits: RequestLimits, param: str) -> dict[str, Any]:
+    """An earlier call's arguments: templates write them as JSON themselves. Raises ApiError 400."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -19,8 +19,9 @@ from serving.http.endpoint import Endpoint, read_object
 from serving.http.errors import ApiError, for_status
 from serving.http.gate import EXPOSED, Gate
 from serving.http.votes import Vote, VoteFile, as_pair
-from serving.intake import parse
+from serving.parsing import parse
 from serving.protocol import ChatRequest, CompletionRequest
+from serving.responses.protocol import ResponsesRequest
 from serving.settings import GateSettings, ServingSettings
 
 _PROBE_S = 5.0
@@ -31,7 +32,7 @@ _PAGE_POLICY = (
 _NOT_OFFERED = (
     "embeddings",
     "moderations",
-    "responses",
+    "conversations",
     "images/generations",
     "audio/speech",
     "audio/transcriptions",
@@ -76,6 +77,16 @@ def _add_generation(app: FastAPI, endpoint: Endpoint) -> None:
     async def completions(request: Request) -> Response:
         return await endpoint.completion(request)
 
+    @app.post("/v1/responses", openapi_extra=_body("ResponsesRequest"), responses=_RESPONSES)
+    async def responses(request: Request) -> Response:
+        return await endpoint.response(request)
+
+    app.add_api_route(
+        "/v1/responses/{path:path}",
+        _not_stored,
+        methods=["GET", "POST", "DELETE"],
+        include_in_schema=False,
+    )
     for path in _NOT_OFFERED:
         app.add_api_route(f"/v1/{path}", _not_offered, methods=["GET", "POST"], include_in_schema=False)
 
@@ -131,8 +142,14 @@ def _add_page(app: FastAPI, settings: ServingSettings) -> None:
 
 async def _not_offered() -> Response:
     raise ApiError(
-        404, "this is not offered here: only chat completions and completions are", code="not_offered"
+        404,
+        "this is not offered here: only chat completions, completions and responses are",
+        code="not_offered",
     )
+
+
+async def _not_stored() -> Response:
+    raise ApiError(404, "responses are not stored here: send the whole conversation", code="not_offered")
 
 
 # Errors.
@@ -199,7 +216,11 @@ def _body(schema: str) -> dict[str, Any]:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        kinds = [(ChatRequest, "validation"), (CompletionRequest, "validation")]
+        kinds = [
+            (ChatRequest, "validation"),
+            (CompletionRequest, "validation"),
+            (ResponsesRequest, "validation"),
+        ]
         _, defined = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
         document.setdefault("components", {}).setdefault("schemas", {}).update(defined["$defs"])
         app.openapi_schema = document

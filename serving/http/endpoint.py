@@ -11,25 +11,32 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from serving.admission import Admission, RateLimit, Refused
-from serving.calls import Backend, Call, Called, Ended, Event, Failed, Started, Text
+from serving.calls import Backend, Call, Called, Ended, Event, Failed, Text
 from serving.http.errors import ApiError, for_status
-from serving.http.event_stream import DONE, EventStream, disconnected, event
+from serving.http.event_stream import EventStream, disconnected, event
 from serving.http.metrics import HttpMetrics
 from serving.http.strict_json import parse_object
-from serving.intake import chat_call, completion_call, parse
+from serving.intake import chat_call, completion_call
 from serving.keys import ApiKey
-from serving.protocol import ChatRequest, CompletionRequest
-from serving.replies import Reply, Route
+from serving.parsing import parse
+from serving.protocol import ChatRequest, CompletionRequest, GenerationRequest
+from serving.replies import Reply
+from serving.responses.intake import read_request, response_call
+from serving.responses.reply import ResponseReply
 from serving.settings import ServingSettings
 
 log = logging.getLogger("serving.requests")
 
+Route = Literal["chat", "completion", "response"]
+AnyReply = Reply | ResponseReply
+
+_IDS: dict[Route, str] = {"chat": "chatcmpl-", "completion": "cmpl-", "response": "resp_"}
 _GRACE_S = 5.0
 """How long after the deadline the engine's own end of the request is waited for."""
 
@@ -43,12 +50,12 @@ class _Visit:
     caller: str
     began_s: float
     leave: ExitStack = field(default_factory=ExitStack)
-    reply: Reply | None = None
+    reply: AnyReply | None = None
     first_s: float | None = None
 
 
 class Endpoint:
-    """The two routes that generate. One per process, on one event loop."""
+    """The routes that generate. One per process, on one event loop."""
 
     def __init__(self, backend: Backend, settings: ServingSettings, *, capacity: int) -> None:
         self._backend = backend
@@ -63,14 +70,17 @@ class Endpoint:
     async def completion(self, request: Request) -> Response:
         return await self._handle(request, "completion")
 
+    async def response(self, request: Request) -> Response:
+        return await self._handle(request, "response")
+
     async def _handle(self, request: Request, route: Route) -> Response:
         key: ApiKey | None = request.scope.get("serving.key")
         visit = _Visit(_new_id(route), route, key.name if key else "local", time.monotonic())
         try:
             self._rates.take(visit.caller, _rate(key, self._settings))
-            call, with_usage = await self._read(request, visit)
-            visit.leave.enter_context(self.admission.enter(_num_answers(call)))
-            return await self._answer(request, visit, call, with_usage)
+            reply = await self._read(request, visit)
+            visit.leave.enter_context(self.admission.enter(_num_answers(reply.call)))
+            return await self._answer(request, visit, reply)
         except Refused as refused:
             seconds = str(max(1, math.ceil(refused.retry_after_s)))
             error = ApiError(429, str(refused), code="rate_limit_exceeded", headers={"retry-after": seconds})
@@ -87,9 +97,14 @@ class Endpoint:
             self._finish(visit, 500)
             raise
 
-    async def _read(self, request: Request, visit: _Visit) -> tuple[Call, bool]:
+    async def _read(self, request: Request, visit: _Visit) -> AnyReply:
+        """What is asked for, as the reply that is still to be filled."""
         body = await read_object(request)
         limits, deadline_s = self._settings.limits, self._settings.request_timeout_s
+        if visit.route == "response":
+            wanted = read_request(body)
+            call = response_call(wanted, limits, call_id=visit.id, deadline_s=deadline_s)
+            return ResponseReply(call=call, asked=wanted)
         asked: ChatRequest | CompletionRequest
         if visit.route == "chat":
             asked = parse(ChatRequest, body)
@@ -97,14 +112,10 @@ class Endpoint:
         else:
             asked = parse(CompletionRequest, body)
             call = completion_call(asked, limits, call_id=visit.id, deadline_s=deadline_s)
-        if asked.stream_options is not None and not call.stream:
-            raise ApiError(
-                400, "stream_options needs stream: true", param="stream_options", code="invalid_value"
-            )
-        return call, bool(asked.stream_options and asked.stream_options.include_usage)
+        return Reply(route=visit.route, call=call, with_usage=_with_usage(asked))
 
-    async def _answer(self, request: Request, visit: _Visit, call: Call, with_usage: bool) -> Response:
-        visit.reply = reply = Reply(visit.route, call, with_usage)
+    async def _answer(self, request: Request, visit: _Visit, reply: AnyReply) -> Response:
+        visit.reply, call = reply, reply.call
         bundles = self._bundles(call)
         first = asyncio.ensure_future(anext(bundles))
         gone = asyncio.ensure_future(disconnected(request.receive))
@@ -145,13 +156,14 @@ class Endpoint:
         finally:
             await bundles.aclose()
 
-    def _see(self, visit: _Visit, reply: Reply, events: list[Event]) -> None:
+    def _see(self, visit: _Visit, reply: AnyReply, events: list[Event]) -> None:
         for each in events:
             if visit.first_s is None and isinstance(each, Text | Called | Ended):
                 visit.first_s = time.monotonic() - visit.began_s
             if isinstance(each, Failed):
                 headers = {"retry-after": "1"} if each.status in (429, 503) else {}
-                raise ApiError(each.status, each.message, code=each.code, param=each.param, headers=headers)
+                param = reply.param(each.param)
+                raise ApiError(each.status, each.message, code=each.code, param=param, headers=headers)
             reply.see(each)
 
     # Streams.
@@ -159,7 +171,7 @@ class Endpoint:
     def _stream(
         self,
         visit: _Visit,
-        reply: Reply,
+        reply: AnyReply,
         events: list[Event],
         bundles: AsyncGenerator[list[Event], None],
         headers: dict[str, str],
@@ -169,18 +181,18 @@ class Endpoint:
         async def parts() -> AsyncGenerator[bytes, None]:
             nonlocal status
             try:
-                yield b"".join(map(event, reply.first_chunks())) + _chunks(reply, events)
+                yield _written(reply.opening()) + _parts(reply, events)
                 async for more in bundles:
                     self._see(visit, reply, more)
-                    yield _chunks(reply, more)
-                yield (event(reply.usage_chunk()) if reply.with_usage else b"") + DONE
+                    yield _parts(reply, more)
+                yield _written(reply.closing()) + reply.end
             except ApiError as error:  # the status line has gone: the error is the last event, without [DONE]
                 status = error.status
-                yield event(error.body)
+                yield _written(reply.broken(error))
             except Exception:
                 log.exception("call %s", visit.id)
                 status = 500
-                yield event(for_status(500).body)
+                yield _written(reply.broken(for_status(500)))
 
         async def on_end(gone: bool) -> None:
             await bundles.aclose()
@@ -221,13 +233,24 @@ async def read_object(request: Request) -> dict[str, Any]:
         raise ApiError(400, "the request's body is incomplete", code="incomplete_body") from error
 
 
-def _chunks(reply: Reply, events: list[Event]) -> bytes:
+def _parts(reply: AnyReply, events: list[Event]) -> bytes:
     """The events of one message to the client."""
-    return b"".join(event(reply.chunk(each)) for each in events if not isinstance(each, Started | Failed))
+    return b"".join(_written(reply.parts(each)) for each in events)
+
+
+def _written(parts: list[dict[str, Any]]) -> bytes:
+    return b"".join(map(event, parts))
+
+
+def _with_usage(asked: GenerationRequest) -> bool:
+    """Raises ApiError 400 for options of a stream that is none."""
+    if asked.stream_options is not None and not asked.stream:
+        raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
+    return bool(asked.stream_options and asked.stream_options.include_usage)
 
 
 def _new_id(route: Route) -> str:
-    return f"{'chatcmpl' if route == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
+    return f"{_IDS[route]}{uuid.uuid4().hex}"
 
 
 def _rate(key: ApiKey | None, settings: ServingSettings) -> int | None:

@@ -18,7 +18,7 @@ def token(data: bytes) -> ChosenToken:
 
 def choice_of(route: Route) -> dict[str, Any]:
     parts = [b"a", PARROT[:2], PARROT[2:], b"b"]
-    reply = Reply(route, Call("x", None, Sampling(top_logprobs=2), None))
+    reply = Reply(route=route, call=Call("x", None, Sampling(top_logprobs=2), None))
     text = Text(0, "a🦜b", tuple(map(token, parts)))
     whole = reply.whole([Started("m", "0" * 64, 1), text, Ended(0, "stop", 4, 0)])
     return dict(whole["choices"][0])
