@@ -22,6 +22,7 @@ from serving.calls import (
 )
 from serving.canary import Canary
 from serving.canarying import CANNOT_SERVE, CanaryRouter
+from serving.echo import echo_of
 from serving.engine import (
     Engine,
     EngineError,
@@ -185,13 +186,18 @@ class HostBackend:
         num_prompt_tokens = sum(len(stream.request.prompt) for stream in streams[:: call.num_choices])
         events: list[Event] = [Started(model.name, model.sha256, num_prompt_tokens)]
         if call.stream:
+            for choice, stream in enumerate(streams):
+                events += echo_of(call, choice, model.engine, stream.request.prompt, None)
             yield events
             async for events in self._bundled(model.engine, streams):
                 if bundle := merged(list(with_calls(events, readers))):
                     yield bundle
             return
         for choice, stream in enumerate(streams):
-            events += ending(choice, model.engine, await stream.result_async(), with_text=True)
+            result = await stream.result_async()
+            tokens = stream.request.prompt
+            events += echo_of(call, choice, model.engine, tokens, result.prompt_logprobs)
+            events += ending(choice, model.engine, result, with_text=True)
         yield merged(list(with_calls(events, readers)))
 
     async def _bundled(self, engine: Engine, streams: list[Stream]) -> AsyncIterator[list[Event]]:

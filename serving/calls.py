@@ -28,6 +28,8 @@ class Call:
     must_call: bool = False
     """The sampling's JSON schema is that of a call."""
     max_tool_calls: int | None = None
+    echo: bool = False
+    """Each prompt comes back before its answers, with log-probabilities where the sampling has them."""
     num_choices: int = 1
     stream: bool = False
     user: str = ""
@@ -40,7 +42,8 @@ class Alternative(NamedTuple):
 
     text: str
     data: bytes
-    logprob: float
+    logprob: float | None
+    """None: of a prompt's first token, before which there is nothing."""
 
 
 class ChosenToken(NamedTuple):

@@ -9,7 +9,7 @@ from serving.calls import Call
 from serving.engine.types import Sampling
 from serving.http.errors import ApiError
 from serving.http.json_schema import check_schema
-from serving.parsing import TOO_MANY, UNSUPPORTED
+from serving.parsing import TOO_MANY
 from serving.protocol import ChatRequest, CompletionRequest, ResponseFormat, SamplingRequest
 from serving.settings import RequestLimits
 from serving.tool_intake import choice_of, forced_schema, tools_of, turn_of
@@ -57,8 +57,9 @@ def completion_call(
         raise ApiError(
             400, "best_of other than n is not supported", param="best_of", code="unsupported_value"
         )
-    if request.echo:
-        raise ApiError(400, f"echo: {UNSUPPORTED['echo']}", param="echo", code="unsupported_parameter")
+    if request.echo and request.stream and request.logprobs is not None:
+        message = "echo with logprobs is not streamed"
+        raise ApiError(400, message, param="echo", code="unsupported_value")
     prompts = _prompts(request.prompt)
     return Call(
         id=call_id,
@@ -66,6 +67,7 @@ def completion_call(
         sampling=sampling_of(request, limits, top_logprobs=request.logprobs),
         max_tokens=capped(request.max_tokens or 16, "max_tokens", limits),
         prompts=prompts,
+        echo=bool(request.echo),
         num_choices=_num_choices(request.n or 1, len(prompts), limits),
         stream=bool(request.stream),
         user=request.user or "",

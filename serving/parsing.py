@@ -22,7 +22,6 @@ UNSUPPORTED: Mapping[str, str] = {
     "reasoning_effort": "this model has no reasoning effort",
     "verbosity": "this model has no verbosity",
     "suffix": "a suffix is not supported",
-    "echo": "echo is not supported",
     "grammar": "client grammars are not accepted: use response_format",
     "guided_regex": "client regexes are not accepted: use response_format",
     "guided_grammar": "client grammars are not accepted: use response_format",

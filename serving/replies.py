@@ -203,7 +203,10 @@ def _completion_logprobs(tokens: tuple[ChosenToken, ...] | None, at: int = 0) ->
     return {
         "tokens": [_name(each.token) for each in tokens],
         "token_logprobs": [each.token.logprob for each in tokens],
-        "top_logprobs": [{_name(other): other.logprob for other in each.top} for each in tokens],
+        "top_logprobs": [
+            None if each.token.logprob is None else {_name(other): other.logprob for other in each.top}
+            for each in tokens
+        ],
         "text_offset": offsets,
     }
 

@@ -59,7 +59,13 @@ def _request(engine: Engine, call: Call, prompt: tuple[int, ...], index: int) ->
         seed=(call.sampling.seed + index) % 2**32,
         max_tokens=room if call.max_tokens is None else min(call.max_tokens, room),
     )
-    return Request(f"{call.id}-{index}", prompt, sampling, deadline_s=call.deadline_s)
+    return Request(
+        f"{call.id}-{index}",
+        prompt,
+        sampling,
+        deadline_s=call.deadline_s,
+        scores_prompt=call.echo and sampling.top_logprobs is not None,
+    )
 
 
 def cancel_all(streams: list[Stream]) -> None:

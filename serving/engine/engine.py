@@ -172,6 +172,8 @@ class Engine:
             )
         if not 0 <= request.num_written <= len(prompt):
             raise RequestError("bad_request", f"num_written is {request.num_written} of {len(prompt)} tokens")
+        if request.scores_prompt and request.sampling.top_logprobs is None:
+            raise RequestError("bad_request", "scores_prompt needs sampling.top_logprobs")
         if min(prompt) < 0 or max(prompt) >= self._runtime.num_vocab:
             raise RequestError("bad_token", f"a token id is not between 0 and {self._runtime.num_vocab - 1}")
 

@@ -69,7 +69,8 @@ class Scheduler:
         """Queue a job. It has been validated: a prompt of at least one token that is shorter than the
         context."""
         num_read = len(job.request.prompt) - job.request.num_written
-        if self._tile_tokens is not None and num_read >= _LONG_PROMPT_TILES * self._tile_tokens:
+        is_long = self._tile_tokens is not None and num_read >= _LONG_PROMPT_TILES * self._tile_tokens
+        if is_long and not job.request.scores_prompt:  # a tile has more tokens than a pass may score
             job.num_tiled = num_read
         self._waiting.append(job)
 
@@ -134,7 +135,7 @@ class Scheduler:
         placement = place(
             job,
             self.slots,
-            reuse=self._reuse,
+            reuse=self._reuse and not job.request.scores_prompt,
             min_copy_tokens=self._min_copy_tokens,
             tile_tokens=self._tile_tokens or 0,
         )
@@ -181,11 +182,13 @@ class Scheduler:
             return self._plan_in_turn(writing)
         adapter = self._next_adapter(writing)
         chosen = [slot.next_chunk(1) for slot in writing if slot.adapter == adapter]
-        budget = self._batch_tokens - len(chosen)
+        budget, num_targets = self._batch_tokens - len(chosen), self._backend.max_targets
         for slot in self._prefilling:
-            if budget > 0 and slot.adapter == adapter:
-                chosen.append(slot.next_chunk(self._limit(slot, budget)))
+            room = budget if slot.prompt_logprobs is None else min(budget, num_targets)
+            if room > 0 and slot.adapter == adapter:
+                chosen.append(slot.next_chunk(self._limit(slot, room)))
                 budget -= len(chosen[-1].tokens)
+                num_targets -= len(chosen[-1].targets)
         together = sorted((chunk for chunk in chosen if not chunk.tiled), key=lambda chunk: chunk.slot)
         return [*([chunk] for chunk in chosen if chunk.tiled), *([together] if together else [])]
 
@@ -205,8 +208,10 @@ class Scheduler:
         ready = sorted([*writing, *self._prefilling], key=lambda slot: (slot.index <= self._turn, slot.index))
         if not ready:
             return []
-        self._turn = ready[0].index
-        return [[ready[0].next_chunk(self._batch_tokens)]]
+        slot = ready[0]
+        self._turn = slot.index
+        most = self._batch_tokens if slot.prompt_logprobs is None else self._backend.max_targets
+        return [[slot.next_chunk(most)]]
 
     def _next_adapter(self, writing: list[Slot]) -> str | None:
         """A pass has one adapter: take turns between those in use."""
@@ -237,6 +242,9 @@ class Scheduler:
         was_prompt = slot.in_prompt
         slot.num_computed += len(chunk.tokens)
         self.counters.rows += len(chunk.tokens)
+        if chunk.targets and slot.prompt_logprobs is not None:
+            num_top = slot.job.request.sampling.top_logprobs or 0
+            slot.prompt_logprobs += self._backend.score(slot.index, num_top)
         if not chunk.wants_output:
             return
         if was_prompt:

@@ -56,6 +56,7 @@ class Slot:
     adapter: str | None = None
     text: TextStream = field(default_factory=TextStream)
     logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None
     num_streamed: int = 0
     first_token_s: float | None = None
     last_token_s: float = 0.0
@@ -83,6 +84,7 @@ class Slot:
         self.num_tiled, self.adapter = job.num_tiled, job.request.adapter
         self.text = TextStream(job.request.sampling.stop)
         self.logprobs = [] if job.request.sampling.top_logprobs is not None else None
+        self.prompt_logprobs = [] if job.request.scores_prompt else None
         self.num_streamed, self.first_token_s = 0, None
 
     @property
@@ -120,8 +122,10 @@ class Slot:
     def next_chunk(self, limit: int) -> Chunk:
         """The next tokens to compute: the rest of the prompt, at most `limit`, or the latest answer token."""
         tokens = self.tokens[self.num_computed : self.num_computed + limit]
-        ends = self.num_computed + len(tokens) == len(self.tokens)
-        return Chunk(self.index, self.num_computed, tokens, ends, self.in_tiles)
+        end = self.num_computed + len(tokens)
+        scored = self.prompt_logprobs is not None and self.in_prompt
+        targets = self.tokens[self.num_computed + 1 : end + 1] if scored else ()
+        return Chunk(self.index, self.num_computed, tokens, end == len(self.tokens), self.in_tiles, targets)
 
     def stream(self, shown: str) -> None:
         """Hand over the text that can be shown now, with what has come since the last time."""
@@ -150,6 +154,7 @@ class Slot:
             seconds=now_s - job.submitted_s,
             first_token_s=None if self.first_token_s is None else self.first_token_s - job.submitted_s,
             logprobs=None if self.logprobs is None else tuple(self.logprobs),
+            prompt_logprobs=None if self.prompt_logprobs is None else tuple(self.prompt_logprobs),
             error=error,
             error_code=code,
         )

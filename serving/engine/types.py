@@ -63,6 +63,9 @@ class Request:
     """How many of the prompt's last tokens go on with an answer that an earlier request wrote. A
     deterministic engine computes them as it does answers: so it makes no difference whether a slot still
     holds them."""
+    scores_prompt: bool = False
+    """Also tell how likely the prompt's own tokens are, with `sampling.top_logprobs` of the others. All of it
+    is computed then, whatever a slot holds."""
 
 
 class TokenLogprob(NamedTuple):
@@ -100,5 +103,7 @@ class Result:
     first_token_s: float | None
     """From submission to the first token; None if there was none."""
     logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of the prompt's tokens after the first, each given those before it, where they were asked for."""
     error: str | None = None
     error_code: str | None = None

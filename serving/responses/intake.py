@@ -27,7 +27,7 @@ from serving.tool_intake import Choice, arguments_of, forced_schema, tools_of
 
 _STATELESS = "nothing is stored here: send the whole conversation as input"
 _REFUSED = {
-    **{name: why for name, why in UNSUPPORTED.items() if name not in ("suffix", "echo")},
+    **{name: why for name, why in UNSUPPORTED.items() if name != "suffix"},
     "previous_response_id": _STATELESS,
     "conversation": _STATELESS,
     "background": "an answer is written while its client waits",

@@ -18,7 +18,7 @@ from serving.engine.llamacpp import library
 from serving.engine.llamacpp.half_precision import sums_in_half_precision
 from serving.engine.llamacpp.kernels.origins import Origins
 from serving.engine.llamacpp.model import LlamaModel
-from serving.engine.llamacpp.sampling import LlamaSampler
+from serving.engine.llamacpp.sampling import LlamaSampler, logits_of, logprob_of
 from serving.engine.settings import EngineSettings
 from serving.engine.types import TokenLogprob
 
@@ -32,6 +32,8 @@ _SHORT_CONTEXT_TOKENS = 1024
 """Up to here fused attention in bf16 is worth it; measured on Intel with prompts of 64 to 1,500 tokens."""
 _LEAST_CONTEXT_TOKENS = 256
 """llama.cpp rounds up to a multiple of this in any case; `_keeps_apart` needs half of it."""
+_MAX_TARGETS = 32
+"""Tokens of prompts that a pass scores at most: each takes room for a whole vocabulary."""
 _MAX_BRIDGE = 2
 """Idle slots between two busy ones that are worth a row of padding; see `_with_bridges`."""
 
@@ -52,6 +54,7 @@ class LlamaBackend:
     ) -> None:
         """`threads`: for prompts, for answers. `adapters`: from `load_adapters`."""
         self.num_slots = num_slots
+        self.max_targets = _MAX_TARGETS
         self.context_tokens = settings.context_tokens
         self._abort_flag = ctypes.create_string_buffer(2)
         self._context = _open_context(model, settings, num_slots, threads, self._abort_flag)
@@ -60,6 +63,8 @@ class LlamaBackend:
         self._adapter: str | None = None
         self._lengths = [0] * num_slots
         self._rows: dict[int, int] = {}
+        self._targets: dict[int, tuple[int, Sequence[int]]] = {}
+        """Of each slot that is scored: the row of its chunk's first token, and what followed."""
         self._num_vocab = model.num_vocab
         self._origins = Origins(num_slots, 0 if model.has_window else settings.context_tokens)
         self._batch = _Batch(_pass_tokens(settings) + num_slots)
@@ -82,7 +87,7 @@ class LlamaBackend:
         self._abort_flag[0] = b"\0"
         self._use_adapter(adapter)
         padded = self._with_company(chunks) if self._apart else self._with_bridges(chunks)
-        self._rows = self._batch.fill(padded, first_too=self._apart and not chunks[0].tiled)
+        self._rows, self._targets = self._batch.fill(padded, first_too=self._apart and not chunks[0].tiled)
         with self._origins.told([chunk.slot for chunk in padded]):
             status = llama_cpp.llama_decode(self._context, self._batch.native)
         if status != 0:
@@ -97,6 +102,13 @@ class LlamaBackend:
     def sample(self, slot: int, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
         assert isinstance(sampler, LlamaSampler)
         return sampler.sample(self._context, self._rows[slot])
+
+    def score(self, slot: int, num_top: int) -> list[TokenLogprob]:
+        first, targets = self._targets[slot]
+        return [
+            logprob_of(logits_of(self._context, first + index, self._num_vocab), token, num_top)
+            for index, token in enumerate(targets)
+        ]
 
     def truncate(self, slot: int, num_tokens: int) -> None:
         if self._lengths[slot] > num_tokens:
@@ -185,8 +197,7 @@ class LlamaBackend:
     def _logits_of(self, *chunks: Chunk) -> Any:
         """The first chunk's next-token logits after the pass, shape (vocabulary,)."""
         self.decode(chunks, None)
-        logits = llama_cpp.llama_get_logits_ith(self._context, self._rows[chunks[0].slot])
-        return np.ctypeslib.as_array(logits, (self._num_vocab,)).copy()
+        return logits_of(self._context, self._rows[chunks[0].slot], self._num_vocab).copy()
 
     def _use_adapter(self, name: str | None) -> None:
         if name == self._adapter:
@@ -221,14 +232,17 @@ class _Batch:
             logits=_pointer(self._outputs, ctypes.c_int8),
         )
 
-    def fill(self, chunks: Sequence[Chunk], *, first_too: bool) -> dict[int, int]:
-        """Write the chunks; returns the output row of each slot that wants one. `first_too`: each chunk's
-        first token gets an output as well."""
+    def fill(
+        self, chunks: Sequence[Chunk], *, first_too: bool
+    ) -> tuple[dict[int, int], dict[int, tuple[int, Sequence[int]]]]:
+        """Write the chunks; returns the output row of each slot that wants one, and the first row and the
+        targets of each that is scored. `first_too`: each chunk's first token gets an output as well."""
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         rows: dict[int, int] = {}
         firsts: list[int] = []
+        scored: dict[int, tuple[int, Sequence[int]]] = {}
         for chunk in chunks:
             count = len(chunk.tokens)
             firsts.append(len(tokens))
@@ -237,14 +251,18 @@ class _Batch:
             slots += [chunk.slot] * count
             if chunk.wants_output:
                 rows[chunk.slot] = len(tokens) - 1
+            if chunk.targets:
+                scored[chunk.slot] = firsts[-1], chunk.targets
         count = len(tokens)
         self._tokens[:count], self._positions[:count], self._slots[:count] = tokens, positions, slots
         self._outputs[:count] = 0
         self._outputs[list(rows.values())] = 1
         if first_too:
             self._outputs[firsts] = 1
+        for first, targets in scored.values():
+            self._outputs[first : first + len(targets)] = 1
         self.native.n_tokens = count
-        return rows
+        return rows, scored
 
 
 def _pointer(array: Any, kind: Any) -> Any:
@@ -304,7 +322,7 @@ def _open_context(
     params.n_seq_max = num_slots
     params.n_batch = _pass_tokens(settings) + num_slots
     params.n_ubatch = _pass_tokens(settings)
-    params.n_outputs_max = num_slots
+    params.n_outputs_max = num_slots + _MAX_TARGETS
     params.n_threads_batch, params.n_threads = threads
     kv_type = "f16" if settings.deterministic and settings.kv_type == "auto" else settings.kv_type
     params.type_k = params.type_v = _KV_TYPES[resolve_kv_type(kv_type)]

@@ -67,13 +67,10 @@ class LlamaSampler:
             token = int(llama_cpp.llama_sampler_sample(self._chain, context, row))
         if self._top_logprobs is None:
             return token, None
-        return token, _logprob(self._logits(context, row), token, self._top_logprobs)
+        return token, logprob_of(self._logits(context, row), token, self._top_logprobs)
 
     def _logits(self, context: Any, row: int) -> npt.NDArray[np.float32]:
-        address = ctypes.addressof(llama_cpp.llama_get_logits_ith(context, row).contents)
-        memory: Any = (ctypes.c_float * self._num_vocab).from_address(address)
-        logits: npt.NDArray[np.float32] = np.frombuffer(memory, np.float32)
-        return logits
+        return logits_of(context, row, self._num_vocab)
 
     def _sample_with_grammar(self, context: Any, row: int) -> int:
         """Sample freely and keep what the grammar allows: to check one token costs less than to check them
@@ -123,6 +120,14 @@ class LlamaSampler:
         array = _as_array(one)
         llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
         return math.isfinite(one["logit"][0])
+
+
+def logits_of(context: Any, row: int, num_vocab: int) -> npt.NDArray[np.float32]:
+    """After row `row` of the context's latest batch, shape (vocabulary,); the memory is the context's own."""
+    address = ctypes.addressof(llama_cpp.llama_get_logits_ith(context, row).contents)
+    memory: Any = (ctypes.c_float * num_vocab).from_address(address)
+    logits: npt.NDArray[np.float32] = np.frombuffer(memory, np.float32)
+    return logits
 
 
 def check_sampling(sampling: Sampling, num_vocab: int) -> None:
@@ -210,7 +215,8 @@ def _as_array(candidates: npt.NDArray[Any]) -> Any:
     return llama_cpp.llama_token_data_array(data=data, size=len(candidates), selected=-1, sorted=False)
 
 
-def _logprob(logits: npt.NDArray[np.float32], token: int, num_top: int) -> TokenLogprob:
+def logprob_of(logits: npt.NDArray[np.float32], token: int, num_top: int) -> TokenLogprob:
+    """How likely a token is, and the `num_top` likeliest ones."""
     peak = float(logits.max())
     log_total = peak + math.log(float(np.exp(logits - peak).sum()))
     top: dict[int, float] = {}

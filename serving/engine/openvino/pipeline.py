@@ -48,6 +48,7 @@ def check_request(request: Request) -> None:
         "logit_bias": bool(sampling.logit_bias),
         "top_logprobs above 0": bool(sampling.top_logprobs),
         "an adapter": request.adapter is not None,
+        "scores of prompts": request.scores_prompt,
     }
     for name, asked in missing.items():
         if asked:

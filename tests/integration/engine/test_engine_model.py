@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from serving.engine import (
@@ -31,7 +33,9 @@ from serving.engine import (
 )
 from serving.engine.cores import CoreLease
 from serving.engine.llamacpp.context import LlamaBackend
+from serving.engine.llamacpp.quality import next_token_logits
 from serving.engine.llamacpp.quantize import quantize
+from serving.engine.llamacpp.sampling import logprob_of
 from serving.engine.placement import inward
 
 REPOSITORY = Path(__file__).parents[3]
@@ -327,6 +331,32 @@ def test_logit_bias_logprobs_and_stop_tokens(engine: Engine) -> None:
         [Request("b", prompt, Sampling(logit_bias={wanted: 100.0}, stop_token_ids=(wanted,)))]
     )
     assert (stopped.tokens, stopped.finish_reason) == ((), "stop")
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_prompts_scores_are_the_models_own(model_path: Path, deterministic: bool) -> None:
+    """Against llama.cpp over the whole text at once, beside other work, and twice the same."""
+    text = "The quick brown fox jumps over the lazy dog. " * 20
+    tokens, logits = next_token_logits(str(model_path), text, max_tokens=200)
+    wanted = [logprob_of(logits[index], token, 2) for index, token in enumerate(tokens[1:])]
+    settings = EngineSettings(pin=False, slots=4, context_tokens=512, deterministic=deterministic)
+    with Engine.open(model_path, settings) as engine:
+        scored = Request("a", tuple(tokens), Sampling(max_tokens=1, top_logprobs=2), scores_prompt=True)
+        others = [Request(str(index), chat(engine, f"Count to {index}.")) for index in range(5)]
+        results = engine.generate([*others, scored, replace(scored, id="b"), *others])
+        assert cells_match(engine)
+    first, second = results[5].prompt_logprobs, results[6].prompt_logprobs
+    assert first is not None
+    assert second is not None
+    assert [entry.token_id for entry in first] == tokens[1:]
+    for entry, expected in zip(first, wanted, strict=True):
+        assert entry.logprob == pytest.approx(expected.logprob, abs=0.2)
+        assert sum(np.exp(list(entry.top.values()))) <= 1.0
+    mean = sum(entry.logprob for entry in first) / len(first)
+    assert mean == pytest.approx(sum(entry.logprob for entry in wanted) / len(wanted), abs=0.02)
+    assert results[5].num_cached_tokens == results[6].num_cached_tokens == 0
+    if deterministic:
+        assert first == second
 
 
 def test_stop_strings_cross_token_borders(engine: Engine) -> None:

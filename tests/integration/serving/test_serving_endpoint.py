@@ -15,6 +15,8 @@ import psutil
 import pytest
 from serving_endpoint import Endpoint, poll
 
+from serving.engine.llamacpp.quality import next_token_logits
+from serving.engine.llamacpp.sampling import logprob_of
 from serving.files import sha256_of
 
 QUESTION: list[Any] = [{"role": "user", "content": "Name a colour."}]
@@ -115,6 +117,34 @@ def test_completions_stop_and_json(client: openai.OpenAI) -> None:
     answer = json.loads(shaped.choices[0].message.content or "")
     assert set(answer) == {"colour", "count"}
     assert answer["colour"] in ("red", "green")
+
+
+def test_a_prompt_comes_back_with_how_likely_it_is(client: openai.OpenAI, endpoint: Endpoint) -> None:
+    """What evaluations of answers that are given (MMLU, HellaSwag, …) are made of."""
+    asked: Any = {"model": "champion", "echo": True, "logprobs": 2, "max_tokens": 1, "temperature": 0}
+    text = "The capital of France is Paris."
+    tokens, logits = next_token_logits(str(endpoint.model), text)
+    wanted = [logprob_of(logits[index], token, 0).logprob for index, token in enumerate(tokens[1:])]
+    for prompt in (text, tokens):
+        choice = client.completions.create(**asked, prompt=prompt).choices[0]
+        logprobs = choice.logprobs
+        assert logprobs is not None
+        assert logprobs.tokens is not None
+        assert logprobs.token_logprobs is not None
+        assert logprobs.top_logprobs is not None
+        assert choice.text.startswith(text)
+        assert "".join(logprobs.tokens) == choice.text
+        assert logprobs.text_offset == [
+            len("".join(logprobs.tokens[:index])) for index in range(len(logprobs.tokens))
+        ]
+        assert len(logprobs.tokens) == len(tokens) + 1
+        assert logprobs.token_logprobs[0] is logprobs.top_logprobs[0] is None
+        assert logprobs.token_logprobs[1:-1] == pytest.approx(wanted, abs=0.2)
+        assert all(len(top) == 2 for top in logprobs.top_logprobs[1:])
+    plain = client.completions.create(model="champion", prompt=text, echo=True, max_tokens=4, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in plain).startswith(text)
+    with pytest.raises(openai.BadRequestError, match="not streamed"):
+        client.completions.create(**asked, prompt=text, stream=True)
 
 
 def shaped_by(schema: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ class FakeBackend:
         self, num_slots: int = 4, context_tokens: int = 256, *, tile_tokens: int | None = None
     ) -> None:
         self.num_slots, self.context_tokens, self.tile_tokens = num_slots, context_tokens, tile_tokens
+        self.max_targets = 8
+        self.targets: dict[int, tuple[int, Sequence[int]]] = {}
         self.held: list[list[int]] = [[] for _ in range(num_slots)]
         self.passes: list[list[tuple[int, int]]] = []
         self.num_tiled = 0
@@ -31,6 +33,8 @@ class FakeBackend:
             assert len(self.held[chunk.slot]) == chunk.start, "a chunk must append to what its slot holds"
             self.held[chunk.slot] += chunk.tokens
             assert len(self.held[chunk.slot]) <= self.context_tokens
+        self.targets = {chunk.slot: (chunk.start, chunk.targets) for chunk in chunks}
+        assert sum(len(chunk.targets) for chunk in chunks) <= self.max_targets
         self.passes.append([(chunk.slot, len(chunk.tokens)) for chunk in chunks])
         self._check_shapes(chunks)
         return not aborted
@@ -44,9 +48,20 @@ class FakeBackend:
             sizes = [len(chunk.tokens) for chunk in chunks]
             assert all(size < self.tile_tokens and size % 2 == 1 for size in sizes)
             assert all(len(chunk.tokens) == 1 for chunk in chunks if chunk.wants_output)
+            assert all(len(chunk.targets) == len(chunk.tokens) for chunk in chunks if len(chunk.targets) > 1)
 
     def sample(self, slot: int, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
         return expected_token(self.held[slot]), None
+
+    def score(self, slot: int, num_top: int) -> list[TokenLogprob]:
+        """How likely a token is: minus what would be expected there."""
+        start, targets = self.targets[slot]
+        held = self.held[slot]
+        likely = (expected_token(held[: start + index + 1]) for index in range(len(targets)))
+        return [
+            TokenLogprob(token, -float(each), dict.fromkeys(range(num_top), 0.0))
+            for token, each in zip(targets, likely, strict=True)
+        ]
 
     def truncate(self, slot: int, num_tokens: int) -> None:
         del self.held[slot][num_tokens:]
@@ -87,10 +102,17 @@ def expected_answer(prompt: Sequence[int], max_tokens: int) -> tuple[int, ...]:
     return tuple(answer)
 
 
-def job(prompt: Sequence[int], *, name: str = "a", deadline_s: float | None = None, now_s: float | None =
-None,
-        **sampling: object) -> Job:  # fmt: skip
-    request = Request(name, tuple(prompt), Sampling(**sampling), deadline_s)  # type: ignore[arg-type]
+def job(
+    prompt: Sequence[int],
+    *,
+    name: str = "a",
+    deadline_s: float | None = None,
+    now_s: float | None = None,
+    scores_prompt: bool = False,
+    **sampling: object,
+) -> Job:
+    settings = Sampling(**sampling)  # type: ignore[arg-type]
+    request = Request(name, tuple(prompt), settings, deadline_s, scores_prompt=scores_prompt)
     return Job(request, Stream(request), FakeSampler(), time.monotonic() if now_s is None else now_s)
 
 

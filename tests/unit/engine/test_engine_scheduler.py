@@ -104,6 +104,37 @@ def test_answers_go_on_while_a_long_prompt_is_computed_in_chunks() -> None:
     assert backend.passes[-1] == [(0, 1), (1, 4)]
 
 
+@pytest.mark.parametrize("tile_tokens", [None, 20, 0])
+def test_a_prompt_is_scored_whole_whatever_is_beside_it(tile_tokens: int | None) -> None:
+    """0: deterministic with a backend that has no tiles, one sequence a pass."""
+    backend = FakeBackend(num_slots=3, context_tokens=200, tile_tokens=tile_tokens or None)
+    scheduler = scheduler_of(backend, batch_tokens=32, deterministic=tile_tokens is not None)
+    prompt = [index % 90 + 1 for index in range(150)]
+    jobs = [
+        job(prompt_that_lasts(5, 12), max_tokens=12),
+        job(prompt, name="b", max_tokens=3, top_logprobs=2, scores_prompt=True),
+        job(prompt, name="again", max_tokens=3, top_logprobs=0, scores_prompt=True),
+        job(prompt, name="unscored", max_tokens=3),
+    ]
+    for each in jobs:
+        scheduler.add(each)
+    backend.abort_next = True
+    run(scheduler)
+    assert_nothing_left(scheduler, backend, jobs)
+    results = [each.stream.result(0) for each in jobs]
+    for result, num_top in ((results[1], 2), (results[2], 0)):
+        assert result.prompt_logprobs is not None
+        assert [entry.token_id for entry in result.prompt_logprobs] == prompt[1:]
+        assert [entry.logprob for entry in result.prompt_logprobs] == [
+            -float(expected_token(prompt[:end])) for end in range(1, len(prompt))
+        ]
+        assert {len(entry.top) for entry in result.prompt_logprobs} == {num_top}
+        assert result.num_cached_tokens == 0
+        assert result.tokens == expected_answer(prompt, 3)
+    assert results[0].prompt_logprobs is results[3].prompt_logprobs is None
+    assert results[3].tokens == expected_answer(prompt, 3)
+
+
 def test_a_next_turn_computes_only_what_is_new() -> None:
     backend = FakeBackend()
     scheduler = scheduler_of(backend)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from serving.calls import Alternative, Call, ChosenToken, Ended, Started, Text
-from serving.engine import Sampling
+from serving.echo import echo_of
+from serving.engine import Engine, Sampling, TokenLogprob
 from serving.replies import Reply, Route
 
 PARROT = "🦜".encode()
@@ -35,3 +37,52 @@ def test_completions_spell_parts_of_characters_and_count_whole_ones() -> None:
     assert logprobs["tokens"] == ["a", "bytes:\\xf0\\x9f", "bytes:\\xa6\\x9c", "b"]
     assert logprobs["top_logprobs"][1] == {"bytes:\\xf0\\x9f": -0.5, "bytes:\\xa0": -1.0}
     assert logprobs["text_offset"] == [0, 1, 1, 2]
+
+
+BOS = 1
+PIECES = {BOS: b"<s>", 5: b"red", 6: b" sky"}
+
+
+def echoed(prompt: str | tuple[int, ...], tokens: tuple[int, ...], *, scored: bool = True) -> list[Text]:
+    """Of an engine whose vocabulary puts a token before texts."""
+    tokenizer = SimpleNamespace(
+        piece=PIECES.get,
+        detokenize=lambda ids, special: b"".join(PIECES[token] for token in ids).decode(),
+    )
+    engine = SimpleNamespace(
+        tokenizer=tokenizer,
+        detokenize=lambda ids: b"".join(PIECES[token] for token in ids if token != BOS).decode(),
+    )
+    call = Call("x", None, Sampling(), None, prompts=("other", prompt), num_choices=2, echo=True)
+    logprobs = tuple(TokenLogprob(token, -0.25, {}) for token in tokens[1:]) if scored else None
+    return echo_of(call, 3, cast("Engine", engine), tokens, logprobs)
+
+
+def test_an_echo_is_the_text_and_its_own_tokens() -> None:
+    (text,) = echoed("red sky", (BOS, 5, 6))
+    assert (text.choice, text.text) == (3, "red sky")
+    assert [(each.token.text, each.token.logprob) for each in text.tokens or ()] == [
+        ("red", -0.25),
+        (" sky", -0.25),
+    ]
+    (ids,) = echoed((BOS, 5), (BOS, 5))
+    assert ids.text == "<s>red", "what was given is what comes back"
+    assert [(each.token.text, each.token.logprob) for each in ids.tokens or ()] == [
+        ("<s>", None),
+        ("red", -0.25),
+    ]
+    (bare,) = echoed("red sky", (5, 6), scored=False)
+    assert (bare.text, bare.tokens) == ("red sky", None)
+    assert (
+        echo_of(Call("x", None, Sampling(), None, prompts=("a",)), 0, cast("Engine", None), (5,), None) == []
+    )
+
+
+def test_the_first_token_of_an_echo_has_no_logprob() -> None:
+    (ids,) = echoed((5, 6), (5, 6))
+    reply = Reply(route="completion", call=Call("x", None, Sampling(top_logprobs=1), None))
+    whole = reply.whole([Started("m", "0" * 64, 2), ids._replace(choice=0), Ended(0, "stop", 0, 0)])
+    logprobs = whole["choices"][0]["logprobs"]
+    assert logprobs["token_logprobs"] == [None, -0.25]
+    assert logprobs["top_logprobs"] == [None, {}]
+    assert logprobs["text_offset"] == [0, 3]
