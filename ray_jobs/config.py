@@ -27,7 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class WorkerSettings(Section):
-    """The Ray Train workers of one trial."""
+    """The workers of one trial: one in the trial's own process, or a group of Ray Train's."""
 
     per_trial: Annotated[int, Field(ge=1)] = 1
     """Data-parallel workers of one trial."""

@@ -45,6 +45,8 @@ def sparkline(values: Sequence[float], width: int = 16) -> str:
 
 
 BARS = "▁▂▃▄▅▆▇█"
+LEAST_S = 1.0
+"""What comes within it says nothing of a rate: blocks that are finished together arrive together."""
 
 
 class Progress:
@@ -116,7 +118,9 @@ class Progress:
     def _rate(self) -> float:
         """0 as long as nothing can be said; of all the time where all came at once."""
         began, before = self._begun or (self._started, 0)
-        if before == self._done >= self._total:
+        if self._clock() - began < LEAST_S:
+            if self._done < self._total:
+                return 0.0
             began, before = self._started, 0
         seconds = self._clock() - began
         return (self._done - before) / seconds if seconds > 0 else 0.0

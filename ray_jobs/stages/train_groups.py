@@ -9,6 +9,8 @@ from typing import Any
 
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from ray_jobs.stages.worker_groups import trains_alone
+
 
 class WithoutDatasets(DataParallelTrainer):
     """A trainer of workers that read their data themselves."""
@@ -21,16 +23,8 @@ class WithoutDatasets(DataParallelTrainer):
 
 
 def group_trainer(job: dict[str, Any]) -> type[WithoutDatasets]:
-    """The trainer for the workers of a job; with a torch process group where these share the work.
-
-    DeepSpeed wants one for a single worker, too. With a process group, torch takes the one GPU that is the
-    worker's turn; without, all that it sees, so a worker of several GPUs gets a group as well.
-    """
-    from ray_jobs.orpo.settings import TrainingSettings
-
-    workers = job["workers"]
-    deepspeed = TrainingSettings.model_validate_json(job["training"]).deepspeed
-    if workers["per_trial"] == 1 and workers["gpus_per_worker"] <= 1 and deepspeed is None:
+    """The trainer for the workers of a job; with a torch process group where these share the work."""
+    if trains_alone(job):
         return WithoutDatasets
     from ray_jobs.stages.torch_group import TorchGroupTrainer
 

@@ -1,4 +1,4 @@
-"""One Ray Train worker: reads the splits, trains, reports each evaluation with its checkpoint."""
+"""A worker of a trial: reads the splits, trains, reports each evaluation with its checkpoint."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ from ray_jobs.stages.base_model import refuse_other
 from ray_jobs.stages.checkpoints import read_note, whole_since, why_damaged, write_note
 from ray_jobs.stages.diverged import note_diverged
 from ray_jobs.stages.ray_storage import ray_storage
+from ray_jobs.stages.worker_groups import Group, group_of
 from serving.storage.node_cache import local_copy
 from serving.storage.remote import is_uri
 
@@ -28,7 +29,7 @@ def train_worker(job: dict[str, Any]) -> None:
     base (ModelSettings), base_sha256 (of the run's base), training (TrainingSettings, with the trial's own
     values), train and heldout (Parquet files, by path or URI), threads (of this worker), storage (folder of
     all groups, by path or URI), start_from (another trial's checkpoint from which this one starts, as Ray
-    names its path, or None).
+    names its path, or None). Beside that the worker's group, where it is none of Ray Train's.
     """
     resumed(job, run_training)
 
@@ -38,44 +39,38 @@ def resumed(job: dict[str, Any], training: "Training") -> None:
 
     A training that diverges, which it does in all workers alike, ends here: it leaves a note to the trial.
     """
-    import ray.train
-
     from ray_jobs.orpo.metrics import TrainingDiverged
     from ray_jobs.orpo.settings import TrainingSettings
 
     settings = TrainingSettings.model_validate_json(job["training"])
-    with checkpoint_folder(last_checkpoint(job)) as folder:
+    group = group_of(job)
+    with checkpoint_folder(last_checkpoint(job, group)) as folder:
         resume_from = whole(folder)
-        reports = Reports(resume_from)
+        reports = Reports(group, resume_from)
         try:
             if not reports.finished(settings.num_steps):
                 training(job, settings, reports, resume_from)
         except TrainingDiverged as error:
-            if ray.train.get_context().get_world_rank() == 0:
-                note_diverged(group_folder(job), str(error))
+            if group.rank == 0:
+                note_diverged(group_folder(job, group), str(error))
 
 
-def group_folder(job: dict[str, Any]) -> str:
+def group_folder(job: dict[str, Any], group: Group) -> str:
     """Where the group keeps its checkpoints, by path or URI."""
-    import ray.train
-
-    return f"{job['storage']}/{ray.train.get_context().get_experiment_name()}"
+    return f"{job['storage']}/{group.name}"
 
 
-def last_checkpoint(job: dict[str, Any]) -> Any:
+def last_checkpoint(job: dict[str, Any], group: Group) -> Any:
     """What the group goes on from: its own last checkpoint, or the one that it takes over; None at the start.
 
     Ray Train (2.60) looks from time to time what its workers have written, and does not know of a checkpoint
     that came after its last look, when they then die. Nor does it remove that one later: it stays until the
     run's folder is removed.
     """
-    import ray.train
-
-    listed = ray.train.get_checkpoint()
+    listed, folder = group.listed(), group_folder(job, group)
     names = [Path(listed.path).name] if listed else []
-    alone = ray.train.get_context().get_world_size() == 1
-    if newer := whole_since(group_folder(job), names, alone=alone):
-        return checkpoint_at(f"{ray_storage(group_folder(job))['storage_path']}/{newer}", job)
+    if newer := whole_since(folder, names, alone=group.size == 1):
+        return checkpoint_at(f"{ray_storage(folder)['storage_path']}/{newer}", job)
     return listed or (checkpoint_at(job["start_from"], job) if job.get("start_from") else None)
 
 
@@ -102,7 +97,8 @@ def run_training(
     if torch.cuda.is_available() and 0 < share < 1:
         torch.cuda.set_per_process_memory_fraction(share)  # its neighbours' memory is not its own
     if not is_uri(job["storage"]):
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{group_folder(job)}/tensorboard")
+        folder = group_folder(job, group_of(job))
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{folder}/tensorboard")
     base = resolve_base(ModelSettings.model_validate_json(job["base"]), default_cache_dir())
     refuse_other(base.name, base.sha256, job["base_sha256"], job["storage"])
     with tempfile.TemporaryDirectory() as output_dir:
@@ -135,32 +131,23 @@ def whole(folder: str | None) -> str | None:
 
 
 class Reports:
-    """Passes evaluations on to Ray Train, each checkpoint with those that led to it."""
+    """Passes evaluations on to the group, each checkpoint with those that led to it."""
 
-    def __init__(self, resume_from: str | None) -> None:
+    def __init__(self, group: Group, resume_from: str | None) -> None:
+        self._group = group
         self._resume_from = resume_from
         self._rows = read_note(Path(resume_from)) if resume_from else []
 
     def finished(self, num_steps: int) -> bool:
         """True when the checkpoint is the last one; its evaluation is then reported once more."""
-        import ray.train
-
         if not self._rows or self._rows[-1]["step"] < num_steps:
             return False
-        self._pass_on(self._resume_from if ray.train.get_context().get_world_rank() == 0 else None)
+        self._group.report(self._rows[-1], self._resume_from if self._group.rank == 0 else None)
         return True
 
     def add(self, row: dict[str, Any], folder: str | None) -> None:
         """A barrier over the workers: all report the numbers, and what they wrote of the checkpoint."""
-        import ray.train
-
         self._rows.append(row)
         if folder:
-            write_note(Path(folder), ray.train.get_context().get_world_rank(), self._rows)
-        self._pass_on(folder)
-
-    def _pass_on(self, folder: str | None) -> None:
-        import ray.train
-
-        checkpoint = ray.train.Checkpoint.from_directory(folder) if folder else None
-        ray.train.report(self._rows[-1], checkpoint=checkpoint)
+            write_note(Path(folder), self._group.rank, self._rows)
+        self._group.report(row, folder)

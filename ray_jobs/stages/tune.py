@@ -1,4 +1,4 @@
-"""Ray Tune over ORPO trials, each a Ray Train worker group; the best adapter and the trial table."""
+"""Ray Tune over ORPO trials, each a worker or a group of them; the best adapter and the trial table."""
 
 import errno
 import logging
@@ -28,7 +28,7 @@ from ray_jobs.stages.gpu_share import with_gpu_share
 from ray_jobs.stages.ray_storage import path_of_ray, ray_storage
 from ray_jobs.stages.train_worker import train_worker
 from ray_jobs.stages.trial_table import describe, drawn_order, trial_from, write_trials
-from ray_jobs.stages.tune_search import driver_share, param_space, tune_config
+from ray_jobs.stages.tune_search import driver_share, param_space, tune_config, worker_share
 from serving.storage.mirror import fetched_folder, shared
 
 log = logging.getLogger(__name__)
@@ -85,14 +85,14 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
     import ray.tune
 
     from ray_jobs.stages.trial_log import TrialLog
-    from ray_jobs.stages.tune_trial import run_trial
+    from ray_jobs.stages.tune_trial import in_own_process, run_trial
 
     experiment = folder / "experiment"
     prepare_search(experiment)
     job = {**job, "forgotten": forgotten_trials(job["storage"], shared(experiment))}
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, job=job, worker=train_worker),
-        {"node:__internal_head__": driver_share(config)},
+        worker_share(config) if in_own_process(job) else driver_share(config),
     )
     # Tune's own handler ends the search as if it were done, with what the trials had reached.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -111,7 +111,7 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
             run_config=ray.tune.RunConfig(
                 name="experiment",
                 **ray_storage(shared(folder)),
-                # A lost driver of a trial, besides the lost workers that Ray Train sees to.
+                # Trials in processes of their own; of a group the driver: Ray Train sees to its workers.
                 failure_config=ray.tune.FailureConfig(max_failures=config.search.max_failures),
                 callbacks=[TrialLog(config.search.num_trials, most_steps(config.training, config.search))],
                 verbose=0,

@@ -56,15 +56,23 @@ HEAD_NODE_SPARE = 0.002
 """Of the head node, for each trial: Ray Train (2.60) puts an actor there for a group, which takes 0.001."""
 
 
-def driver_share(config: Config) -> float:
+def worker_share(config: Config) -> dict[str, float]:
+    """What a trial takes that trains in its own process."""
+    workers = config.workers
+    assert not isinstance(workers.gpus_per_worker, str), "auto is resolved before the search starts"
+    return {"CPU": workers.cpus_per_worker, "GPU": workers.gpus_per_worker}
+
+
+def driver_share(config: Config) -> dict[str, float]:
     """What the driver of a trial takes of the head node; it only waits for its workers and needs no core.
 
     A population lives as a whole: its trials take turns, so their drivers' places are as many as run at once.
     """
-    if config.search.scheduler != "pbt":
-        return 0.001
-    share = 1 / most_at_once(config) - HEAD_NODE_SPARE
-    return max(0.0001, math.floor(10_000 * share) / 10_000)
+    share = 0.001
+    if config.search.scheduler == "pbt":
+        share = 1 / most_at_once(config) - HEAD_NODE_SPARE
+        share = max(0.0001, math.floor(10_000 * share) / 10_000)
+    return {"node:__internal_head__": share}
 
 
 def num_concurrent(config: Config) -> int:

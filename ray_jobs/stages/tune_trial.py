@@ -1,4 +1,5 @@
-"""One trial of a search: it drives its Ray Train group and passes the group's reports on to Ray Tune.
+"""One trial of a search: it trains in its own process, or drives its Ray Train group and passes the group's
+reports on to Ray Tune.
 
 Ray Tune (2.60) gets metrics from a group, never a checkpoint, so a population could not hand weights on.
 Where it shall, each report carries a small Tune checkpoint that only says where the group's own one lies.
@@ -25,6 +26,7 @@ from ray_jobs.stages.checkpoints import repair_trial
 from ray_jobs.stages.diverged import raise_if_diverged
 from ray_jobs.stages.forgotten import taken_up
 from ray_jobs.stages.ray_storage import ray_storage
+from ray_jobs.stages.worker_groups import OwnProcess, trains_alone
 
 Worker = Callable[[dict[str, Any]], None]
 POINTER = "pointer.json"
@@ -42,14 +44,13 @@ class Pointer:
 
 
 def run_trial(overrides: dict[str, Any], *, job: dict[str, Any], worker: Worker) -> None:
-    """A Tune trial: drives one Ray Train group of `worker`s and passes its reports on.
+    """A Tune trial: runs one `worker`, or drives one Ray Train group of them and passes its reports on.
 
     The group's name follows from the trial, so that a restored trial finds its checkpoints. A trial that
     takes over another one's weights gets a new group, which starts from that checkpoint.
     """
     import ray.tune
 
-    say_which_cluster()
     trial_id = ray.tune.get_context().get_trial_id()
     pointer = read_pointer(ray.tune.get_checkpoint())
     group = group_name(trial_id, pointer, overrides)
@@ -63,9 +64,19 @@ def run_trial(overrides: dict[str, Any], *, job: dict[str, Any], worker: Worker)
         job["start_from"] = left and ray_storage(left)["storage_path"]
     repair_trial(folder)
     raise_if_diverged(folder)
-    with passing_on(group, job, taken_over) as callback, attempt(folder, job["search"]):
-        trainer(job, worker, group, callback).fit()
+    if in_own_process(job):
+        worker({**job, "group": OwnProcess(job["storage"], group)})
+    else:
+        say_which_cluster()
+        with passing_on(group, job, taken_over) as callback, attempt(folder, job["search"]):
+            trainer(job, worker, group, callback).fit()
     raise_if_diverged(folder)
+
+
+def in_own_process(job: dict[str, Any]) -> bool:
+    """Whether trials train in their own processes. Those of a population take turns, and are told what of
+    theirs another takes over: each has its group."""
+    return trains_alone(job) and not job["population"]
 
 
 def say_which_cluster() -> None:

@@ -77,6 +77,20 @@ def test_what_comes_all_at_once_has_the_rate_of_all_the_time(caplog: pytest.LogC
     assert [record.getMessage() for record in caplog.records] == ["answers  4/4 answers · 2.0 answers/s"]
 
 
+def test_blocks_that_arrive_together_say_nothing_of_a_rate(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    with caplog.at_level(logging.INFO, "ray_jobs.test"):
+        progress = Progress(logging.getLogger("ray_jobs.test"), "a", "a", 24, every_s=0.0, clock=clock)
+        for now_s in (8.0, 8.1, 8.2):
+            clock.now_s = 100.0 + now_s
+            progress.add(8)
+    assert [record.getMessage().split(" ", 1)[1].strip() for record in caplog.records] == [
+        "8/24 a",
+        "16/24 a",
+        "24/24 a · 2.9 a/s",
+    ]
+
+
 def test_work_that_shows_no_result_for_long_is_said_to_go_on(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     with caplog.at_level(logging.INFO, "ray_jobs.test"):

@@ -58,8 +58,10 @@ def test_a_trial_is_left_alone_at_its_end() -> None:
 
 
 def test_as_many_drivers_as_trials_that_run_at_once() -> None:
-    assert driver_share(config("search.max_concurrent_trials=3")) == 0.3313
-    assert driver_share(load_config(LOCAL, ["search.max_concurrent_trials=3"])) == 0.001
+    (share,) = driver_share(config("search.max_concurrent_trials=3")).values()
+    assert share == 0.3313
+    (share,) = driver_share(load_config(LOCAL, ["search.max_concurrent_trials=3"])).values()
+    assert share == 0.001
 
 
 def test_weights_taken_over_start_a_group_of_their_own() -> None:

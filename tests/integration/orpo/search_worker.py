@@ -14,6 +14,7 @@ from ray_jobs.orpo.metrics import Metrics
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.orpo.training import train
 from ray_jobs.stages import train_worker
+from ray_jobs.stages.worker_groups import group_of
 from tests.unit.orpo.tiny import text_pairs
 
 DEADLINE_S = 120.0
@@ -69,11 +70,9 @@ def in_step_training(
 
 def note(job: dict[str, Any], name: str, line: str) -> Path:
     """Adds a line to the trial's file in a folder of the run; returns the folder."""
-    import ray.train
-
     folder = Path(job["train"]).parents[1] / name
     folder.mkdir(exist_ok=True)
-    trial = ray.train.get_context().get_experiment_name().partition("-")[0]
+    trial = group_of(job).name.partition("-")[0]
     with (folder / trial).open("a") as file:
         file.write(f"{line}\n")
     return folder
