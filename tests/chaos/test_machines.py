@@ -62,7 +62,7 @@ def test_machines_that_die_or_are_unplugged_and_a_lost_head_lose_nothing(
     add(machines, 2)
     pipeline = Pipeline(machines, tmp_path)
     pipeline.comes_to("tune/trials/*/checkpoint_*")
-    one_that_runs(machines, "ray::RayTrainWorker").power_off()
+    one_that_runs(machines, "ray::ImplicitFunc").power_off()
     add(machines, 2)
     pipeline.comes_to("answers/base/unfinished/rows-*")
     one_that_runs(machines, "ray::MapWorker").unplug()

@@ -111,7 +111,8 @@ def test_a_search_whose_state_is_lost_trains_nothing_again(tmp_path: Path) -> No
 def test_what_a_killed_group_held_is_freed_beside_another_cluster_on_the_machine(
     tmp_path: Path,
 ) -> None:
-    config, run = prepared(tmp_path, [ALONE], **{"workers.cpus_per_worker": 2})
+    group = {"training.deepspeed": "{zero_optimization: {stage: 2}}"}  # for which a worker has a group
+    config, run = prepared(tmp_path, [ALONE], **{"workers.cpus_per_worker": 2}, **group)
     with another_cluster():
         tune.run(config, run)
     (trial,) = read_trials(run.path("tune/trials.parquet"))
