@@ -195,7 +195,7 @@ def time_engines(numbers: Sequence[int], folder: Path) -> dict[str, float]:
 
 
 def report_at_once(overrides: dict[str, Any], *, job: dict[str, Any], worker: object) -> None:
-    """A trial without a group of workers: what is left is Ray Tune's work, and one process."""
+    """A trial without a worker: what is left is Ray Tune's work, and one process."""
     import ray.tune
 
     del overrides, worker
@@ -203,19 +203,19 @@ def report_at_once(overrides: dict[str, Any], *, job: dict[str, Any], worker: ob
     ray.tune.report({"step": steps, **HELDOUT})
 
 
-def time_trials(count: int, folder: Path, *, groups: bool = True) -> dict[str, float]:
-    """Seconds of a trial that trains nothing, four at once: with its group of workers, or Tune's part alone.
+def time_trials(count: int, folder: Path, *, workers: bool = True) -> dict[str, float]:
+    """Seconds of a trial that trains nothing, four at once: with its worker, or Tune's part alone.
 
     Of Tune's part also the first and the last tenth, which tell whether it stays flat.
     """
     changes = [f"search.num_trials={count}", "search.max_concurrent_trials=4", "workers.cpus_per_worker=0.5"]
     config = load_config(CONFIG, changes)
-    run = RunFolder(folder / ("groups" if groups else "trials"))
+    run = RunFolder(folder / ("workers" if workers else "trials"))
     for name in ("train", "heldout"):
         run.write(f"data/{name}.parquet", dump_json([]))
     run.write("data/base.json", dump_json({"sha256": "0" * 64}))
     tune.train_worker = instant_train_worker
-    if not groups:
+    if not workers:
         tune_trial.run_trial = report_at_once
     with peak_rss() as peak:
         began_s = time.perf_counter()
@@ -223,7 +223,7 @@ def time_trials(count: int, folder: Path, *, groups: bool = True) -> dict[str, f
         seconds = time.perf_counter() - began_s
     if any(result.error for result in results):
         raise SystemExit(f"a trial failed: {results}")
-    if groups:
+    if workers:
         return {"overhead_per_trial_s": seconds / count, "trials": count}
     ends_s = sorted(result.metrics["timestamp"] for result in results)
     tenth = max(1, count // 10)
@@ -256,7 +256,7 @@ def main() -> None:
         if num_trials:
             figures |= time_trials(num_trials, Path(folder))
         if given.tune:
-            figures |= time_trials(given.tune, Path(folder), groups=False)
+            figures |= time_trials(given.tune, Path(folder), workers=False)
     work = {
         "rows": counts,
         "actors": pool.actors,
