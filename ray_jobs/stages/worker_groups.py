@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
+from ray_jobs.runs import replacing
 from ray_jobs.stages.group_notes import files_in, remove
 from ray_jobs.stages.ray_storage import ray_storage
 from serving.storage.remote import Remote, is_uri
@@ -107,8 +108,8 @@ def next_name(group: str) -> str:
 
 
 def keep(checkpoint: Path, group: str, name: str) -> None:
-    """Copy a checkpoint into the group's folder, a path or a URI. In a folder it appears whole, in a store
-    file by file: it is used once all files of its note are there.
+    """Copy a checkpoint into the group's folder, a path or a URI. In a folder it appears whole, synced to the
+    disk; in a store file by file: it is used once all files of its note are there.
 
     Raises OSError; then nothing of it is left in a folder.
     """
@@ -120,9 +121,8 @@ def keep(checkpoint: Path, group: str, name: str) -> None:
     partial = Path(group, f"{_UNFINISHED}{name}")
     try:
         for path in files:
-            target = partial / path.relative_to(checkpoint)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            with path.open("rb") as there, replacing(partial / path.relative_to(checkpoint)) as here:
+                shutil.copyfileobj(there, here, _PIECE)
         partial.rename(Path(group, name))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -143,6 +143,8 @@ def give_up_before(name: str, group: str) -> None:
 
 
 _UNFINISHED = "."
+_PIECE = 2**20
+"""Bytes that are copied at once."""
 
 
 def _checkpoints(group: str) -> set[str]:

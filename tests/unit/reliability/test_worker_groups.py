@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from ray_jobs.orpo.settings import TrainingSettings
-from ray_jobs.stages import worker_groups
 from ray_jobs.stages.checkpoints import NOTE, whole_since, write_note
 from ray_jobs.stages.group_notes import files_in
 from ray_jobs.stages.worker_groups import OwnProcess, give_up_before, keep, next_name, trains_alone
@@ -76,14 +75,14 @@ def test_tune_knows_a_checkpoint_before_the_one_before_it_goes(
 def test_a_copy_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = tmp_path / "trials/a"
     keep(written(tmp_path / "made", 2), str(group), "checkpoint_1")
-    copy = shutil.copyfile
+    copy = shutil.copyfileobj
 
-    def full(source: Path, target: Path) -> Any:
-        if source.name == "weights.bin":
+    def full(source: Any, target: Any, size: int) -> None:
+        if source.name.endswith("weights.bin"):
             raise OSError(28, "No space left on device")
-        return copy(source, target)
+        copy(source, target, size)
 
-    monkeypatch.setattr(worker_groups.shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(OSError, match="No space left"):
         keep(tmp_path / "made", str(group), "checkpoint_2")
     assert [path.name for path in group.iterdir()] == ["checkpoint_1"]
