@@ -151,6 +151,7 @@ def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *changes: str) -> 
     return run_owned(config_of(tmp_path, *fixed, *changes), stages, compare.NAMES, ())
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("machine_with_a_gpu", "stubs")
 def test_the_base_is_judged_while_the_candidate_answers_where_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

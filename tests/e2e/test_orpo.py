@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.e2e.conftest import Run
 from tests.e2e.test_readme import Done, free_port, log_of, process, wait_until_ready
@@ -36,6 +37,7 @@ def test_a_run_leaves_a_data_report_a_modelfile_and_a_card(finished: Done, proje
     assert re.search(r"^\*\*(promote|keep_base|inconclusive)\*\*: ", card, re.M)
 
 
+@pytest.mark.long
 def test_orpo_serves_on_another_port(finished: Done, project: Path, environment: dict[str, str]) -> None:
     port = free_port()
     line = f"{ORPO} serve --port {port} --set engine.cores=1 --set max_queued=4"

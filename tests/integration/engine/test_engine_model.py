@@ -190,7 +190,7 @@ def test_greedy_answers_alone_and_in_a_crowd(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("recipe", "changes"),
     [
-        ("q4_1", {}),
+        pytest.param("q4_1", {}, marks=pytest.mark.long),
         ("q4_0", {"cores": 2}),
         ("f16", {}),
         pytest.param("q4_0", {"kv_type": "q8_0"}, marks=pytest.mark.long),

@@ -41,6 +41,7 @@ def trainer_of(worker: Any, folder: Path, *, num_workers: int, **changes: object
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("two_cpus")
 def test_a_worker_that_trains_alone_has_no_process_group_and_no_processes_that_it_does_not_need(
     tmp_path: Path,

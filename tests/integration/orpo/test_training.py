@@ -386,6 +386,7 @@ def test_two_workers_equal_one_with_twice_the_pairs(
     assert torch.nn.functional.cosine_similarity(one.adapter, together, dim=0) > 0.9999
 
 
+@pytest.mark.long
 def test_workers_with_dropout_go_on_from_what_the_first_one_left(model_dir: str, tmp_path: Path) -> None:
     lora = {"rank": 4, "dropout": 0.3}
     settings = PLAIN | {"checkpoint_every_steps": 2, "lora": lora}
