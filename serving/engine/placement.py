@@ -53,7 +53,8 @@ def place(
     if not reuse:
         busy = [slot.index for slot in slots if slot.job is not None]
         return Placement(min(idle, key=lambda slot: (_rows_between([*busy, slot.index]), slot.index)), 0)
-    limit = len(job.request.prompt) - 1  # the last token is computed anew: its logits are needed
+    # The last token is computed anew, as its logits are needed; of a prompt that is scored those of all are.
+    limit = 0 if job.request.scores_prompt else len(job.request.prompt) - 1
     shared = {
         slot.index: min(common_tokens(job.key, slot.key), _alike(job, slot), limit)
         for slot in slots

@@ -135,7 +135,7 @@ class Scheduler:
         placement = place(
             job,
             self.slots,
-            reuse=self._reuse and not job.request.scores_prompt,
+            reuse=self._reuse,
             min_copy_tokens=self._min_copy_tokens,
             tile_tokens=self._tile_tokens or 0,
         )

@@ -135,6 +135,21 @@ def test_a_prompt_is_scored_whole_whatever_is_beside_it(tile_tokens: int | None)
     assert results[3].tokens == expected_answer(prompt, 3)
 
 
+def test_a_scored_prompt_takes_the_slot_that_was_least_recently_used() -> None:
+    backend = FakeBackend(num_slots=2)
+    scheduler = scheduler_of(backend)
+    chat, other = [3, 5, 7, 11] * 10, [13, 17, 19, 23] * 10
+    for prompt in (chat, other, [*chat, 1]):
+        scheduler.add(job(prompt, max_tokens=1))
+        run(scheduler)
+    scheduler.add(job(chat[:20], top_logprobs=0, scores_prompt=True, max_tokens=1))
+    run(scheduler)
+    again = job([*chat, 1, 2], max_tokens=1)
+    scheduler.add(again)
+    run(scheduler)
+    assert again.stream.result(0).num_cached_tokens >= len(chat), "the chat has kept its slot"
+
+
 def test_a_next_turn_computes_only_what_is_new() -> None:
     backend = FakeBackend()
     scheduler = scheduler_of(backend)
