@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from serving.calls import Call
 from serving.engine.types import Sampling
@@ -24,10 +25,8 @@ def chat_call(request: ChatRequest, limits: RequestLimits, *, call_id: str, dead
     choice = choice_of(request.tool_choice)
     tools = tools_of(request.tools or (), choice, limits)
     call_schema = forced_schema(tools, choice, limits)
-    answer_schema = _json_schema(request.response_format, limits)
-    if tools and answer_schema:
-        message = "response_format and tools exclude each other here"
-        raise ApiError(400, message, param="response_format", code="unsupported_value")
+    answer_schema = _answer_schema(request.response_format, limits)
+    refuse_both(tools, answer_schema, "response_format")
     return Call(
         id=call_id,
         model=request.model,
@@ -157,19 +156,40 @@ def capped(asked: int | None, param: str, limits: RequestLimits) -> int | None:
     return asked if asked is not None else cap
 
 
-def _json_schema(wanted: ResponseFormat | None, limits: RequestLimits) -> str | None:
-    if wanted is None or wanted.type == "text":
+def _answer_schema(wanted: ResponseFormat | None, limits: RequestLimits) -> str | None:
+    if wanted is None:
         return None
-    if wanted.type == "json_object":
-        return '{"type": "object"}'
     if wanted.json_schema is None:
-        raise ApiError(
-            400,
-            "a json_schema is required",
-            param="response_format.json_schema",
-            code="missing_required_parameter",
-        )
-    return check_schema(wanted.json_schema.schema_, limits, "response_format.json_schema.schema")
+        return format_schema(wanted.type, None, limits, "response_format.json_schema")
+    return format_schema(
+        wanted.type, wanted.json_schema.schema_, limits, "response_format.json_schema.schema"
+    )
+
+
+def format_schema(
+    kind: Literal["text", "json_object", "json_schema"],
+    schema: dict[str, Any] | None,
+    limits: RequestLimits,
+    param: str,
+) -> str | None:
+    """What a wanted format holds the answer to, as JSON text; None: to nothing.
+
+    `param`: where the schema stands, or should. Raises ApiError 400.
+    """
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return '{"type": "object"}'
+    if schema is None:
+        raise ApiError(400, f"missing parameter: {param}", param=param, code="missing_required_parameter")
+    return check_schema(schema, limits, param)
+
+
+def refuse_both(tools: Sequence[Mapping[str, Any]], answer_schema: str | None, param: str) -> None:
+    """Raises ApiError 400 for functions beside a format, which `param` asks for."""
+    if tools and answer_schema:
+        message = f"{param} and tools exclude each other here"
+        raise ApiError(400, message, param=param, code="unsupported_value")
 
 
 def over(param: str, most: int, code: str = "integer_above_max_value") -> ApiError:

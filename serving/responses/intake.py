@@ -6,8 +6,7 @@ from typing import Any
 
 from serving.calls import Call
 from serving.http.errors import ApiError
-from serving.http.json_schema import check_schema
-from serving.intake import capped, over, sampling_of
+from serving.intake import capped, format_schema, over, refuse_both, sampling_of
 from serving.parsing import TOO_MANY, UNSUPPORTED, parse
 from serving.protocol import Tool, ToolFunction
 from serving.responses.protocol import (
@@ -20,7 +19,6 @@ from serving.responses.protocol import (
     Item,
     MessageItem,
     ResponsesRequest,
-    TextFormat,
 )
 from serving.settings import RequestLimits
 from serving.tool_intake import Choice, arguments_of, forced_schema, tools_of
@@ -57,10 +55,11 @@ def response_call(
     choice = _choice(request)
     tools = tools_of([_as_tool(tool) for tool in request.tools or ()], choice, limits)
     call_schema = forced_schema(tools, choice, limits)
-    answer_schema = _answer_schema(request.text.format if request.text else None, limits)
-    if tools and answer_schema:
-        message = "text.format and tools exclude each other here"
-        raise ApiError(400, message, param="text.format", code="unsupported_value")
+    wanted = request.text.format if request.text else None
+    answer_schema = (
+        format_schema(wanted.type, wanted.schema_, limits, "text.format.schema") if wanted else None
+    )
+    refuse_both(tools, answer_schema, "text.format")
     return Call(
         id=call_id,
         model=request.model,
@@ -106,17 +105,6 @@ def _as_tool(tool: FunctionTool) -> Tool:
         name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
     )
     return Tool(type="function", function=function)
-
-
-def _answer_schema(wanted: TextFormat | None, limits: RequestLimits) -> str | None:
-    if wanted is None or wanted.type == "text":
-        return None
-    if wanted.type == "json_object":
-        return '{"type": "object"}'
-    if wanted.schema_ is None:
-        param = "text.format.schema"
-        raise ApiError(400, f"missing parameter: {param}", param=param, code="missing_required_parameter")
-    return check_schema(wanted.schema_, limits, "text.format.schema")
 
 
 # The conversation.
