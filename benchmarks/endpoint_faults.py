@@ -172,4 +172,4 @@ async def _until(server: Server, condition: Callable[[dict[str, Any]], bool]) ->
 def _active(server: Server) -> int:
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as reply:
         lines = reply.read().decode().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("engine_requests_active ")))
+    return sum(int(line.split()[1]) for line in lines if line.startswith("engine_requests_active{"))

@@ -22,7 +22,7 @@ from serving.calls import (
 )
 from serving.canary import Canary
 from serving.canarying import CANNOT_SERVE, CanaryRouter
-from serving.echo import echo_of
+from serving.echo import echo_of, without_answer
 from serving.engine import (
     Engine,
     EngineError,
@@ -101,10 +101,9 @@ class HostBackend:
         return Health(self.failure is None, champion.sha256, self.failure or behind)
 
     async def metrics(self) -> str:
-        parts = []
+        parts = [self._host.metrics().rstrip()]
         champion = self._host.champion
         if champion is not None:
-            parts = [champion.engine.metrics().to_prometheus("engine").rstrip()]
             parts += [
                 "# TYPE serving_champion_info gauge",
                 f'serving_champion_info{{sha256="{champion.sha256}"}} 1',
@@ -170,8 +169,10 @@ class HostBackend:
             raise
 
     async def _enter(self, name: str | None) -> LoadedModel:
-        if self._host.ready(name):
-            return self._host.enter(name)
+        """A model that has to be loaded holds up nobody else."""
+        held = self._host.enter_loaded(name)
+        if held is not None:
+            return held
         return await _finish_in(
             self._loader, functools.partial(self._host.enter, name), undo=self._host.leave
         )
@@ -185,22 +186,24 @@ class HostBackend:
         readers = readers_of(model.engine, call)
         num_prompt_tokens = sum(len(stream.request.prompt) for stream in streams[:: call.num_choices])
         events: list[Event] = [Started(model.name, model.sha256, num_prompt_tokens)]
-        if call.stream:
+        if call.stream and call.max_tokens != 0:
             for choice, stream in enumerate(streams):
                 events += echo_of(call, choice, model.engine, stream.request.prompt, None)
             yield events
-            async for events in self._bundled(model.engine, streams):
+            async for events in self._bundled(call, model.engine, streams):
                 if bundle := merged(list(with_calls(events, readers))):
                     yield bundle
             return
         for choice, stream in enumerate(streams):
             result = await stream.result_async()
+            if call.max_tokens == 0:
+                result = without_answer(result)
             tokens = stream.request.prompt
             events += echo_of(call, choice, model.engine, tokens, result.prompt_logprobs)
-            events += ending(choice, model.engine, result, with_text=True)
+            events += ending(call, choice, model.engine, result, with_text=True)
         yield merged(list(with_calls(events, readers)))
 
-    async def _bundled(self, engine: Engine, streams: list[Stream]) -> AsyncIterator[list[Event]]:
+    async def _bundled(self, call: Call, engine: Engine, streams: list[Stream]) -> AsyncIterator[list[Event]]:
         """The first tokens at once, later ones together: a message to a client costs more than a token,
         so the busier the replica, the more a message carries."""
         ends = [asyncio.ensure_future(stream.result_async()) for stream in streams]
@@ -208,7 +211,7 @@ class HostBackend:
         try:
             while unread:
                 await _first_readable(list(unread.values()))
-                yield _read(engine, unread)
+                yield _read(call, engine, unread)
                 await asyncio.wait(ends, timeout=min(_MAX_BUNDLE_S, _BUNDLE_S_PER_CALL * self._num_calls))
         finally:
             for end in ends:
@@ -227,14 +230,14 @@ async def _first_readable(streams: list[Stream]) -> None:
             wait.cancel()
 
 
-def _read(engine: Engine, unread: dict[int, Stream]) -> list[Event]:
+def _read(call: Call, engine: Engine, unread: dict[int, Stream]) -> list[Event]:
     """What the streams say since they were read last; those that have ended are taken out."""
     events: list[Event] = []
     for choice, stream in list(unread.items()):
         ended = stream.done  # asked first: nothing comes after the end
         events += [Text(choice, each.text, chosen(engine, each.logprobs)) for each in stream.take()]
         if ended:
-            events += ending(choice, engine, stream.result(0), with_text=False)
+            events += ending(call, choice, engine, stream.result(0), with_text=False)
             del unread[choice]
     return events
 

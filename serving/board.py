@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from serving.calls import Health, ModelCard
+from serving.calls import Health, ModelCard, Unavailable
 from serving.http.metrics import added
 
 log = logging.getLogger(__name__)
@@ -39,10 +39,12 @@ class Board:
         self._max_age_s = max_age_s
         self._clock = clock
         self._said: dict[str, tuple[float, ReplicaState]] = {}
+        self._models: list[ModelCard] | None = None
 
     def put(self, replica: str, state: ReplicaState) -> None:
         self._said.pop(replica, None)  # the newest is the last
         self._said[replica] = (self._clock(), state)
+        self._models = state.models
 
     def states(self) -> list[ReplicaState]:
         """The oldest word first."""
@@ -58,11 +60,13 @@ class Board:
         return next((state.health for state in states if state.health.ready), states[-1].health)
 
     def models(self) -> list[ModelCard]:
-        states = self.states()
-        return states[-1].models if states else []
+        """The last word of any, however long ago. Raises Unavailable before the first."""
+        if self._models is None:
+            raise Unavailable
+        return self._models
 
     def metrics(self) -> str:
-        """Of all replicas, added up."""
+        """Of all replicas, each under its name."""
         texts = [state.metrics for state in self.states()]
         return added([*texts, replicas_gauge(len(texts))])
 

@@ -20,7 +20,7 @@ class Call:
     sampling: Sampling
     """Without `max_tokens`; choice i samples with seed + i."""
     max_tokens: int | None
-    """None: as many as the context holds."""
+    """None: as many as the context holds; 0: the prompt alone is wanted, for its `echo`."""
     messages: tuple[Mapping[str, Any], ...] | None = None
     prompts: tuple[str | tuple[int, ...], ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()

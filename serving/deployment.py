@@ -23,7 +23,7 @@ from serving.canary import UserConfig
 from serving.following import Follower
 from serving.host import ModelHost
 from serving.http.app import create_app
-from serving.http.metrics import added
+from serving.http.metrics import added, labelled
 from serving.registry import Registry
 from serving.settings import GateSettings, ServingSettings
 from serving.sizing import capacity, completed, num_replicas, num_slots, replica_capacity, scaling
@@ -73,7 +73,9 @@ class EngineReplica:
         return await self._backend.health()
 
     async def metrics(self) -> str:
-        return await self._backend.metrics()
+        """With the replica's name: a sum over replicas would fall when one goes, as no counter may."""
+        me = serve.get_replica_context().replica_id.unique_id
+        return labelled(await self._backend.metrics(), "replica", me)
 
     def check_health(self) -> None:
         """Serve replaces a replica that raises here."""
@@ -232,7 +234,9 @@ def application(settings: ServingSettings, gate: GateSettings) -> serve.Applicat
     settings = completed(settings)
     engine = settings.engine
     assert engine is not None
-    plain = settings.model_dump(exclude={"canary", "shadow"})  # or a change of it would restart the replicas
+    # Without canary and shadow, or a change of them would restart the replicas; and who reads it knows what
+    # nobody has set.
+    plain = settings.model_dump(exclude={"canary", "shadow"}, exclude_unset=True)
     several = num_replicas(settings) > 1
     engines = serve.deployment(
         EngineReplica,

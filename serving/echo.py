@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from serving.calls import Alternative, Call, ChosenToken, Text
-from serving.engine import Engine, TokenLogprob
+from serving.engine import Engine, Result, TokenLogprob
 from serving.events import chosen
 
 
@@ -30,3 +31,11 @@ def echo_of(
     data = engine.tokenizer.piece(tokens[0])
     first = ChosenToken(Alternative(data.decode("utf-8", "replace"), data, None), ())
     return [Text(choice, text, (first, *rest))]
+
+
+def without_answer(result: Result) -> Result:
+    """Of a request for no token: an engine writes one at least, which nobody has asked for."""
+    if result.finish_reason not in ("stop", "length"):
+        return result
+    logprobs = None if result.logprobs is None else ()
+    return replace(result, text="", tokens=(), finish_reason="length", num_answer_tokens=0, logprobs=logprobs)

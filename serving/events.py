@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from serving.calls import Alternative, Call, Called, ChosenToken, Ended, Event, Failed, Text
 from serving.engine import Engine, RequestError, Result, TokenLogprob
+from serving.engine.types import ENGINE_FAILED
 from serving.tools import ToolReader
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,9 @@ def with_calls(events: list[Event], readers: Sequence[ToolReader]) -> Iterator[E
             yield event._replace(finish_reason="tool_calls") if calls else event
 
 
-def ending(choice: int, engine: Engine, result: Result, *, with_text: bool) -> list[Event]:
+def ending(call: Call, choice: int, engine: Engine, result: Result, *, with_text: bool) -> list[Event]:
     if result.finish_reason == "error":
-        log.error("request %s: %s", result.id, result.error)
-        return [Failed(500, "the model failed on this request", result.error_code or "engine_failed")]
+        return [_failure(call, result)]
     if result.finish_reason == "timeout":
         return [Failed(504, "the request took longer than the server allows", "timeout")]
     if result.finish_reason == "cancelled":
@@ -61,18 +61,33 @@ def ending(choice: int, engine: Engine, result: Result, *, with_text: bool) -> l
     return [Text(choice, result.text, chosen(engine, result.logprobs)), ended] if with_text else [ended]
 
 
+def _failure(call: Call, result: Result) -> Failed:
+    """Some backends find out what is wrong with a request when they compute it."""
+    code, said = result.error_code or ENGINE_FAILED, result.error or ""
+    if code not in CLIENT_FAULTS:
+        log.error("request %s: %s", result.id, said)
+        return Failed(500, "the model failed on this request", code)
+    log.info("request %s: %s", result.id, said)
+    return Failed(400, _CANNOT if code == _UNSUPPORTED else said, code, _param(code, call))
+
+
 def refusal(error: RequestError, call: Call) -> Failed:
     """The error names the parameter of this call that is at fault."""
     if error.code == "queue_full":
         return Failed(429, "too many requests are waiting: try again later", "overloaded")
-    param = _PARAMS.get(error.code)
+    return Failed(400, str(error), error.code, _param(error.code, call))
+
+
+def _param(code: str, call: Call) -> str | None:
+    param = _PARAMS.get(code)
     if param == "messages" and call.messages is None:
-        param = "prompt"
-    elif param == "response_format" and call.must_call:
-        param = "tools"
-    return Failed(400, str(error), error.code, param)
+        return "prompt"
+    return "tools" if param == "response_format" and call.must_call else param
 
 
+_UNSUPPORTED = "unsupported"
+_CANNOT = "this engine cannot answer such a request"
+"""Said of what a backend refuses in words of its own, which may name files of its source."""
 _PARAMS = {
     "unsupported_parameter": "tools",
     "context_length_exceeded": "messages",
@@ -84,6 +99,8 @@ _PARAMS = {
     "bad_json_schema": "response_format",
     "bad_grammar": "response_format",
 }
+CLIENT_FAULTS = frozenset({*_PARAMS, _UNSUPPORTED, "bad_request"})
+"""Codes of answers that failed by what was asked, not by who was asked."""
 
 
 def chosen(engine: Engine, logprobs: tuple[TokenLogprob, ...] | None) -> tuple[ChosenToken, ...] | None:

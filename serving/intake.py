@@ -10,17 +10,15 @@ from serving.calls import Call
 from serving.engine.types import Sampling
 from serving.http.errors import ApiError
 from serving.http.json_schema import check_schema
-from serving.parsing import TOO_MANY
+from serving.lengths import over, too_many_choices
 from serving.protocol import ChatRequest, CompletionRequest, ResponseFormat, SamplingRequest
 from serving.settings import RequestLimits
 from serving.tool_intake import choice_of, forced_schema, tools_of, turn_of
 
 
 def chat_call(request: ChatRequest, limits: RequestLimits, *, call_id: str, deadline_s: float) -> Call:
-    """Raises ApiError 400 for more than the limits allow."""
-    if len(request.messages) > limits.max_messages:
-        raise over("messages", limits.max_messages, TOO_MANY)
-    if request.top_logprobs is not None and not request.logprobs:
+    """Of lengths that were checked. Raises ApiError 400 for more than the limits allow."""
+    if request.top_logprobs and not request.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
     choice = choice_of(request.tool_choice)
     tools = tools_of(request.tools or (), choice, limits)
@@ -51,11 +49,13 @@ def chat_call(request: ChatRequest, limits: RequestLimits, *, call_id: str, dead
 def completion_call(
     request: CompletionRequest, limits: RequestLimits, *, call_id: str, deadline_s: float
 ) -> Call:
-    """Raises ApiError 400 for more than the limits allow."""
+    """Of lengths that were checked. Raises ApiError 400 for more than the limits allow."""
     if request.best_of not in (None, request.n or 1):
         raise ApiError(
             400, "best_of other than n is not supported", param="best_of", code="unsupported_value"
         )
+    if request.max_tokens == 0 and not request.echo:
+        raise ApiError(400, "max_tokens: 0 needs echo", param="max_tokens", code="integer_below_min_value")
     if request.echo and request.stream and request.logprobs is not None:
         message = "echo with logprobs is not streamed"
         raise ApiError(400, message, param="echo", code="unsupported_value")
@@ -64,7 +64,7 @@ def completion_call(
         id=call_id,
         model=request.model,
         sampling=sampling_of(request, limits, top_logprobs=request.logprobs),
-        max_tokens=capped(request.max_tokens or 16, "max_tokens", limits),
+        max_tokens=capped(16 if request.max_tokens is None else request.max_tokens, "max_tokens", limits),
         prompts=prompts,
         echo=bool(request.echo),
         num_choices=_num_choices(request.n or 1, len(prompts), limits),
@@ -90,8 +90,6 @@ def sampling_of(
         raise over(
             "logprobs" if isinstance(request, CompletionRequest) else "top_logprobs", limits.max_top_logprobs
         )
-    if len(request.logit_bias or {}) > limits.max_logit_biases:
-        raise over("logit_bias", limits.max_logit_biases, TOO_MANY)
     return Sampling(
         temperature=1.0 if request.temperature is None else request.temperature,
         top_p=1.0 if request.top_p is None else max(_MIN_TOP_P, request.top_p),
@@ -109,8 +107,6 @@ def sampling_of(
 
 def _stops(stop: str | list[str] | None, limits: RequestLimits) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > limits.max_stops:
-        raise over("stop", limits.max_stops, TOO_MANY)
     if any(not 0 < len(each) <= limits.max_stop_characters for each in stops):
         message = f"a stop string must have 1 to {limits.max_stop_characters} characters"
         raise ApiError(400, message, param="stop", code="invalid_value")
@@ -129,13 +125,7 @@ def _prompts(prompt: str | list[Any]) -> tuple[str | tuple[int, ...], ...]:
 
 def _num_choices(n: int, num_prompts: int, limits: RequestLimits) -> int:
     if n * num_prompts > limits.max_choices:
-        param = "n" if num_prompts <= limits.max_choices else "prompt"
-        raise ApiError(
-            400,
-            f"at most {limits.max_choices} answers to one request",
-            param=param,
-            code="integer_above_max_value",
-        )
+        raise too_many_choices("n", limits)
     return n
 
 
@@ -190,8 +180,3 @@ def refuse_both(tools: Sequence[Mapping[str, Any]], answer_schema: str | None, p
     if tools and answer_schema:
         message = f"{param} and tools exclude each other here"
         raise ApiError(400, message, param=param, code="unsupported_value")
-
-
-def over(param: str, most: int, code: str = "integer_above_max_value") -> ApiError:
-    what = "a length of " if code == TOO_MANY else ""
-    return ApiError(400, f"{param} must not exceed {what}{most}", param=param, code=code)

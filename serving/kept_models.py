@@ -45,6 +45,16 @@ def verify(model: Path, sha256: str) -> None:
         raise RegistryError(f"{model}: sha256 is {found[:12]}…, expected {sha256[:12]}…")
 
 
+def is_there(model: Path) -> bool:
+    """Whether the registry has a model's file, whatever is in it. Raises RegistryError."""
+    if (store := origin(model)) is None:
+        return model.is_file()
+    try:
+        return store.at(model)[0].stamp() is not None
+    except StorageError as error:
+        raise RegistryError(str(error)) from error
+
+
 def model_here(model: Path, sha256: str) -> Path:
     """A model of the registry as a file of this node, fetched where it is in an object store.
 

@@ -96,7 +96,11 @@ def _api_error(
     code = _CODES.get(kind, "invalid_value")
     if kind in _BOUNDS:
         code = f"{'decimal' if names[0] in _DECIMALS else 'integer'}_{_BOUNDS[kind]}"
-    said = {"extra_forbidden": f"unknown parameter: {param}", "missing": f"missing parameter: {param}"}
+    said = {
+        "extra_forbidden": f"unknown parameter: {param}",
+        "missing": f"missing parameter: {param}",
+        "none_required": f"{param} is not supported",
+    }
     return ApiError(400, said.get(kind, f"{param}: {message}"), param=param, code=code)
 
 

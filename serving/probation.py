@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.engine.types import Request, Result
+from serving.events import CLIENT_FAULTS
 
 
 class RollbackRule(BaseModel):
@@ -19,7 +20,7 @@ class RollbackRule(BaseModel):
     min_answers: Annotated[int, Field(ge=1)] = 50
     """Answers before anything is decided."""
     max_failure_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.05
-    """Of the answers; failures that a client's own grammar can cause do not count."""
+    """Of the answers; failures that a client can cause, as with a grammar of its own, do not count."""
     max_first_token_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """95 % of the first tokens must come sooner, waiting for a slot included; None: however late."""
 
@@ -62,4 +63,4 @@ def _is_failure(request: Request, result: Result) -> bool:
     if result.finish_reason == "timeout":
         return result.first_token_s is None
     shaped = request.sampling.json_schema is not None or request.sampling.grammar is not None
-    return result.finish_reason == "error" and not shaped
+    return result.finish_reason == "error" and not shaped and result.error_code not in CLIENT_FAULTS

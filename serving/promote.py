@@ -20,10 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.engine import Engine, EngineError, EngineSettings
+from serving.engine.gguf_check import num_parts, trained_tokens
 from serving.expectations import record
 from serving.files import sha256_of
 from serving.host import smoke
 from serving.registry import BaseModel, Champion, Registry, RegistryError
+
+_CONTEXT_TOKENS = 512
+"""Enough for a few words."""
 
 
 class UsageError(Exception):
@@ -45,6 +49,7 @@ def candidate_of(target: Path, *, force: bool) -> Candidate:
     """A run's candidate, or a model file. Raises UsageError."""
     if target.is_file():
         model = target.resolve()
+        _check_whole(model)
         return Candidate(model, sha256_of(model), target.stem, model.parent / "report.json")
     if not target.is_dir():
         raise UsageError(f"{target}: no such run folder or model file")
@@ -62,6 +67,19 @@ def candidate_of(target: Path, *, force: bool) -> Candidate:
         BaseModel(*_model(target, "base")) if (target / "models" / "base" / "model.gguf").is_file() else None
     )
     return Candidate(model, sha256, target.resolve().name, report, base)
+
+
+def _check_whole(model: Path) -> None:
+    """Raises UsageError for a part of a model: the registry keeps one file."""
+    try:
+        parts = num_parts(model)
+    except EngineError:  # which loading it tells
+        return
+    if parts > 1:
+        first = re.sub(r"-\d{5}-of-", "-00001-of-", model.name)
+        whole = re.sub(r"-\d{5}-of-\d{5}", "", model.name)
+        merge = f"llama-gguf-split --merge {first} {whole if whole != first else 'whole.gguf'}"
+        raise UsageError(f"{model}: one of {parts} parts of a model; make one file of them: {merge}")
 
 
 def promote(registry: Registry, candidate: Candidate) -> Champion:
@@ -82,7 +100,8 @@ def promote(registry: Registry, candidate: Candidate) -> Champion:
 
 def first_words(model: Path) -> bytes:
     """What the model says, for those who will serve it. Raises EngineError if it does not load or is mute."""
-    settings = EngineSettings(pin=False, slots=1, context_tokens=512)
+    context_tokens = min(_CONTEXT_TOKENS, trained_tokens(model) or _CONTEXT_TOKENS)
+    settings = EngineSettings(pin=False, slots=1, context_tokens=context_tokens)
     with Engine.open(model, settings) as engine:
         smoke(engine)
         return record(engine)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Ignored = Any
 """Accepted from OpenAI's clients; it does not change an answer."""
 
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
-TokenIds = list[Annotated[int, Field(ge=0, lt=2**31)]]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
+"""Lists end at their first error: a body of a megabyte has room for hundreds of thousands."""
 
 
 class Part(BaseModel):
@@ -23,8 +24,24 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown_name_will_do(cls, value: Any) -> Any:
+        """To refuse it by: an error for each of many takes long."""
+        if not isinstance(value, dict) or len(value) <= len(cls.model_fields):
+            return value
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        unknown = next((name for name in value if name not in known), None)
+        return {name: value[name] for name in value if name in known or name == unknown}
 
-class TextPart(Part):
+
+class Said(BaseModel):
+    """A piece of what was said before, as clients send it back: what it does not know changes no answer."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class TextPart(Said):
     """A part of a message's content."""
 
     type: Literal["text"]
@@ -63,39 +80,40 @@ class NamedChoice(Part):
     function: ChosenFunction
 
 
-class CalledFunction(Part):
+class CalledFunction(Said):
     """A call of an earlier turn; `arguments` is a JSON object as text."""
 
     name: FunctionName
     arguments: str
-    parsed_arguments: Ignored = None
 
 
-class EarlierCall(Part):
+class EarlierCall(Said):
     """One of a message's `tool_calls`."""
 
-    id: Annotated[str, Field(max_length=64)]
+    id: str
     type: Literal["function"] = "function"
     function: CalledFunction
-    index: Ignored = None
 
 
-class ChatMessage(Part):
-    """One turn. `developer` is OpenAI's newer word for `system`; beside `tool_calls` no content is needed."""
+class ChatMessage(Said):
+    """One turn. `developer` is OpenAI's newer word for `system`; beside `tool_calls` no content is needed.
+
+    What would be said in other words than text is refused, for it would be left out.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     name: Annotated[str, Field(max_length=256)] | None = None
-    refusal: None = None
-    annotations: Ignored = None
-    parsed: Ignored = None
+    refusal: str | None = None
+    """Stands for the content where there is none."""
     audio: None = None
+    images: None = None
     function_call: None = None
-    tool_calls: Annotated[list[EarlierCall], Field(max_length=64)] | None = None
-    tool_call_id: Annotated[str, Field(max_length=64)] | None = None
+    tool_calls: Annotated[list[EarlierCall], Field(max_length=64, fail_fast=True)] | None = None
+    tool_call_id: str | None = None
 
     def as_turn(self) -> dict[str, Any]:
-        parts = self.content or ""
+        parts = self.content or self.refusal or ""
         text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
@@ -128,7 +146,7 @@ class SamplingRequest(Part):
 
     model: Annotated[str, Field(max_length=256)] | None = None
     stream: bool | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
@@ -157,13 +175,14 @@ class GenerationRequest(SamplingRequest):
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
-    modalities: list[Literal["text"]] | None = None
-    tools: list[Tool] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
+    reasoning_effort: Literal["none"] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     prediction: Ignored = None
@@ -172,7 +191,14 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
-    prompt: str | TokenIds | list[str] | list[TokenIds]
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(fail_fast=True)]
+        | Annotated[list[TokenIds], Field(fail_fast=True)]
+    )
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """0, beside `echo`: the prompt alone, and how likely it is."""
     logprobs: Annotated[int, Field(ge=0)] | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
     echo: bool | None = None

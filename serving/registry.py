@@ -97,6 +97,10 @@ class Registry:
             raise RegistryError(f"{self.file}: cannot be read: {error.strerror}") from error
         return from_bytes(data, self.root, self.file)
 
+    def holds(self, champion: Champion) -> bool:
+        """Whether the champion's file is there, whatever is in it. Raises RegistryError."""
+        return kept_models.is_there(champion.model)
+
     def history(self) -> list[Champion]:
         """The champion and the ones before it, newest first."""
         return list(_chain(self.champion()))

@@ -35,6 +35,8 @@ class RequestLimits(BaseModel):
     max_logit_biases: Count = 512
     max_top_logprobs: Annotated[int, Field(ge=0, le=20)] = 20
     max_messages: Count = 1024
+    max_parts: Count = 4096
+    """Parts of contents, and calls, of all messages together."""
     max_tools: Count = 64
     max_schema_bytes: Count = 16384
     """Length of a JSON schema as JSON text."""

@@ -57,7 +57,7 @@ def _request(engine: Engine, call: Call, prompt: tuple[int, ...], index: int) ->
     sampling = replace(
         call.sampling,
         seed=(call.sampling.seed + index) % 2**32,
-        max_tokens=room if call.max_tokens is None else min(call.max_tokens, room),
+        max_tokens=room if call.max_tokens is None else max(1, min(call.max_tokens, room)),
     )
     return Request(
         f"{call.id}-{index}",

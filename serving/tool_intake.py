@@ -34,8 +34,6 @@ def choice_of(wanted: Literal["none", "auto", "required"] | NamedChoice | None) 
 
 def tools_of(tools: Sequence[Tool], choice: Choice, limits: RequestLimits) -> tuple[Mapping[str, Any], ...]:
     """The tools that the model may call now. Raises ApiError 400."""
-    if len(tools) > limits.max_tools:
-        raise ApiError(400, f"at most {limits.max_tools} tools", param="tools", code="array_above_max_length")
     offered = tuple(tool.model_dump(exclude_none=True) for tool in tools)
     check_depth(offered, limits, "tools")
     if choice.names is not None:
@@ -54,14 +52,20 @@ def forced_schema(tools: tuple[Mapping[str, Any], ...], choice: Choice, limits: 
     """
     if not tools or choice.mode == "auto":
         return None
-    return check_schema(call_schema([tool["function"] for tool in tools]), limits, "tools")
+    functions = [tool["function"] for tool in tools]
+    parameters = [function.get("parameters") for function in functions]
+    if len(json.dumps(parameters)) > limits.max_schema_bytes:  # before what takes longer: they are all in it
+        message = f"the schema is longer than {limits.max_schema_bytes} bytes"
+        raise ApiError(400, message, param="tools", code="invalid_json_schema")
+    return check_schema(call_schema(functions), limits, "tools")
 
 
 def turn_of(index: int, message: ChatMessage, limits: RequestLimits) -> dict[str, Any]:
     """A message as chat templates take it. Raises ApiError 400."""
     at = f"messages.{index}"
-    if message.content is None and not message.tool_calls:
-        raise ApiError(400, f"missing parameter: {at}.content", param=f"{at}.content", code=_MISSING)
+    if message.content in (None, []) and message.refusal is None and not message.tool_calls:
+        code = _MISSING if message.content is None else "empty_array"
+        raise ApiError(400, f"missing parameter: {at}.content", param=f"{at}.content", code=code)
     turn: dict[str, Any] = message.as_turn()
     if message.role == "tool":
         if message.tool_call_id is None:
@@ -84,9 +88,10 @@ def turn_of(index: int, message: ChatMessage, limits: RequestLimits) -> dict[str
 
 
 def arguments_of(text: str, limits: RequestLimits, param: str) -> dict[str, Any]:
-    """An earlier call's arguments: templates write them as JSON themselves. Raises ApiError 400."""
+    """An earlier call's arguments: templates write them as JSON themselves. Empty text is no arguments, as
+    some models say it. Raises ApiError 400."""
     try:
-        value = json.loads(text)
+        value = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

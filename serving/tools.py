@@ -17,7 +17,7 @@ ToolFormat = Literal["tags", "json"]
 _OTHERS = ("<function=", "<arg_key>", "[ARGS]")
 """Marks of templates that write calls otherwise: Qwen3-Coder, GLM, Mistral from version 11 on."""
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_TAGGED = re.compile(rf"{_OPEN}\s*(.*?)\s*(?:{_CLOSE}|\Z)", re.DOTALL)
+_TAGGED = re.compile(rf"{_OPEN}(.*?)(?:{_CLOSE}|\Z)", re.DOTALL)
 
 
 class ToolCall(NamedTuple):
@@ -78,7 +78,7 @@ class ToolReader:
     def _calls(self, held: str) -> tuple[ToolCall, ...]:
         parts = _TAGGED.findall(held) if self._form == "tags" else [held]
         try:
-            rows = [row for part in parts for row in _rows(json.loads(part))]
+            rows = [row for part in parts for row in _rows(json.loads(part.strip()))]
             calls = tuple(_call(row, self._names) for row in rows)
         except (ValueError, RecursionError):  # no call, or half of one: what the model said is text
             return ()

@@ -22,6 +22,8 @@ from serving.engine.errors import ModelMismatch, RequestError
 
 RENDER_LIMIT_S = 5.0
 START_LIMIT_S = 60.0
+_PRIVATE_USE = re.compile("\\\\u[ef][0-9a-f]{3}|[\ue000-\uf8ff]")
+"""As `repr` writes such characters, and raw."""
 _LSTRIP, _RSTRIP = 1 << 7, 1 << 8  # llama_token_attr: the token takes the white space before or after it
 
 
@@ -160,7 +162,7 @@ class ChatTemplate:
 def _unused_character(*values: Any) -> str:
     """A private-use character that occurs nowhere in the values: it changes no test, trim or split of a
     template."""
-    used = repr(values)  # repr escapes private-use characters as \\uXXXX
+    used = set(_PRIVATE_USE.findall(repr(values)))
     for code in range(0xE000, 0xF8FF):
         if f"\\u{code:04x}" not in used and chr(code) not in used:
             return chr(code)

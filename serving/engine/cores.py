@@ -125,6 +125,18 @@ def first_thread_on(cpus: Sequence[int]) -> Iterator[None]:
             os.sched_setaffinity(os.getpid(), before)
 
 
+def lease_holders(folder: Path | None = None) -> set[int]:
+    """The processes that hold cores on this node, as far as this one may see them. Source: proc_locks(5)."""
+    folder = folder or _lock_folder()
+    inodes = {path.stat().st_ino for path in folder.glob("core-*.lock")}
+    try:
+        locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return set()
+    fields = [line.split() for line in locks if " FLOCK " in line and "->" not in line]
+    return {int(pid) for *_, pid, where, _, _ in fields if int(where.rsplit(":", 1)[1]) in inodes} - {0, -1}
+
+
 def _choose(free: list[Core], num_cores: int) -> list[Core]:
     """Cores of the fullest memory node that has enough, else of as few nodes as possible; [] if too few are
     free."""

@@ -8,7 +8,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -56,11 +56,12 @@ class Engine:
         settings = settings or EngineSettings()
         if settings.verify:
             verify_model(path)
+        auto = [name for name in ("lanes", "slots") if getattr(settings, name) == "auto"]
         settings = resolve(settings, path)
         if lease is None:
             lease = _lease_for(settings)
         try:
-            runtime, tokenizer = _open_runtime(path, settings, lease)
+            runtime, tokenizer = _open_runtime(path, settings, lease, auto)
         except BaseException:
             lease.release()
             raise
@@ -215,12 +216,14 @@ def _lease_for(settings: EngineSettings) -> CoreLease:
     return CoreLease.acquire(settings.cores, wait_s=settings.core_wait_s)
 
 
-def _open_runtime(path: Path, settings: EngineSettings, lease: CoreLease) -> tuple[Runtime, Tokenizer]:
+def _open_runtime(
+    path: Path, settings: EngineSettings, lease: CoreLease, auto: Collection[str]
+) -> tuple[Runtime, Tokenizer]:
     """The only place that knows the backends; each is imported when it is chosen."""
     if settings.backend == "llama_cpp":
         from serving.engine.llamacpp.runtime import LlamaRuntime
 
-        runtime = LlamaRuntime(str(path), settings, lease)
+        runtime = LlamaRuntime(str(path), settings, lease, auto)
         return runtime, Tokenizer(runtime.model)
     from serving.engine.openvino.runtime import OpenVinoRuntime
 

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 LOAD_LIMIT_S = 600.0
 _MAX_KEYS, _MAX_TENSORS, _MAX_DIMENSIONS = 1 << 16, 1 << 20, 4
 _SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_WHOLE = (0, 2, 4, 10)
+"""Types of numbers without a sign."""
 _STRING, _ARRAY = 8, 9
 _verified: set[tuple[str, int, int, int]] = set()
 
@@ -43,14 +45,32 @@ def check_header(path: str | Path, *, vocab_only: bool = False) -> None:
     Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3. Raises
     ModelLoadError. With `vocab_only` a file without tensors is sound: a template, before weights are put in.
     """
+    _walked(path, min_tensors=0 if vocab_only else 1)
+
+
+def num_parts(path: str | Path) -> int:
+    """Over how many files a model is split of which this is one; 1: it is whole. Raises ModelLoadError."""
+    return _walked(path, min_tensors=0).get("split.count") or 1
+
+
+def trained_tokens(path: str | Path) -> int | None:
+    """The longest text that a model was trained for; None if its file does not say. Raises ModelLoadError."""
+    counts = _walked(path, min_tensors=0).items()
+    return next((count for key, count in counts if key.endswith(".context_length")), None)
+
+
+def _walked(path: str | Path, *, min_tensors: int) -> dict[str, int]:
+    """The header's whole numbers, by their keys."""
     size = _identity(path)[2]
     if size < _HEADER.size:
         raise ModelLoadError(f"{path}: {size} bytes are too few for a GGUF file")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        walk = _Walk(data)
         try:
-            _Walk(data).run(min_tensors=0 if vocab_only else 1)
+            walk.run(min_tensors)
         except (_FormatError, struct.error) as error:
             raise ModelLoadError(f"{path}: corrupt or truncated GGUF: {error}") from error
+        return walk.numbers
 
 
 class _FormatError(Exception):
@@ -69,6 +89,7 @@ class _Walk:
         self._size = len(data)
         self._at = _HEADER.size
         self._alignment = 32
+        self.numbers: dict[str, int] = {}
 
     def run(self, min_tensors: int = 1) -> None:
         magic, version, num_tensors, num_keys = _HEADER.unpack_from(self._data)
@@ -90,6 +111,8 @@ class _Walk:
         kind = self._number(_U32)
         at = self._at
         self._value(kind)
+        if kind in _WHOLE:
+            self.numbers[key.decode("utf-8", "replace")] = int.from_bytes(self._data[at : self._at], "little")
         if key == b"general.alignment" and kind == 4:
             (self._alignment,) = _U32.unpack_from(self._data, at)
             if self._alignment == 0 or self._alignment & (self._alignment - 1):

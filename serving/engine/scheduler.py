@@ -252,7 +252,7 @@ class Scheduler:
         try:
             token, logprob = self._backend.sample(slot.index, slot.job.sampler)
         except ValueError as error:
-            self._finish(slot, "error", error=str(error))
+            self._finish(slot, "error", error=str(error), code="bad_grammar")
             return
         self._accept(slot, token, logprob, now_s)
 
@@ -289,7 +289,15 @@ class Scheduler:
 
     # Results.
 
-    def _finish(self, slot: Slot, reason: FinishReason, *, shown: str = "", error: str | None = None) -> None:
+    def _finish(
+        self,
+        slot: Slot,
+        reason: FinishReason,
+        *,
+        shown: str = "",
+        error: str | None = None,
+        code: str | None = None,
+    ) -> None:
         assert slot.job is not None
         job = slot.job
         shown += slot.text.finish()
@@ -297,7 +305,7 @@ class Scheduler:
             reason = "stop"
         if shown or len(slot.tokens) - slot.num_prompt > slot.num_streamed:
             slot.stream(shown)
-        result = slot.result(reason, self._clock(), error=error)
+        result = slot.result(reason, self._clock(), error=error, code=code)
         if slot in self._prefilling:
             self._prefilling.remove(slot)
         self._ticks += 1

@@ -91,6 +91,16 @@ def cgroup_folders(controller: str) -> list[Path]:
     return folders
 
 
+def memory_bytes() -> tuple[int | None, int | None]:
+    """Memory of the machine, and the lowest limit of this process's control groups if there is one."""
+    total = None
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = map(memory_limit, cgroup_folders("memory"))
+    found = [limit for limit in limits if limit is not None and (total is None or limit < total)]
+    return total, min(found, default=None)
+
+
 def memory_limit(folder: Path) -> int | None:
     """Bytes that a control group grants; None: without a limit, or there is no such group."""
     limit = first_of(folder, "memory.max", "memory.limit_in_bytes") or ""

@@ -26,7 +26,9 @@ class Sampling:
     repeat_penalty: float = 1.0
     """Divides positive logits of the last 64 tokens of prompt and answer; 1: off."""
     presence_penalty: float = 0.0
+    """Taken from the logits of tokens that the answer has; the prompt does not count."""
     frequency_penalty: float = 0.0
+    """The same for each time that it has them."""
     seed: int = 0
     max_tokens: int = 256
     stop: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ from serving.http.metrics import HttpMetrics
 from serving.http.strict_json import parse_object
 from serving.intake import chat_call, completion_call
 from serving.keys import ApiKey
+from serving.lengths import check_lengths
 from serving.parsing import parse
 from serving.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from serving.replies import Reply
@@ -101,6 +102,7 @@ class Endpoint:
         """What is asked for, as the reply that is still to be filled."""
         body = await read_object(request)
         limits, deadline_s = self._settings.limits, self._settings.request_timeout_s
+        check_lengths(body, limits)
         if visit.route == "response":
             wanted = read_request(body)
             call = response_call(wanted, limits, call_id=visit.id, deadline_s=deadline_s)

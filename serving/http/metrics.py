@@ -9,16 +9,46 @@ BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 
 
 
 def added(texts: Sequence[str]) -> str:
-    """Several processes' metrics as one text: what has the same name and labels is added up."""
-    sums: dict[str, float] = {}
-    for line in (line for text in texts for line in text.splitlines()):
-        name, _, value = line.rpartition(" ")
+    """Several texts as one, each metric in one place: what has the same name and labels is added up."""
+    metrics: dict[str, dict[str, float]] = {}
+    for text in texts:
+        sums = metrics.setdefault("", {})
+        for line in text.splitlines():
+            if line.startswith("#"):
+                sums = metrics.setdefault(line, {})
+            else:
+                name, _, value = line.rpartition(" ")
+                number = float(value) if "." in value or "e" in value else int(value)
+                sums[name] = sums.get(name, 0) + number
+    lines = []
+    for kind, sums in metrics.items():
+        lines += [*([kind] if kind else []), *(f"{name} {value}" for name, value in sums.items())]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def without_gauges(text: str) -> str:
+    """What is left of a process, or a part of one, that has ended."""
+    lines, is_gauge = [], False
+    for line in text.splitlines():
         if line.startswith("#"):
-            sums.setdefault(line, 0)
+            is_gauge = line.endswith(" gauge")
+        if not is_gauge:
+            lines.append(line)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def labelled(text: str, name: str, value: str) -> str:
+    """The same samples, with one more label each."""
+    label, lines = f'{name}="{value}"', []
+    for line in text.splitlines():
+        sample, _, number = line.rpartition(" ")
+        if line.startswith("#"):
+            lines.append(line)
+        elif sample.endswith("}"):
+            lines.append(f"{sample[:-1]},{label}}} {number}")
         else:
-            sums[name] = sums.get(name, 0) + (float(value) if "." in value or "e" in value else int(value))
-    lines = [name if name.startswith("#") else f"{name} {value}" for name, value in sums.items()]
-    return "\n".join(lines) + "\n"
+            lines.append(f"{sample}{{{label}}} {number}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 class Histogram:

@@ -7,20 +7,18 @@ import threading
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from serving.http.errors import ApiError
-from serving.protocol import ChatMessage
+from serving.protocol import ChatMessage, Part
 
 MAX_FILE_BYTES = 256 << 20
 
 
-class Vote(BaseModel):
+class Vote(Part):
     """POST /votes: the turns before two answers, and which of them was better."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024, fail_fast=True)]
     chosen: str
     rejected: str
     chosen_model: Annotated[str, Field(max_length=256)]
@@ -31,7 +29,8 @@ def as_pair(vote: Vote) -> dict[str, Any]:
     """A row of the training data. Raises ApiError 400 for a vote that says nothing."""
     turns = [message.as_turn() for message in vote.messages]
     if any(
-        message.role == "tool" or message.tool_calls or message.content is None for message in vote.messages
+        message.role == "tool" or message.tool_calls or message.content in (None, [])
+        for message in vote.messages
     ):
         raise ApiError(400, "only messages of text can be voted on", param="messages", code="invalid_value")
     if turns[-1]["role"] != "user":

@@ -6,8 +6,8 @@ from typing import Any
 
 from serving.calls import Call
 from serving.http.errors import ApiError
-from serving.intake import capped, format_schema, over, refuse_both, sampling_of
-from serving.parsing import TOO_MANY, UNSUPPORTED, parse
+from serving.intake import capped, format_schema, refuse_both, sampling_of
+from serving.parsing import UNSUPPORTED, parse
 from serving.protocol import Tool, ToolFunction
 from serving.responses.protocol import (
     AllowedTools,
@@ -51,7 +51,7 @@ def read_request(body: dict[str, Any]) -> ResponsesRequest:
 def response_call(
     request: ResponsesRequest, limits: RequestLimits, *, call_id: str, deadline_s: float
 ) -> Call:
-    """Raises ApiError 400 for more than the limits allow."""
+    """Of lengths that were checked. Raises ApiError 400 for more than the limits allow."""
     choice = _choice(request)
     tools = tools_of([_as_tool(tool) for tool in request.tools or ()], choice, limits)
     call_schema = forced_schema(tools, choice, limits)
@@ -115,8 +115,6 @@ def _turns(request: ResponsesRequest, limits: RequestLimits) -> tuple[dict[str, 
     items = request.input
     if isinstance(items, str):
         items = [MessageItem(role="user", content=items)]
-    if len(items) > limits.max_messages:
-        raise over("input", limits.max_messages, TOO_MANY)
     turns: list[dict[str, Any]] = []
     if request.instructions:
         turns.append({"role": "system", "content": request.instructions})

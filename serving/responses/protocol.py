@@ -8,21 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from serving.protocol import FunctionName, Ignored, Part, SamplingRequest
-
-CallId = Annotated[str, Field(max_length=64)]
+from serving.protocol import FunctionName, Ignored, Part, Said, SamplingRequest
 
 
-class TextContent(Part):
+class TextContent(Said):
     """A part of a message: what was said to the model, or by it."""
 
     type: Literal["input_text", "output_text", "text"]
     text: str
-    annotations: Ignored = None
-    logprobs: Ignored = None
-    prompt_cache_breakpoint: Ignored = None
 
 
 def _text_or_list(value: Any) -> str:
@@ -31,46 +26,37 @@ def _text_or_list(value: Any) -> str:
 
 Content = Annotated[
     Annotated[str, Tag("item:text")]
-    | Annotated[Annotated[list[TextContent], Field(min_length=1)], Tag("item:list")],
+    | Annotated[Annotated[list[TextContent], Field(min_length=1, fail_fast=True)], Tag("item:list")],
     Discriminator(_text_or_list),
 ]
 
 
-class MessageItem(Part):
+class MessageItem(Said):
     """One turn, of the user, of the model, or with instructions."""
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: Content
-    id: Ignored = None
-    status: Ignored = None
-    phase: Ignored = None
 
 
-class _Record(Part):
-    """What a response said, sent back: what else stands in it is of no use to a model."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class FunctionCallItem(_Record):
+class FunctionCallItem(Said):
     """A call that the model made; `arguments` is a JSON object as text."""
 
     type: Literal["function_call"]
-    call_id: CallId
+    call_id: str
     name: FunctionName
     arguments: str
 
 
-class FunctionOutputItem(_Record):
+class FunctionOutputItem(Said):
     """What the called function returned."""
 
     type: Literal["function_call_output"]
-    call_id: CallId
+    call_id: str
     output: Content
 
 
-class ReasoningItem(_Record):
+class ReasoningItem(Said):
     """Thoughts of an earlier turn, which no template shows to a model again: left out."""
 
     type: Literal["reasoning"]
@@ -122,7 +108,7 @@ class AllowedTools(Part):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[list[FunctionChoice], Field(min_length=1)]
+    tools: Annotated[list[FunctionChoice], Field(min_length=1, fail_fast=True)]
 
 
 class TextFormat(Part):
@@ -167,18 +153,18 @@ class ResponsesRequest(SamplingRequest):
 
     input: Annotated[
         Annotated[str, Tag("item:text")]
-        | Annotated[Annotated[list[Item], Field(min_length=1)], Tag("item:list")],
+        | Annotated[Annotated[list[Item], Field(min_length=1, fail_fast=True)], Tag("item:list")],
         Discriminator(_text_or_list),
     ]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     text: TextSettings | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
-    tools: list[FunctionTool] | None = None
+    tools: Annotated[list[FunctionTool], Field(fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: Ignored = None
-    include: list[str] | None = None
+    include: Annotated[list[str], Field(fail_fast=True)] | None = None
     reasoning: ReasoningSettings | None = None
     truncation: Literal["auto", "disabled"] | None = None
     background: Annotated[bool, AfterValidator(_never)] | None = None

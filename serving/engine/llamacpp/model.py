@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,9 @@ import llama_cpp
 
 from serving.engine.errors import EngineError, ModelLoadError, ModelMismatch
 from serving.engine.llamacpp import amx, library
+
+_MARKER = re.compile(r"<[|\uff5c].*[|\uff5c]>")
+_LIKE_A_MARKER = re.compile(r"(?=.*[a-zA-Z])(<.*>|\[.*\])")
 
 
 class LlamaModel:
@@ -100,7 +105,19 @@ class LlamaModel:
     # Vocabulary.
 
     def tokenize(self, data: bytes, *, special: bool, add_bos: bool) -> list[int]:
-        """Token ids of UTF-8 text; `special`: read control tokens' names as control tokens."""
+        """Token ids of UTF-8 text; `special`: read control tokens' names as control tokens.
+
+        llama.cpp knows no way to read names of user-defined tokens as text: they are cut for that.
+        """
+        if special or self._user_markers is None or not self._user_markers.search(data):
+            return self._tokenize(data, special=special, add_bos=add_bos)
+        cuts = [0, *(match.start() + 1 for match in self._user_markers.finditer(data)), len(data)]
+        tokens: list[int] = []
+        for start, end in itertools.pairwise(cuts):
+            tokens += self._tokenize(data[start:end], special=False, add_bos=add_bos and start == 0)
+        return tokens
+
+    def _tokenize(self, data: bytes, *, special: bool, add_bos: bool) -> list[int]:
         capacity = len(data) + 2
         buffer = (ctypes.c_int32 * capacity)()
         with self._read():
@@ -136,16 +153,29 @@ class LlamaModel:
 
     @functools.cached_property
     def control_tokens(self) -> dict[str, tuple[int, int]]:
-        """Control tokens' names -> (id, attributes)."""
+        """Control tokens' names -> (id, attributes); with them user-defined ones that the chat template
+        writes, as some vocabularies have their markers of turns and tools."""
         mask = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        user_defined = llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
         get = llama_cpp.llama_vocab_get_attr
+        template = self.metadata("tokenizer.chat_template") or ""
         found: dict[str, tuple[int, int]] = {}
         with self._read():
             for token in range(self.num_vocab):
                 attributes = get(self._vocab, token)
-                if attributes & mask and (name := self.token_text(token)):
+                if not attributes & (mask | user_defined) or not (name := self.token_text(token)):
+                    continue
+                if attributes & mask or _is_marker(name, template):
                     found[name] = (token, attributes)
         return found
+
+    @functools.cached_property
+    def _user_markers(self) -> re.Pattern[bytes] | None:
+        """Finds where names of user-defined tokens begin that are taken for control tokens."""
+        user_defined = llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        names = [name for name, (_, attributes) in self.control_tokens.items() if attributes & user_defined]
+        either = b"|".join(re.escape(name.encode()) for name in names)
+        return re.compile(b"(?=" + either + b")") if names else None
 
     def token_text(self, token: int) -> str:
         if token < 0:
@@ -175,3 +205,17 @@ class LlamaModel:
                 buffer = ctypes.create_string_buffer(-size)
                 size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -size, 0, special)
         return buffer.raw[:size]
+
+
+def _is_marker(name: str, template: str) -> bool:
+    """Whether a user-defined token means something to the model that users are not to say.
+
+    White space, digits and tags of HTML do not; nor does what the template looks for in messages, such as the
+    end of earlier reasoning, which it would no longer find there.
+    """
+    if _MARKER.fullmatch(name):
+        return True
+    if name not in template or not _LIKE_A_MARKER.fullmatch(name):
+        return False
+    quoted = f"[\"']{re.escape(name)}[\"']"
+    return not re.search(rf"split\(\s*{quoted}|{quoted}\s+in\s", template)

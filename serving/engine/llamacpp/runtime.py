@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from serving.engine.backend import Backend
@@ -11,7 +11,7 @@ from serving.engine.cores import CoreLease, pin_this_thread
 from serving.engine.errors import RequestError
 from serving.engine.lanes import Lane
 from serving.engine.llamacpp.context import LlamaBackend, load_adapters
-from serving.engine.llamacpp.memory import check_memory
+from serving.engine.llamacpp.memory import check_memory, fitted
 from serving.engine.llamacpp.model import LlamaModel
 from serving.engine.llamacpp.sampling import LlamaSampler, check_sampling
 from serving.engine.metrics import EngineMetrics, snapshot
@@ -27,18 +27,23 @@ T = TypeVar("T")
 class LlamaRuntime:
     """Implements `Runtime`."""
 
-    def __init__(self, path: str, settings: EngineSettings, lease: CoreLease) -> None:
+    def __init__(
+        self, path: str, settings: EngineSettings, lease: CoreLease, auto: Collection[str] = ()
+    ) -> None:
+        """`auto`: those of `lanes` and `slots` that may be fewer than in the settings, if memory is short."""
         self._settings = settings
-        assert settings.lanes != "auto"
-        assert settings.slots != "auto"
-        num_lanes, self._num_slots = settings.lanes, settings.slots
         self.model = _on_thread(lease.cpus, lambda: LlamaModel.open(path, gpu_layers=settings.gpu_layers))
         self.num_vocab = self.max_top_logprobs = self.model.num_vocab
-        self._queue = JobQueue(num_lanes=num_lanes, max_queued=settings.max_queued)
         self._lanes: list[Lane] = []
         try:
             self._adapters = load_adapters(self.model, settings.adapters)
+            num_lanes, self._num_slots = fitted(self.model, settings, auto)
             check_memory(self.model, settings, num_slots=self._num_slots * num_lanes)
+        except BaseException:
+            self.model.close()
+            raise
+        self._queue = JobQueue(num_lanes=num_lanes, max_queued=settings.max_queued)
+        try:
             self._open_lanes(num_lanes, lease)
         except BaseException:
             self.close()

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import llama_cpp
@@ -15,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.engine.errors import RequestError
+from serving.engine.llamacpp.ambiguity import check_ways
 from serving.engine.llamacpp.json_schema import grammar_of_schema
 from serving.engine.llamacpp.model import LlamaModel
+from serving.engine.llamacpp.penalties import add_penalties, penalises
 from serving.engine.types import Request, Sampling, TokenLogprob
 
 _NO_TOKEN = "the grammar allows no further token"
-PENALTY_TOKENS = 64
-"""How far back the repetition penalties look, in tokens; llama.cpp's default."""
+_TOO_SLOW = "the grammar is ambiguous: too many ways to go on are open"
 
 _LAST_SEED = llama_cpp.LLAMA_DEFAULT_SEED - 1
 """llama.cpp takes the one after it for any."""
@@ -30,6 +34,11 @@ _MAX_GROUPS = 20_000
 """Of a grammar: llama.cpp's parser calls itself for each that stands within another."""
 _LIKELIEST = 256
 """Tokens among which the best that a grammar allows is looked for first."""
+_MAX_ACCEPT_S = 0.25
+"""Of processor time for a grammar to take in a token: a hundredth is much. The next may take many times as
+long, and llama.cpp cannot be interrupted."""
+_MAX_APPLY_S = 1.0
+"""For a grammar to look at all tokens, which are a quarter of a million in some vocabularies."""
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
@@ -42,13 +51,11 @@ class LlamaSampler:
         self._num_vocab = model.num_vocab
         self._top_logprobs = sampling.top_logprobs
         self._candidates: npt.NDArray[Any] | None = None
-        reweighs = bool(sampling.logit_bias) or _penalises(sampling)
+        reweighs = bool(sampling.logit_bias) or penalises(sampling)
         self._takes_largest = sampling.is_greedy and not reweighs
         self._grammar = _open_grammar(model, grammar_of(sampling))
-        self._chain: Any = _open_chain(model, sampling)
-        if _penalises(sampling):
-            for token in request.prompt[-PENALTY_TOKENS:]:
-                llama_cpp.llama_sampler_accept(self._chain, token)
+        self._is_too_slow = False
+        self._chain: Any = _open_chain(model, request)
 
     def close(self) -> None:
         """Free the native state; further calls do nothing."""
@@ -75,13 +82,28 @@ class LlamaSampler:
     def _sample_with_grammar(self, context: Any, row: int) -> int:
         """Sample freely and keep what the grammar allows: to check one token costs less than to check them
         all."""
+        if self._is_too_slow:
+            raise ValueError(_TOO_SLOW)
         logits = self._logits(context, row)
         token = int(logits.argmax()) if self._takes_largest else self._choose(logits, constrained=False)
         if not self._allows(token):
             token = self._choose_allowed(logits)
-        llama_cpp.llama_sampler_accept(self._grammar, token)
+        with self._watched(_MAX_ACCEPT_S):
+            llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
+
+    @contextmanager
+    def _watched(self, limit_s: float) -> Iterator[None]:
+        """If the block takes longer, this token is the request's last."""
+        began_s = time.thread_time()
+        yield
+        self._is_too_slow |= time.thread_time() - began_s > limit_s
+
+    def _constrain(self, array: Any) -> None:
+        """Take away what the grammar forbids."""
+        with self._watched(_MAX_APPLY_S):
+            llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
 
     def _choose_allowed(self, logits: npt.NDArray[np.float32]) -> int:
         """Raises ValueError if there is none: llama.cpp aborts on a token that its grammar forbids."""
@@ -98,7 +120,7 @@ class LlamaSampler:
         some = np.argpartition(logits, -number)[-number:]
         candidates = np.zeros(len(some), _CANDIDATE)
         candidates["id"], candidates["logit"] = some, logits[some]
-        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(_as_array(candidates)))
+        self._constrain(_as_array(candidates))
         best = candidates[np.lexsort((candidates["id"], -candidates["logit"]))[0]]
         return int(best["id"]) if math.isfinite(best["logit"]) else None
 
@@ -109,7 +131,7 @@ class LlamaSampler:
         self._candidates["logit"] = logits
         array = _as_array(self._candidates)
         if constrained:
-            llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+            self._constrain(array)
             if not np.isfinite(self._candidates["logit"]).any():
                 raise ValueError(_NO_TOKEN)
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
@@ -117,8 +139,7 @@ class LlamaSampler:
 
     def _allows(self, token: int) -> bool:
         one = np.array([(token, 1.0, 0.0)], _CANDIDATE)
-        array = _as_array(one)
-        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        self._constrain(_as_array(one))
         return math.isfinite(one["logit"][0])
 
 
@@ -158,7 +179,7 @@ def grammar_of(sampling: Sampling) -> str | None:
 
 
 def check_grammar(model: LlamaModel, grammar: str | None) -> None:
-    """Raises RequestError `bad_grammar` for one that does not compile."""
+    """Raises RequestError `bad_grammar` for one that does not compile, or that is too ambiguous."""
     opened = _open_grammar(model, grammar)
     if opened is not None:
         llama_cpp.llama_sampler_free(opened)
@@ -174,28 +195,28 @@ def _open_grammar(model: LlamaModel, grammar: str | None) -> Any:
     if grammar.count("(") > _MAX_GROUPS:
         raise RequestError("bad_grammar", f"the grammar has more than {_MAX_GROUPS} groups")
     try:
-        sampler = llama_cpp.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
+        text = grammar.encode()
     except UnicodeEncodeError as error:
         raise RequestError("bad_grammar", "the grammar is not valid Unicode") from error
+    try:
+        check_ways(grammar)
+    except (ValueError, RecursionError) as error:
+        raise RequestError("bad_grammar", f"the grammar does not compile: {error}"[:300]) from error
+    sampler = llama_cpp.llama_sampler_init_grammar(model.vocab, text, b"root")
     if not sampler:
         raise RequestError("bad_grammar", "the grammar does not compile, or has no `root` rule")
     return sampler
 
 
-def _penalises(sampling: Sampling) -> bool:
-    return (sampling.repeat_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
-
-
-def _open_chain(model: LlamaModel, sampling: Sampling) -> Any:
+def _open_chain(model: LlamaModel, request: Request) -> Any:
     """The samplers in llama.cpp's usual order; those that would change nothing are left out."""
+    sampling = request.sampling
     chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
     add = llama_cpp.llama_sampler_chain_add
     if sampling.logit_bias:
         biases = (llama_cpp.llama_logit_bias * len(sampling.logit_bias))(*sampling.logit_bias.items())
         add(chain, llama_cpp.llama_sampler_init_logit_bias(model.num_vocab, len(biases), biases))
-    if _penalises(sampling):
-        penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
-        add(chain, llama_cpp.llama_sampler_init_penalties(model.num_vocab, PENALTY_TOKENS, *penalties))
+    add_penalties(chain, model.num_vocab, request)
     if sampling.is_greedy:
         add(chain, llama_cpp.llama_sampler_init_greedy())
         return chain

@@ -32,6 +32,7 @@ from serving.engine import (
     verify_model,
 )
 from serving.engine.cores import CoreLease
+from serving.engine.llamacpp import sampling as sampling_module
 from serving.engine.llamacpp.context import LlamaBackend
 from serving.engine.llamacpp.quality import next_token_logits
 from serving.engine.llamacpp.quantize import quantize
@@ -440,6 +441,19 @@ def test_what_a_schema_says_is_what_is_written(engine: Engine, schema: dict[str,
     assert json.loads(result.text) == value
 
 
+def test_an_answer_ends_at_the_token_that_took_its_grammar_long(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp cannot be interrupted, and the next token may take many times as long."""
+    monkeypatch.setattr(sampling_module, "_MAX_ACCEPT_S", -1.0)
+    request = Request("a", chat(engine, "Hello."), Sampling(max_tokens=8, grammar='root ::= "ab"+'))
+    held, free = engine.generate([request, Request("b", request.prompt, Sampling(max_tokens=8))])
+    assert (held.finish_reason, held.num_answer_tokens) == ("error", 1)
+    assert held.error is not None
+    assert "too many ways" in held.error
+    assert free.finish_reason in ("stop", "length")
+
+
 def test_half_characters_are_never_streamed(engine: Engine) -> None:
     emoji = engine.tokenize("😀")
     assert len(emoji) > 1
@@ -462,7 +476,11 @@ def test_half_characters_are_never_streamed(engine: Engine) -> None:
         (Request("a", (1,), Sampling(grammar="other ::= [a]")), "bad_grammar"),
         (Request("a", (1,), Sampling(grammar="")), "bad_grammar"),
         (Request("a", (1,), Sampling(grammar=f"root ::= {'(' * 100_000}[a]{')' * 100_000}")), "bad_grammar"),
-        (Request("a", (1,), Sampling(json_schema='{"type": "string", "maxLength": 100000}')), "bad_grammar"),
+        (Request("a", (1,), Sampling(grammar='root ::= "(" root "a" | "(" root "b" | "c"')), "bad_grammar"),
+        (
+            Request("a", (1,), Sampling(json_schema='{"type": "string", "maxLength": 1025}')),
+            "bad_json_schema",
+        ),
         (Request("a", (1,), Sampling(json_schema="{")), "bad_json_schema"),
         (Request("a", (1,), Sampling(json_schema="[1]")), "bad_json_schema"),
         (Request("a", (1,), Sampling(temperature=float("nan"))), "bad_sampling"),

@@ -70,9 +70,13 @@ class Endpoint:
 
     def active(self) -> int:
         """Answers that are being written now."""
-        text = httpx.get(f"{self.url}/metrics", timeout=10).text
-        found = [line.split()[1] for line in text.splitlines() if line.startswith("engine_requests_active ")]
-        return int(found[0])
+        return self.metric("engine_requests_active")
+
+    def metric(self, name: str) -> int:
+        """Of all replicas; -1 where no line has this name."""
+        lines = httpx.get(f"{self.url}/metrics", timeout=10).text.splitlines()
+        found = [int(line.split()[-1]) for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+        return sum(found) if found else -1
 
 
 def serve_config(port: int, registry: Path, args: Mapping[str, Any]) -> dict[str, object]:

@@ -36,13 +36,8 @@ def changing(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Iter
         yield found
 
 
-def metric(endpoint: Endpoint, name: str) -> int:
-    lines = httpx.get(f"{endpoint.url}/metrics", timeout=10).text.splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
-
-
 def num_replicas(endpoint: Endpoint) -> int:
-    return metric(endpoint, "serving_replicas")
+    return endpoint.metric("serving_replicas")
 
 
 WHOLE = (200, "data: [DONE]")
@@ -63,7 +58,7 @@ def test_load_starts_a_replica_and_answers_are_finished_when_it_is_stopped(chang
         limits = httpx.Limits(max_connections=64)
         async with httpx.AsyncClient(base_url=changing.url, timeout=300, limits=limits) as client:
             crowd = [asyncio.ensure_future(stream(client, number)) for number in range(3 * SLOTS)]
-            await asyncio.to_thread(poll, lambda: metric(changing, "engine_requests_active") == SLOTS, 60)
+            await asyncio.to_thread(poll, lambda: changing.active() == SLOTS, 60)
             assert httpx.get(f"{changing.url}/health", timeout=10).status_code == 200, "full, and healthy"
             assert [card["id"] for card in httpx.get(f"{changing.url}/v1/models").json()["data"]]
             await asyncio.to_thread(poll, lambda: num_replicas(changing) == 2, 200)

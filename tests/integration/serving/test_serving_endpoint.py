@@ -141,6 +141,12 @@ def test_a_prompt_comes_back_with_how_likely_it_is(client: openai.OpenAI, endpoi
         assert logprobs.token_logprobs[0] is logprobs.top_logprobs[0] is None
         assert logprobs.token_logprobs[1:-1] == pytest.approx(wanted, abs=0.2)
         assert all(len(top) == 2 for top in logprobs.top_logprobs[1:])
+        scored = client.completions.create(**asked | {"max_tokens": 0}, prompt=prompt)
+        assert (scored.choices[0].text, scored.choices[0].finish_reason) == (text, "length")
+        assert scored.choices[0].logprobs is not None
+        assert scored.choices[0].logprobs.token_logprobs == logprobs.token_logprobs[:-1]
+        assert scored.usage is not None
+        assert (scored.usage.prompt_tokens, scored.usage.completion_tokens) == (len(tokens), 0)
     plain = client.completions.create(model="champion", prompt=text, echo=True, max_tokens=4, stream=True)
     assert "".join(chunk.choices[0].text for chunk in plain).startswith(text)
     with pytest.raises(openai.BadRequestError, match="not streamed"):

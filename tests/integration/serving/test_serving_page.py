@@ -29,6 +29,29 @@ BESIDE_THE_TEXTS = """
 """What the page itself says; a model may well write of bases."""
 
 
+NOT_YET = """
+const real = window.fetch, starting = '{"error": {"message": "not yet"}}';
+window.starts = true;
+window.fetch = (...asked) => window.starts && asked[0] === "v1/models"
+  ? Promise.resolve(new Response(starting, { status: 503 })) : real(...asked);
+"""
+
+
+def test_a_page_that_was_opened_too_soon_finds_the_models_later(endpoint: Endpoint, tmp_path: Path) -> None:
+    with open_page(f"{endpoint.url}/", tmp_path) as page:
+        page.command("Page.enable", {})
+        page.command("Page.addScriptToEvaluateOnNewDocument", {"source": NOT_YET})
+        page.command("Page.reload", {})
+        page.wait("document.getElementById('state')?.textContent === 'not yet'")
+        page.run(SEND)
+        assert page.run("document.querySelectorAll('.turn').length") == 0, "there is nobody to send it to"
+        assert page.run("document.getElementById('input').value") == "Name a colour."
+        page.run("window.starts = false")
+        page.wait("document.getElementById('model').options.length >= 1")
+        page.run(SEND)
+        page.wait("document.getElementById('chat').innerText.includes(' tokens, ')")
+
+
 def test_chatting_and_voting(endpoint: Endpoint, tmp_path: Path) -> None:
     path, sha256 = endpoint.variant(11)
     base = BaseModel(endpoint.model, sha256_of(endpoint.model))

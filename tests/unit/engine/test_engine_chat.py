@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from serving.engine.chat import ChatTemplate
+from serving.engine.chat import ChatTemplate, _unused_character
 from serving.engine.errors import ModelMismatch, RequestError
 
 START, END = "<|im_start|>", "<|im_end|>"
@@ -119,3 +119,13 @@ def test_lone_surrogates_and_what_json_cannot_say(chatml: ChatTemplate) -> None:
 
 def test_supports_system(chatml: ChatTemplate) -> None:
     assert chatml.supports_system
+
+
+def test_the_marker_is_a_character_that_is_not_used(chatml: ChatTemplate) -> None:
+    """Looking for one in time that grows with the text and with what it uses would take minutes here."""
+    used = "".join(map(chr, range(0xE000, 0xF8FE)))
+    assert _unused_character({"a": ["x" * 20_000_000, used, "\\uf8fd"]}) == "\uf8fe"
+    assert _unused_character("\\ue000") in "\ue000\ue001"
+    with pytest.raises(RequestError, match="every private-use character"):
+        _unused_character(used + "\uf8fe")
+    assert chatml.render([{"role": "user", "content": "\ue000\ue001" + END}]).count(2) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.engine.errors import ModelLoadError
-from serving.engine.gguf_check import check_header, verify_model
+from serving.engine.gguf_check import check_header, num_parts, trained_tokens, verify_model
 
 
 def gguf(
@@ -99,3 +99,14 @@ def test_a_template_without_tensors_is_sound_for_its_vocabulary_alone(tmp_path: 
     check_header(path, vocab_only=True)
     with pytest.raises(ModelLoadError, match="0 tensors are out of bounds"):
         check_header(path)
+
+
+def test_what_a_header_says_of_parts_and_of_texts(tmp_path: Path) -> None:
+    counts = key(b"split.count", 2, struct.pack("<H", 3)) + key(
+        b"llama.context_length", 4, struct.pack("<I", 1024)
+    )
+    path = write(tmp_path, gguf(keys=counts, num_keys=2))
+    assert (num_parts(path), trained_tokens(path)) == (3, 1024)
+    scaled = key(b"llama.rope.scaling.original_context_length", 4, struct.pack("<I", 64))
+    path = write(tmp_path, gguf(keys=scaled, num_keys=1))
+    assert (num_parts(path), trained_tokens(path)) == (1, None)

@@ -130,7 +130,14 @@ class FakeEngine:
         )
 
     def metrics(self) -> Any:
-        return SimpleNamespace(requests_queued=self.num_queued)
+        done = sum(stream.done for stream in self.streams)
+        lines = [("requests_done_total", "counter", done), ("num_slots", "gauge", 4)]
+        return SimpleNamespace(
+            requests_queued=self.num_queued,
+            to_prometheus=lambda prefix: "".join(
+                f"# TYPE {prefix}_{name} {kind}\n{prefix}_{name} {value}\n" for name, kind, value in lines
+            ),
+        )
 
     def close(self) -> None:
         self.closed.set()
@@ -181,3 +188,25 @@ def call(**more: Any) -> Call:
 
 async def collect(backend: HostBackend, asked: Call) -> list[Event]:
     return [event async for events in backend.generate(asked) for event in events]
+
+
+def post(
+    body: Any, path: str = CHAT, *, backend: FakeBackend | None = None, **settings: Any
+) -> httpx.Response:
+    async def run() -> httpx.Response:
+        async with client_of(app_over(backend or FakeBackend(), **settings)) as client:
+            if isinstance(body, bytes):
+                return await client.post(path, content=body)
+            return await client.post(path, json=body)
+
+    return asyncio.run(run())
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    """Every error has OpenAI's form, and nothing else."""
+    assert len(response.content) < 4096
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["error"]["message"]
+    return dict(body["error"])

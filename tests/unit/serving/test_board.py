@@ -3,15 +3,20 @@
 import asyncio
 import threading
 
+import pytest
+
 from serving.board import Board, ReplicaState, keep_saying
-from serving.calls import Health, ModelCard
+from serving.calls import Health, ModelCard, Unavailable
 
 READY = Health(True, "aa", "ok")
 WAITS = Health(False, None, "there is no champion that can be served yet")
 
 
-def state(health: Health = READY, active: int = 0, model: str = "champion") -> ReplicaState:
-    return ReplicaState(health, [ModelCard(model, "aa", "run", 0)], f"engine_requests_active {active}\n")
+def state(
+    health: Health = READY, active: int = 0, model: str = "champion", name: str = "one"
+) -> ReplicaState:
+    metrics = f'# TYPE a gauge\na{{replica="{name}"}} {active}\n'
+    return ReplicaState(health, [ModelCard(model, "aa", "run", 0)], metrics)
 
 
 class Clock:
@@ -24,18 +29,20 @@ class Clock:
 def test_an_empty_board_is_not_ready() -> None:
     board = Board()
     assert not board.health().ready
-    assert board.models() == []
+    with pytest.raises(Unavailable):
+        board.models()
     assert "serving_replicas 0" in board.metrics()
 
 
-def test_replicas_are_added_up_and_one_that_is_ready_suffices() -> None:
+def test_replicas_are_told_apart_and_one_that_is_ready_suffices() -> None:
     board = Board()
     board.put("one", state(active=3))
-    board.put("two", state(WAITS, active=2, model="newer"))
+    board.put("two", state(WAITS, active=2, model="newer", name="two"))
     board.put("one", state(active=4))
-    lines = board.metrics().splitlines()
-    assert "engine_requests_active 6" in lines
-    assert "serving_replicas 2" in lines
+    assert board.metrics() == (
+        '# TYPE a gauge\na{replica="two"} 2\na{replica="one"} 4\n'
+        "# TYPE serving_replicas gauge\nserving_replicas 2\n"
+    )
     assert board.health() == READY
     board.put("two", state(WAITS, model="newest"))
     assert [card.name for card in board.models()] == ["newest"], "the last word counts"
@@ -52,6 +59,7 @@ def test_a_replica_that_falls_silent_is_gone() -> None:
     assert "serving_replicas 1" in board.metrics()
     clock.now_s = 20
     assert not board.states()
+    assert [card.name for card in board.models()] == ["champion"], "what there is has not changed by silence"
 
 
 def test_what_fails_once_is_said_again() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,7 +19,8 @@ from serving.deployment import EngineReplica, HandleBackend
 from serving.engine import Engine, EngineSettings
 from serving.host import ModelHost
 from serving.registry import Registry
-from serving.settings import ServingSettings
+from serving.settings import GateSettings, ServingSettings
+from serving.sizing import completed
 
 SILENT = "the engine does not answer yet: it starts, or hangs"
 CARDS = [ModelCard("champion", "ab" * 32, "local", 0)]
@@ -126,6 +128,8 @@ def test_a_replica_serves_what_is_promoted_and_its_canary(
     opened = functools.partial(ModelHost, open_engine=lambda path, *_: cast("Engine", FakeEngine(path)))
     monkeypatch.setattr("serving.deployment.ModelHost", opened)
     monkeypatch.setattr("serving.deployment._log_with_serve", lambda: None)
+    me = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"))
+    monkeypatch.setattr("serving.deployment.serve.get_replica_context", lambda: me)
     settings = ServingSettings(
         registry=str(registry.root), engine=EngineSettings(pin=False), watch_s=0.001, max_loaded_models=2
     )
@@ -144,9 +148,23 @@ def test_a_replica_serves_what_is_promoted_and_its_canary(
             while (started := await first_event(replica)).sha256 == champion:
                 await asyncio.sleep(0.001)
         assert started.model == "base"
+        lines = (await replica.metrics()).splitlines()
+        assert f'serving_champion_info{{sha256="{champion}",replica="r1"}} 1' in lines
+        assert all('replica="r1"' in line for line in lines if not line.startswith("#"))
         replica.__del__()
 
     asyncio.run(run())
+
+
+def test_a_replica_knows_what_nobody_has_set() -> None:
+    for engine, is_set in ((None, False), ({"cores": 1, "context_tokens": 2048}, True)):
+        settings = ServingSettings.model_validate({"engine": engine})
+        bound: Any = deployment.application(settings, GateSettings())
+        plain = bound._bound_deployment.init_args[1]
+        seen = ServingSettings.model_validate(plain)
+        assert seen.engine is not None
+        assert ("context_tokens" in seen.engine.model_fields_set) == is_set
+        assert seen == completed(settings)
 
 
 async def first_event(replica: EngineReplica) -> Started:

@@ -9,35 +9,13 @@ import pytest
 from openai.types import CompletionUsage, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.completion import Completion
-from serving_fakes import CHAT, SHA256, FakeBackend, app_over, chat, client_of, wait_until
+from serving_fakes import CHAT, SHA256, FakeBackend, app_over, chat, client_of, error_of, post, wait_until
 
 from serving.admission import RateLimit, Refused
 from serving.calls import Failed, Unavailable
 from serving.http.gate import Gate
-from serving.http.metrics import added
+from serving.http.metrics import added, labelled, without_gauges
 from serving.settings import GateSettings
-
-
-def post(
-    body: Any, path: str = CHAT, *, backend: FakeBackend | None = None, **settings: Any
-) -> httpx.Response:
-    async def run() -> httpx.Response:
-        async with client_of(app_over(backend or FakeBackend(), **settings)) as client:
-            if isinstance(body, bytes):
-                return await client.post(path, content=body)
-            return await client.post(path, json=body)
-
-    return asyncio.run(run())
-
-
-def error_of(response: httpx.Response) -> dict[str, Any]:
-    """Every error has OpenAI's form, and nothing else."""
-    assert len(response.content) < 4096
-    body = response.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"message", "type", "param", "code"}
-    assert body["error"]["message"]
-    return dict(body["error"])
 
 
 def events_of(response: httpx.Response) -> list[str]:
@@ -158,13 +136,23 @@ def test_models_of_an_engine_that_is_silent_are_503(error: Exception) -> None:
     asyncio.run(run())
 
 
-def test_metrics_of_several_replicas_are_added_up() -> None:
+def test_metrics_of_several_parts_are_added_up() -> None:
     one = '# TYPE a counter\na 1\n# TYPE b gauge\nb{sha256="x"} 1\nb{le="0.5"} 0.25\n'
     other = '# TYPE a counter\na 2\n# TYPE b gauge\nb{sha256="y"} 1\nb{le="0.5"} 0.5\n'
     assert added([one, other]) == (
         '# TYPE a counter\na 3\n# TYPE b gauge\nb{sha256="x"} 1\nb{le="0.5"} 0.75\nb{sha256="y"} 1\n'
     )
     assert added([one]) == one
+    assert without_gauges(one) == "# TYPE a counter\na 1\n"
+
+
+def test_replicas_have_a_label_and_each_metric_one_place() -> None:
+    texts = [f'# TYPE a counter\na {n}\n# TYPE b histogram\nb_bucket{{le="1"}} {n}\n' for n in (1, 2)]
+    named = [labelled(text, "replica", name) for text, name in zip(texts, "xy", strict=True)]
+    assert added(named) == (
+        '# TYPE a counter\na{replica="x"} 1\na{replica="y"} 2\n# TYPE b histogram\n'
+        'b_bucket{le="1",replica="x"} 1\nb_bucket{le="1",replica="y"} 2\n'
+    )
 
 
 def test_settings_of_a_request_reach_the_engine() -> None:
@@ -350,10 +338,25 @@ def test_schemas_that_reach_out_or_cost_much_are_refused(schema: dict[str, Any])
     assert error_of(response)["code"] == "invalid_json_schema"
 
 
-def test_a_property_may_be_called_pattern() -> None:
-    schema = {"type": "object", "properties": {"pattern": {"type": "string"}}}
+@pytest.mark.parametrize("value", [{"type": "string"}, True, {"default": {"pattern": "a"}}])
+def test_a_property_may_be_called_pattern(value: object) -> None:
+    schema = {"type": "object", "properties": {"pattern": value, "maxLength": value}, "required": ["pattern"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     assert post(chat(response_format=wanted)).status_code == 200
+
+
+def test_a_schema_that_is_refused_says_where_and_why() -> None:
+    price = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": "^[0-9]+$"}]}
+    for schema, message in (
+        (
+            {"properties": {"price": price}},
+            "'pattern' is not supported in a schema (at properties.price.anyOf.1)",
+        ),
+        ({"patternProperties": {"^a": {}}}, "'patternProperties' is not supported in a schema"),
+        ({"items": {"maxItems": 1025}}, "'maxItems' must not be above 1024 (at items)"),
+    ):
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        assert error_of(post(chat(response_format=wanted)))["message"] == message
 
 
 def test_paths_and_methods() -> None:

@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from gguf import GGUFWriter
 
 from serving import promote
+from serving.engine import Engine, EngineSettings
 from serving.promote import UsageError, candidate_of
 
 
@@ -63,3 +65,39 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         promote.main([*registry])
     assert usage.value.code == 2
     assert promote.main(["status", *registry]) == 1, "nothing was promoted"
+
+
+def write_header(path: Path, **numbers: int) -> Path:
+    """A model without weights."""
+    writer = GGUFWriter(path, "llama")
+    for key, number in numbers.items():
+        writer.add_uint32(key.replace("__", "."), number)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+def test_a_part_of_a_model_is_refused_with_how_to_merge_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = write_header(tmp_path / "m-Q4_K_M-00002-of-00003.gguf", split__count=3)
+    assert promote.main([str(part), "--registry", str(tmp_path / "registry")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "llama-gguf-split --merge m-Q4_K_M-00001-of-00003.gguf m-Q4_K_M.gguf" in line
+    assert not (tmp_path / "registry" / "champion.json").exists()
+
+
+def test_a_model_of_short_texts_is_tried_with_as_short_a_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Opened(Exception):
+        pass
+
+    def open_engine(_: Path, settings: EngineSettings) -> Engine:
+        raise Opened(settings.context_tokens)
+
+    monkeypatch.setattr(Engine, "open", open_engine)
+    for trained, context in ((256, 256), (4096, 512)):
+        with pytest.raises(Opened, match=str(context)):
+            promote.first_words(write_header(tmp_path / "m.gguf", llama__context_length=trained))

@@ -16,6 +16,7 @@ from serving_fakes import SHA256, FakeBackend, app_over, client_of
 
 from serving.calls import Backend, Call, Ended, Failed, Started
 from serving.http.errors import ApiError
+from serving.lengths import check_lengths
 from serving.responses.intake import read_request, response_call
 from serving.settings import RequestLimits
 
@@ -68,7 +69,9 @@ def events_of(response: httpx.Response) -> list[dict[str, Any]]:
 
 
 def accepted(**fields: Any) -> Call:
-    asked = read_request({"input": "x", **fields})
+    body = {"input": "x", **fields}
+    check_lengths(body, RequestLimits())
+    asked = read_request(body)
     return response_call(asked, RequestLimits(), call_id="resp_1", deadline_s=9.0)
 
 

@@ -28,8 +28,8 @@ PLAIN = Request("a", (1,))
 SHAPED = Request("a", (1,), Sampling(json_schema="{}"))
 
 
-def result(reason: Any = "stop", first_token_s: float | None = 0.1) -> Result:
-    return Result("a", "", (), reason, 1, 0, 1, 0.2, first_token_s)
+def result(reason: Any = "stop", first_token_s: float | None = 0.1, code: str | None = None) -> Result:
+    return Result("a", "", (), reason, 1, 0, 1, 0.2, first_token_s, error_code=code)
 
 
 def verdicts(
@@ -49,8 +49,13 @@ def test_too_many_failures_end_a_champion_once_enough_answers_are_seen() -> None
 
 @pytest.mark.parametrize(
     ("request_", "failed"),
-    [(SHAPED, result("error")), (PLAIN, result("cancelled")), (PLAIN, result("timeout"))],
-    ids=["a client's grammar", "a client that went", "a long answer"],
+    [
+        (SHAPED, result("error")),
+        (PLAIN, result("error", code="context_length_exceeded")),
+        (PLAIN, result("cancelled")),
+        (PLAIN, result("timeout")),
+    ],
+    ids=["a client's grammar", "a prompt too long for the cache", "a client that went", "a long answer"],
 )
 def test_what_clients_cause_takes_no_champion_back(request_: Request, failed: Result) -> None:
     assert not any(verdicts(RollbackRule(min_answers=1), [failed] * 100, request_))

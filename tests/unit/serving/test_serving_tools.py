@@ -263,7 +263,7 @@ def test_bad_tools_are_400_and_named(fields: dict[str, Any], param: str) -> None
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("arguments", ["", "[]", "{", "NaN", '{"x":' * 40 + "1" + "}" * 40])
+@pytest.mark.parametrize("arguments", ["[]", "{", "NaN", '{"x":' * 40 + "1" + "}" * 40])
 def test_earlier_calls_have_arguments_that_are_objects(arguments: str) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
 
@@ -350,3 +350,24 @@ def test_replies_with_calls_are_openais(host_of_words: Any) -> None:
             assert deltas[-1].finish_reason == "tool_calls"
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<tool_call>" + " " * 1_000_000 + "x",
+        "<tool_call>" * 100_000,
+        "<tool_call> \n{}" + "\t" * 1_000_000 + "</tool_call",
+    ],
+)
+def test_no_answer_takes_long_to_read(answer: str) -> None:
+    """In time that grows with the square of the length these would take hours."""
+    reader = ToolReader("tags", {"weather"})
+    assert reader.push(answer) == ""
+    assert reader.finish() == (answer, ())
+
+
+def test_any_white_space_may_stand_around_a_call() -> None:
+    reader = ToolReader("tags", {"weather"})
+    reader.push('<tool_call>\u00a0\n{"name": "weather", "arguments": {}}\u2003</tool_call>')
+    assert [call.name for call in reader.finish()[1]] == ["weather"]
