@@ -45,6 +45,7 @@ class InstantEngine:
 
     def __init__(self) -> None:
         self.chat = self
+        self.settings = JobEngineSettings()
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
         return list(range(len(messages[0]["content"]) // 4))

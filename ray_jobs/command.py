@@ -27,7 +27,9 @@ def main(stage: str | None = None, argv: Sequence[str] | None = None) -> int:
     """Runs one stage (None: all of them) and returns the exit code; see ray_jobs.errors for the codes."""
     options = parser(stage).parse_args(argv)
     configure(options.verbose)
+    names = STAGES if stage is None else ("prepare", stage)
     try:
+        refuse_undone(names, options.force, options.config)
         config = load_config(options.config, options.changes)
         check_stores(config)
         if options.check:
@@ -35,7 +37,7 @@ def main(stage: str | None = None, argv: Sequence[str] | None = None) -> int:
 
             sys.stdout.write("\n".join(plan_lines(config)) + "\n")
             return 0
-        run(config, STAGES if stage is None else ("prepare", stage), set(options.force))
+        run(config, names, set(options.force))
     except UserError as error:
         return end(str(error), error.exit_code)
     except StageFailed as error:
@@ -45,6 +47,22 @@ def main(stage: str | None = None, argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return end_by_library(error)
     return 0
+
+
+def refuse_undone(names: Sequence[str], forced: Sequence[str], config: Path) -> None:
+    """Raises ConfigError for a stage to redo where the command would not redo all that goes with it.
+
+    `names`: what the command does, in order. From the first forced stage on everything is thrown away.
+    """
+    last = STAGES.index(names[-1])
+    for stage in forced:
+        undone = [each for each in STAGES[STAGES.index(stage) : last + 1] if each not in names]
+        if undone or STAGES.index(stage) > last:
+            redoes = " and ".join(names)
+            raise ConfigError(
+                f"--force {stage}: this command does {redoes} alone; redo it and what stands on it with "
+                f"`orpo run {config} --force {stage}`"
+            )
 
 
 def check_stores(config: Config) -> None:

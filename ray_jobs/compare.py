@@ -6,7 +6,9 @@ statistics and report of a run. Nothing is promoted.
 """
 
 import argparse
+import hashlib
 import logging
+import os
 import re
 import sys
 import time
@@ -30,12 +32,16 @@ from ray_jobs.stages.compare import (
 )
 from ray_jobs.summary import verdict_lines
 from ray_jobs.yaml_files import read_yaml
+from serving.storage.remote import local_path
 
 log = logging.getLogger(__name__)
 
 DEFAULT_JUDGE = "flowaicom/Flow-Judge-v0.1-GGUF:flow-judge-v0.1-Q4_K_M.gguf"
 SECTIONS = ("seed", "storage", "data", "engine", "generation", "judge", "verdict")
 """What a comparison takes from a run's config."""
+GENERIC = re.compile(r"models?|(ggml-)?model([._-](bf16|f16|f32|i?q\d\w*))?", re.IGNORECASE)
+"""Names of files and folders that say nothing of which model it is."""
+MAX_NAME = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,9 +139,45 @@ def config_data(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def default_name(models: Sequence[str]) -> str:
-    """The same for the same models, so that the same command goes on where it stopped."""
-    stems = (re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name.removesuffix(".gguf")) for model in models)
-    return f"compare-{'-'.join(stems)}"[:100]
+    """The same for the same models, so that the same command goes on where it stopped.
+
+    By the files' names; where these are alike, or say nothing, by folders too: the run, and the model in it.
+    """
+    addresses = [address_of(model) for model in models]
+    labels = {address: words_of(address)[-1] for address in addresses}
+    short = [*labels.values()]
+    for address, label in labels.items():
+        if short.count(label) > 1 or GENERIC.fullmatch(label):
+            labels[address] = long_label(address)
+    long = [*labels.values()]
+    for address, label in labels.items():
+        if long.count(label) > 1:
+            labels[address] = f"{label}-{digest([address])}"
+    name = f"compare-{'-'.join(labels[address] for address in addresses)}"
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 9]}-{digest(addresses)}"
+
+
+def address_of(model: str) -> str:
+    """A model as it is called from wherever the command is given."""
+    path = local_path(model)
+    return os.path.abspath(path) if path.exists() else model
+
+
+def words_of(address: str) -> list[str]:
+    """The parts of an address as parts of a folder's name, the file's last."""
+    parts = Path(address.removesuffix(".gguf")).parts
+    words = (re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-") for part in parts)
+    return [word for word in words if word] or ["model"]
+
+
+def long_label(address: str) -> str:
+    """The two parts of an address that tell most: of a run's model the run and the model."""
+    words = words_of(address)
+    return "-".join([word for word in words if not GENERIC.fullmatch(word)][-2:] or words[-1:])
+
+
+def digest(addresses: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(addresses).encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def plan_lines(config: Config, given: Comparison) -> list[str]:

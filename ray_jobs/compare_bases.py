@@ -91,7 +91,10 @@ def run_all(configs: dict[str, Config]) -> dict[str, str]:
 
 def ranked(name: str, configs: dict[str, Config], failed: dict[str, str]) -> tuple[dict[str, Any], str]:
     """The ranking as data and as a page, both kept. Raises StageFailed when fewer than two bases ran."""
+    from ray_jobs.judging.metrics import outline_of
     from ray_jobs.ranking.ranking import common_prompts, rank, table
+    from ray_jobs.ranking.standing import leading_metric, why_undecided
+    from ray_jobs.verdict.verdict import trust_in
 
     whole = {base: config for base, config in configs.items() if base not in failed}
     if len(whole) < 2:
@@ -99,23 +102,31 @@ def ranked(name: str, configs: dict[str, Config], failed: dict[str, str]) -> tup
             "comparison: fewer than two bases ran: "
             + "; ".join(f"{base}: {reason}" for base, reason in failed.items())
         )
-    entries = [entry for base, config in whole.items() for entry in entries_of(base, config)]
     config = next(iter(whole.values()))
-    level = config.verdict.level
+    rule = config.verdict
+    trusts = {base: trust_in_run(one) for base, one in whole.items()}
+    metric = leading_metric([outline_of(each).key for each in config.judge.metrics], rule, trusts)
+    entries = [entry for base, one in whole.items() for entry in entries_of(base, one, metric)]
+    undecided = why_undecided(metric, entries, rule, trusts)
     places = rank(
         entries,
-        level=level,
-        num_resamples=config.verdict.num_resamples,
+        level=rule.level,
+        num_resamples=rule.num_resamples,
         seed=config.seed,
         clusters=clusters_of(config),
+        decides=undecided is None,
     )
-    num_prompts = len(common_prompts(entries))
-    page = table(places, failed, num_prompts=num_prompts, level=level)
+    about: dict[str, Any] = {
+        "metric": metric,
+        "num_prompts": len(common_prompts(entries)),
+        "level": rule.level,
+        "undecided": undecided,
+    }
+    page = table(places, failed, **about)
     result = {
         "name": name,
-        "metric": config.judge.metrics[0],
-        "num_prompts": num_prompts,
-        "level": level,
+        **about,
+        "judge_trust": {base: dict(trust_in(trust, metric)) for base, trust in trusts.items()},
         "ranking": [place.as_json() for place in places],
         "failed": failed,
         "runs": {base: one.name for base, one in whole.items()},
@@ -126,25 +137,33 @@ def ranked(name: str, configs: dict[str, Config], failed: dict[str, str]) -> tup
     return result, page
 
 
-def entries_of(base: str, config: Config) -> list[Any]:
-    """A run's base and candidate, with their scores by the run's first metric."""
+def trust_in_run(config: Config) -> dict[str, Any]:
+    """How far the judge of a finished run is to be trusted, by metric."""
+    found: dict[str, Any] = open_run(config.storage, config.name).read_json("judgements/trust.json")
+    return found
+
+
+def entries_of(base: str, config: Config, metric: str) -> list[Any]:
+    """A run's base and candidate, with their scores by the metric."""
+    folder = open_run(config.storage, config.name)
+    return [entry_of(base, model, folder, metric) for model in MODELS]
+
+
+def entry_of(base: str, model: str, folder: RunFolder, metric: str) -> Any:
     from ray_jobs.ranking.ranking import Entry, scores_of
     from ray_jobs.stages.generate import iter_answers
     from ray_jobs.stages.judge import iter_judgements
 
-    folder = open_run(config.storage, config.name)
-    tokens = {model: [row.num_answer_tokens for row in iter_answers(folder, model)] for model in MODELS}
-    metric = metric_key(config)
-    return [
-        Entry(
-            base,
-            model,
-            scores_of(iter_judgements(folder, model), metric),
-            sum(tokens[model]) / max(1, len(tokens[model])),
-            cost_of(folder, model),
-        )
-        for model in MODELS
-    ]
+    tokens = [row.num_answer_tokens for row in iter_answers(folder, model)]
+    judged = [row for row in iter_judgements(folder, model) if row.metric == metric]
+    return Entry(
+        base,
+        model,
+        scores_of(judged, metric),
+        len(judged),
+        sum(tokens) / max(1, len(tokens)),
+        cost_of(folder, model),
+    )
 
 
 def clusters_of(config: Config) -> dict[str, int] | None:
@@ -174,12 +193,6 @@ def cost_of(folder: RunFolder, model: str) -> Any:
         answer_tokens_per_s_and_core=took.tokens_per_s_and_core if took else None,
         tuning_s=folder.states()["tune"].seconds if model == "candidate" else None,
     )
-
-
-def metric_key(config: Config) -> str:
-    from ray_jobs.judging.metrics import outline_of
-
-    return str(outline_of(config.judge.metrics[0]).key)
 
 
 def file_bytes(folder: RunFolder, model: str) -> int:

@@ -13,7 +13,7 @@ from ray_jobs.errors import ConfigError
 from ray_jobs.export.settings import ExportSettings, ModelSettings
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.orpo.settings import TrainingSettings
-from ray_jobs.search.settings import SearchSettings
+from ray_jobs.search.settings import Dimension, SearchSettings
 from ray_jobs.search.trials import check_trials
 from ray_jobs.settings import Section
 from ray_jobs.tracking.settings import TrackingSettings
@@ -23,6 +23,8 @@ from serving.engine.settings import EngineSettings
 
 INPUT = "Input should be"
 """How pydantic begins what a field must be."""
+SPACE = ["search", "space"]
+"""The section whose keys are fields by their dotted names."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -38,6 +40,13 @@ class WorkerSettings(Section):
     """Memory of a GPU, for `auto`; null: asked of a GPU of the cluster."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     """Logical CPUs a worker asks Ray for; on CPU also its number of threads."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _several_gpus_are_whole_ones(cls, gpus: float | Literal["auto"]) -> float | Literal["auto"]:
+        if gpus != "auto" and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"above 1 must be a whole number, not {gpus:g}")
+        return gpus
 
     @model_validator(mode="after")
     def _workers_of_a_trial_share_no_gpu(self) -> Self:
@@ -131,6 +140,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         lora = self.training.lora
+        # what is written down of a run has the 0 that nobody set
+        if self.training.seed not in (TrainingSettings.model_fields["seed"].default, self.seed):
+            raise ValueError("training.seed: the run's seed is used in its place; set seed")
         if self.export.adapter and (lora is None or lora.dora):
             kind = (
                 "DoRA cannot be kept apart from the base" if lora else "there is none without training.lora"
@@ -172,7 +184,7 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
 def put_change(data: Any, change: str) -> None:
     """Puts `dotted.field=value` (the value in YAML) into plain data. Raises ConfigError for another form."""
     dotted, equals, text = change.partition("=")
-    *parents, leaf = dotted.split(".")
+    *parents, leaf = keys_of(dotted)
     if not equals or not all((*parents, leaf)):
         raise ConfigError(f"--set {change}: must have the form dotted.field=value")
     target = data
@@ -181,6 +193,17 @@ def put_change(data: Any, change: str) -> None:
     if not isinstance(target, dict):
         raise ConfigError(f"--set {change}: {dotted} is not a field of a section")
     target[leaf] = parse_yaml(text, f"--set {change}")
+
+
+def keys_of(dotted: str) -> list[str]:
+    """The keys, one within the other, that a dotted field stands for; those of `search.space` have dots."""
+    keys = dotted.split(".")
+    start, end = len(SPACE), len(keys)
+    if keys[:start] != SPACE or end == start or not all(keys):
+        return keys
+    if end > start + 1 and keys[-1] in Dimension.model_fields:
+        end -= 1
+    return [*SPACE, ".".join(keys[start:end]), *keys[end:]]
 
 
 def parse_config(data: Any, origin: str) -> Config:

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from statistics import NormalDist
 
 from ray_jobs.config import Config
+from ray_jobs.data.forecast import num_answering, num_judged, num_known
 from ray_jobs.export.recipe import with_recipe
 from ray_jobs.orpo.memory import GIB, training_memory, trials_per_gpu
 from ray_jobs.orpo.shapes import known_shape
-from ray_jobs.search.trials import largest_trial
+from ray_jobs.search.trials import largest_trial, most_pairs_per_step, most_steps, num_drawn
 
 
 def plan_lines(config: Config) -> list[str]:
@@ -20,8 +21,7 @@ def plan_lines(config: Config) -> list[str]:
     from ray_jobs.preview import check_named_files, data_lines
 
     check_named_files(config)
-    number, models = config.data.num_prompts, 1 + config.verdict.num_candidates
-    known = min(config.judge.trust.num_pairs, config.data.num_trust_pairs)
+    number, models = config.data.num_prompts, num_answering(config)
     lines = [
         ("run", f"{config.name}, seed {config.seed}, kept in {config.storage}/{config.name}"),
         ("model", _model(config)),
@@ -32,7 +32,7 @@ def plan_lines(config: Config) -> list[str]:
         ("training", _training(config)),
         ("export", f"base and candidate as {_recipe(config)} GGUF by one recipe"),
         ("generate", generation_line(config, number, models)),
-        ("judge", judging_line(config, number, models, known)),
+        ("judge", judging_line(config, number, models, num_known(config))),
         ("verdict", power_line(config, number)),
         ("promote", f"the winner into {config.registry}"),
     ]
@@ -63,15 +63,13 @@ def _data(plan: dict[str, object]) -> Iterator[str]:
 
 def _trials(config: Config) -> str:
     search, workers = config.search, config.workers
-    points = search.num_grid_points
-    trials = max(1, search.num_trials // points) * points
     each = f"{workers.per_trial} worker(s) of {workers.cpus_per_worker:g} CPU"
     if isinstance(workers.gpus_per_worker, str):
         each += " and a share of a GPU"
     elif workers.gpus_per_worker:
         each += f" and {workers.gpus_per_worker:g} GPU"
     how = f"{search.algorithm} search, scheduler {search.scheduler}, best held-out {search.objective}"
-    return f"{trials} trials of {each}; {how}"
+    return f"{num_drawn(search)} trials of {each}; {how}"
 
 
 def _gpu_memory(config: Config) -> Iterator[str]:
@@ -102,10 +100,11 @@ def _space(config: Config) -> Iterator[str]:
 
 
 def _training(config: Config) -> str:
-    training = config.training
-    pairs = training.num_steps * training.pairs_per_step
+    training, search = config.training, config.search
+    steps, pairs = most_steps(training, search), most_pairs_per_step(training, search)
+    up_to = "up to " * bool({"num_steps", "pairs_per_step"} & search.space.keys())
     return (
-        f"{training.num_steps} steps of {training.pairs_per_step} pairs ({pairs} in all) a trial, "
+        f"{up_to}{steps} steps of {pairs} pairs ({steps * pairs} in all) a trial, "
         f"pairs up to {training.max_pair_tokens} tokens, step {training.step}"
     )
 
@@ -120,11 +119,8 @@ def generation_line(config: Config, num_prompts: int, num_models: int) -> str:
 
 
 def judging_line(config: Config, num_prompts: int, num_models: int, num_pairs: int) -> str:
-    """Answers of all models, both of each known pair, and those that are judged again."""
-    judge = config.judge
-    again = min(num_pairs, judge.trust.num_repeats)
-    answers = num_models * num_prompts + 2 * (num_pairs + again)
-    return f"{answers} answers x {', '.join(judge.metrics)} by {judge.model}"
+    answers = num_judged(config, num_prompts, num_models, num_pairs)
+    return f"{answers} answers x {', '.join(config.judge.metrics)} by {config.judge.model}"
 
 
 def power_line(config: Config, number: int) -> str:

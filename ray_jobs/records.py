@@ -95,7 +95,8 @@ class Judgement:
     """A judge's word on one answer by one metric; `score` is null exactly when `failure` says why.
 
     `expected_score` is the mean of the rubric's scores under the judge's token probabilities at the
-    score position: finer than the integer, in the rubric's units.
+    score position: finer than the integer, in the rubric's units. Where the judge came to no word, `feedback`
+    says why, if that is known.
     """
 
     id: str

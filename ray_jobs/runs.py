@@ -191,9 +191,12 @@ def _open_mirror(uri: str) -> RunFolder:
 
 
 def in_store_only(name: str) -> bool:
-    """Of a run in an object store: what only Ray and the engines read and write there."""
+    """Of a run in an object store: what a command does not bring to this node, nor takes away from here.
+
+    Ray and the engines read and write it there, or it waits there to be sent to a tracker.
+    """
     block = "/unfinished/" in name and name.rpartition("/")[2].startswith("rows-")
-    return block or name.startswith(("owners/", "tune/experiment/", "tune/trials/"))
+    return block or name.startswith(("owners/", "tune/experiment/", "tune/trials/", "wandb/"))
 
 
 def now() -> str:

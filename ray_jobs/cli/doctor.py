@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ray_jobs.cli import machine
 from ray_jobs.cli.forecast import SIZES, Outlook, outlook, table
 from ray_jobs.errors import UserError
+from serving.engine.topology import memory_bytes
 
 LITTLE_DISK_BYTES = 5e9
 LITTLE_SHARED_BYTES = 1e9
@@ -61,7 +62,7 @@ class Examination:
 def examine(storage: Path, *, measured: bool) -> Examination:
     """Looks at the machine; measures, in some 20 s, where `measured`."""
     rates = measure() if measured else Rates()
-    total, limit = machine.memory_bytes()
+    total, limit = memory_bytes()
     usable = limit or total
     gpus = machine.gpus()
     rows = [

@@ -23,18 +23,6 @@ def num_cores() -> int:
     return len(cores) if cores else os.cpu_count() or 1
 
 
-def memory_bytes() -> tuple[int | None, int | None]:
-    """Memory of the machine, and the lowest limit of this process's control groups if there is one."""
-    from serving.engine.topology import cgroup_folders, memory_limit
-
-    total = None
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = map(memory_limit, cgroup_folders("memory"))
-    found = [limit for limit in limits if limit is not None and (total is None or limit < total)]
-    return total, min(found, default=None)
-
-
 def copy_rate(threads: int, size: int = 1 << 26, repeats: int = 4) -> float:
     """Bytes per second read and written by all cores together: STREAM's copy, the best of a few."""
     import numpy as np

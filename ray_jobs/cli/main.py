@@ -227,7 +227,7 @@ def report(
     if browser:
         import webbrowser
 
-        webbrowser.open(folder.path("report/report.html").as_uri())
+        webbrowser.open(folder.path("report/report.html").resolve().as_uri())
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ray_jobs.config import Config
 from ray_jobs.data.report import spread
 from ray_jobs.records import Message, Pair, Prompt
+from ray_jobs.search.trials import most_pairs_per_step, most_steps, num_drawn
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -57,18 +58,33 @@ def token_report(
 def forecast(config: Config, tokens_per_pair: float, tokens_per_prompt: float) -> dict[str, int]:
     """Most tokens of each stage. A pair's prompt counts once: it is computed once (training.step packed)."""
     training, search, judge = config.training, config.search, config.judge
-    points = search.num_grid_points
-    trials = max(1, search.num_trials // points) * points
-    answers = 2 * config.data.num_prompts
-    trust = judge.trust
-    judged = answers + 2 * min(trust.num_pairs, config.data.num_trust_pairs) + trust.num_repeats
+    pairs = most_steps(training, search) * most_pairs_per_step(training, search)
+    number, models = config.data.num_prompts, num_answering(config)
+    answers = models * number
+    judged = num_judged(config, number, models, num_known(config))
     feedback = judge.max_feedback_tokens if judge.feedback else 1
     return {
-        "training": round(trials * training.num_steps * training.pairs_per_step * tokens_per_pair),
+        "training": round(num_drawn(search) * pairs * tokens_per_pair),
         "generation, prompts": round(answers * tokens_per_prompt),
         "generation, answers": answers * config.generation.max_answer_tokens,
         "judging, feedback": judged * len(judge.metrics) * feedback,
     }
+
+
+def num_answering(config: Config) -> int:
+    """Models that answer: the base and the candidates."""
+    return 1 + config.verdict.num_candidates
+
+
+def num_known(config: Config) -> int:
+    """Pairs at most that the judge is tested on."""
+    return min(config.judge.trust.num_pairs, config.data.num_trust_pairs)
+
+
+def num_judged(config: Config, num_prompts: int, num_models: int, num_pairs: int) -> int:
+    """Answers that each metric judges: of all models, both of each known pair, and those judged again."""
+    again = min(num_pairs, config.judge.trust.num_repeats)
+    return num_models * num_prompts + 2 * (num_pairs + again)
 
 
 def report_markdown(report: dict[str, Any]) -> str:
@@ -86,8 +102,9 @@ def report_markdown(report: dict[str, Any]) -> str:
 
 def _source_lines(part: dict[str, Any]) -> list[str]:
     revision = f" at `{part['revision']}`" if part["revision"] else ""
+    subset = f", `{part['config']}`," if part["config"] else ""
     lines = [
-        f"`{part['source']}`{revision}: {part['rows_in']} rows, {part['rows_used']} used, "
+        f"`{part['source']}`{subset}{revision}: {part['rows_in']} rows, {part['rows_used']} used, "
         f"{part['rows_quarantined']} quarantined, {part['rows_excluded']} excluded by source, "
         f"{part['rows_sampled_out']} left out by the sample.",
     ]

@@ -1,6 +1,8 @@
 """Rows of a data set on the Hugging Face hub."""
 
 import logging
+import re
+import textwrap
 from collections.abc import Iterator
 
 from ray_jobs.data.formats import RawRow
@@ -12,6 +14,10 @@ log = logging.getLogger(__name__)
 
 LOOKUP_S = 20.0
 """Longest wait for the hub's word on a commit; what cannot be looked up may still be in the local cache."""
+
+_CONFIGS = re.compile(r"config.*available.*?(\[.*?\])", re.DOTALL | re.IGNORECASE)
+"""The names in what `datasets` says where none of several configurations is named, or none that there is."""
+_QUOTED = re.compile(r"'([^']*)'")
 
 
 def with_commit(source: Source) -> Source:
@@ -39,16 +45,25 @@ def hub_rows(source: Source) -> Iterator[RawRow]:
     datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(
-            source.source, revision=source.revision, split=source.split, streaming=source.streaming
+            source.source,
+            source.config,
+            revision=source.revision,
+            split=source.split,
+            streaming=source.streaming,
         )
         for number, row in enumerate(rows, start=1):
             yield RawRow(f"{source.source} row {number}", row)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{source.source}: {_explained(error)}") from error
+        raise DataError(f"{source.source}: {_explained(error, source)}") from error
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: Exception, source: Source) -> str:
     """What to do about it; gated data sets are told apart only by the hub's words."""
+    if found := _CONFIGS.search(str(error)):
+        there = textwrap.shorten(", ".join(_QUOTED.findall(found[1])), 300, placeholder=" …")
+        if source.config is None:
+            return f"has several configurations; choose one with `config`: {there}"
+        return f"has no configuration {source.config!r}; there are {there}"
     text = (str(error).splitlines() or [type(error).__name__])[0]
     lowered, status = text.lower(), status_of(error)
     if "gated" in lowered:

@@ -16,6 +16,7 @@ from ray_jobs.data.parse import (
     HINTS,
     BadRow,
     brings_prompt,
+    check_encodes,
     content_id,
     parse_pair,
     parse_prompt,
@@ -145,7 +146,8 @@ class _Intake(Generic[Row]):
 
     def take(self, number: int, raw: RawRow) -> None:
         self.num_rows_in += 1
-        source = source_of(raw.value, self.source.columns) if isinstance(raw.value, Mapping) else ""
+        named = source_of(raw.value, self.source.columns) if isinstance(raw.value, Mapping) else ""
+        source = _writable(named)
         if source and len(self.sources) < MAX_SOURCES_SHOWN:
             self.sources.add(source)
         if source and source in self.source.exclude_sources:
@@ -175,16 +177,18 @@ class _Intake(Generic[Row]):
             hint = f"; name it with columns.{missing}" if missing in Columns.model_fields else ""
             self.first_missing = f"{raw.place}: column {missing!r} is missing; the row has {have}{hint}"
         row = self.parse(raw.value, self.source.columns)
+        check_encodes(row.source, self.source.columns.source or "source")
+        if isinstance(own := raw.value.get("id"), str):
+            check_encodes(own, "id")
         self.num_implicit += prompt_column(raw.value, self.source.columns) not in raw.value
         if row.id in self.seen:
             raise BadRow("duplicate")
         self.seen.add(row.id)
-        own = self._own_id(raw.value)
-        return replace(row, id=own) if own else row
+        mine = self._own_id(own)
+        return replace(row, id=mine) if mine else row
 
-    def _own_id(self, row: Mapping[str, Any]) -> str | None:
+    def _own_id(self, own: Any) -> str | None:
         """The id that the data set gives the row, unless it has none or gave it to an earlier row too."""
-        own = row.get("id")
         if not isinstance(own, int | str) or isinstance(own, bool) or own == "":
             return None
         if str(own) in self.own_ids:
@@ -272,6 +276,11 @@ class _Intake(Generic[Row]):
     def _commonest(self) -> str:
         counted = Counter(row.reason for row in self.quarantined).most_common(1)
         return counted[0][0] if counted else ""
+
+
+def _writable(text: str) -> str:
+    """The text with a question mark for each lone half of a UTF-16 pair."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _shown(name: Any) -> str:

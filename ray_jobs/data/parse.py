@@ -288,10 +288,15 @@ def check_text(text: Any, reason_if_empty: str) -> None:
         raise BadRow(reason_if_empty)
     if "\0" in text:
         raise BadRow("nul")
+    check_encodes(text)
+
+
+def check_encodes(text: str, column: str = "") -> None:
+    """Half of a UTF-16 pair can be written to no file."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise BadRow("lone_surrogate") from error
+        raise BadRow("lone_surrogate", column) from error
 
 
 def check_no_written_messages(text: str, column: str) -> None:

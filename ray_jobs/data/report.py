@@ -22,6 +22,7 @@ def describe(source: Source, loaded: Loaded[Any]) -> dict[str, Any]:
     return {
         "source": source.source,
         "revision": source.revision,
+        "config": source.config,
         "rows_in": loaded.num_rows_in,
         "rows_used": len(loaded.rows),
         "rows_quarantined": len(loaded.quarantined),
@@ -89,7 +90,8 @@ def _what(source: Source) -> str:
     if source.kind == "hub":
         how = "streamed" if source.streaming else "downloaded"
         revision = f" at {source.revision}" if source.revision else ", no revision pinned"
-        return f"split {source.split}, {how} from the hub{revision}"
+        of = f" of {source.config}" if source.config else ""
+        return f"split {source.split}{of}, {how} from the hub{revision}"
     if "://" in source.source:
         return "remote files, read when the run starts"
     return _local(source.source)

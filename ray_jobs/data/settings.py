@@ -1,9 +1,9 @@
 """Where a run's data comes from and how much of it is used."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from ray_jobs.settings import Section
 
@@ -41,6 +41,8 @@ class Source(Section):
     URI of .jsonl, .json, .csv or .parquet."""
     revision: str | None = None
     """Commit, tag or branch of a hub data set; pin a commit to make a run repeatable."""
+    config: Annotated[str, Field(min_length=1)] | None = None
+    """Configuration (the hub calls it subset) of a hub data set that has several."""
     split: Annotated[str, Field(min_length=1)] = "train"
     """Split of a hub data set."""
     exclude_sources: tuple[str, ...] = ()
@@ -58,6 +60,12 @@ class Source(Section):
         if source.startswith("bundled:") and source not in BUNDLED:
             raise ValueError(f"{source!r} is not bundled; there are {', '.join(BUNDLED)}")
         return source
+
+    @model_serializer(mode="wrap")
+    def _as_runs_of_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a configuration that is not set: runs that were begun before there were any go on."""
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if name != "config" or value is not None}
 
     @property
     def kind(self) -> Literal["bundled", "file", "hub"]:

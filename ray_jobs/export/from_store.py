@@ -4,6 +4,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ray_jobs.errors import ModelError
+from ray_jobs.export.weight_files import TWICE
 from serving.storage.node_cache import folder_copy, local_copy
 from serving.storage.remote import Remote
 
@@ -25,7 +26,8 @@ def fetched_model(uri: str) -> Path:
     check_stored(uri)
     if uri.endswith(".gguf"):
         return local_copy(uri)
-    files = {name: stamp for name, stamp in Remote(uri).listing().items() if "/" not in name}
+    there = Remote(uri).listing()
+    files = {name: there[name] for name in there if "/" not in name and not fnmatch(name, TWICE)}
     for name in sorted(files):
         if any(fnmatch(name, pattern) for pattern in PICKLES):
             path = f"{uri.rstrip('/')}/{name}"

@@ -43,7 +43,8 @@ def plan_tensors(template: GgufFile, shapes: Mapping[str, Shape], layout: Tensor
     """Which weight goes where, in the template's order.
 
     A template without weights takes every weight, in the model's order. Raises ModelMismatch, naming
-    the tensor, when a weight has no place, a template tensor no weight, or shapes differ.
+    the tensor, when a weight has no place, a template tensor no weight, or shapes differ; ModelError when
+    two weights have one place.
     """
     sources = _sources(shapes, layout)
     if template.tensors.keys() <= KEPT:
@@ -67,8 +68,8 @@ def plan_tensors(template: GgufFile, shapes: Mapping[str, Shape], layout: Tensor
 
 
 def _sources(shapes: Mapping[str, Shape], layout: TensorLayout) -> dict[str, str]:
-    """GGUF name -> HF name, for all weights."""
-    sources = {}
+    """GGUF name -> HF name, for all weights. Raises ModelError where two of them would be one tensor."""
+    sources: dict[str, str] = {}
     for hf_name in shapes:
         if hf_name == TIED_HEAD and layout.tied:
             continue
@@ -76,6 +77,8 @@ def _sources(shapes: Mapping[str, Shape], layout: TensorLayout) -> dict[str, str
         if name is None:
             kind = layout.family.architecture
             raise ModelMismatch(f"the base's weight {hf_name} has no place in a GGUF of {kind}")
+        if name in sources:
+            raise ModelError(f"the base's weights {sources[name]} and {hf_name} are both tensor {name}")
         sources[name] = hf_name
     return sources
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ray_jobs.errors import ModelError
 from ray_jobs.export.families import read_object
+from ray_jobs.export.weight_files import TWICE
 from ray_jobs.hub import connection_errors, gated, refused, status_of
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,9 @@ def download_model(repo_id: str, revision: str | None, cache_dir: Path) -> Path:
     from huggingface_hub import snapshot_download
 
     with _explained(repo_id, revision):
-        found = snapshot_download(repo_id, revision=revision, allow_patterns=list(ALLOWED))
+        found = snapshot_download(
+            repo_id, revision=revision, allow_patterns=list(ALLOWED), ignore_patterns=[TWICE, f"*/{TWICE}"]
+        )
     return without_code(Path(found), cache_dir)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.errors import ModelError
-from ray_jobs.export.families import Family, family_of, full_config
+from ray_jobs.export.families import Family, check_window, family_of, full_config
 from ray_jobs.export.rope import (
     head_size,
     longrope_attention_factor,
@@ -107,12 +107,10 @@ def _settings(config: Mapping[str, Any], family: Family) -> dict[str, int | floa
 
 def _check(config: Mapping[str, Any], hf_dir: Path) -> None:
     """Refuses by name what the architecture in llama.cpp has no setting for."""
+    check_window(config, str(hf_dir))
     kind = config["model_type"]
-    windowed = config.get("sliding_window") and config.get("use_sliding_window", True)
     reason = None
-    if kind in ("llama", "mistral", "qwen2", "qwen3", "smollm3") and windowed:
-        reason = "a sliding window"
-    elif kind == "smollm3" and config.get("no_rope_layer_interval", ROPELESS_STEP) != ROPELESS_STEP:
+    if kind == "smollm3" and config.get("no_rope_layer_interval", ROPELESS_STEP) != ROPELESS_STEP:
         reason = f"no_rope_layer_interval other than {ROPELESS_STEP}"
     elif kind == "gemma3_text":
         reason = _unlike_gemma3(config)

@@ -156,7 +156,7 @@ class Judge:
             metric=self.metric.key,
             score=verdict.score,
             expected_score=expected,
-            feedback=verdict.feedback or None,
+            feedback=verdict.feedback or completion.error or None,
             failure=verdict.failure,
             answer_sha256=text_sha256(item.answer),
             judge_sha256=self._backend.sha256,

@@ -20,6 +20,8 @@ Failure = Literal["no_score", "off_scale", "two_scores", "too_long", "timeout", 
 
 PASSING_FAILURES = frozenset({"timeout", "error"})
 """Failures of the moment: another run may well succeed, so they are not remembered."""
+WORDLESS = frozenset({"timeout", "too_long_prompt", "error"})
+"""Failures in which there is nothing of the judge to read."""
 
 _FEEDBACK_END = re.compile(r"</\s*feedback\s*>", re.IGNORECASE)
 _FEEDBACK_START = re.compile(r"<\s*feedback\s*>", re.IGNORECASE)

@@ -32,7 +32,10 @@ class OpenAIJudge(Section):
     """Environment variable that holds the key; a server that needs none may leave it unset when base_url is
     given."""
     max_concurrent_requests: Annotated[int, Field(ge=1, le=1000)] = 8
-    """Requests in flight."""
+    """Requests in flight, of each process that judges (`engine.actors`)."""
+    max_retries: Annotated[int, Field(ge=0, le=100)] = 8
+    """Times that a request is sent again, at growing intervals, when there is no connection, the endpoint has
+    too many requests or is in trouble. What lasts longer fails the stage, which goes on later."""
     logprobs: bool = True
     """Ask for token probabilities, which expected scores are made of; off for servers that refuse the
     field."""

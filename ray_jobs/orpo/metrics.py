@@ -41,6 +41,11 @@ class Metrics:
     """Model FLOP/s (without recomputation) over the measured matrix rate of the device."""
     peak_memory_bytes: int | None = None
     """Largest memory use of this worker so far: of the process on CPU, of tensors on a GPU."""
+    train_pairs: int | None = None
+    unused_pairs: int | None = None
+    """Training and held-out pairs that are not used; the log says why."""
+    cut_prompts: int | None = None
+    """Pairs, training and held-out, whose prompt was cut to fit."""
 
     def as_row(self) -> dict[str, float | int]:
         """The figures that there are, all finite."""

@@ -1,5 +1,6 @@
 """What one ORPO training is told."""
 
+import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -8,6 +9,9 @@ from ray_jobs.settings import Section
 
 EMBEDDINGS = frozenset({"lm_head", "embed_tokens"})
 """Output and input layer, as all families name them; neither the packed step nor the export adapts them."""
+
+MANY_UNUSED = 0.1
+"""Share of pairs above which it is warned of that they are not used."""
 
 
 class LoraSettings(Section):
@@ -97,7 +101,14 @@ class TrainingSettings(Section):
     mlflow: bool = False
     """Log to MLflow, as the MLFLOW_* environment variables say."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Order of the pairs, adapter initialisation, dropout."""
+    """Order of the pairs, adapter initialisation, dropout. Not to be set in a run, whose `seed` is used."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _zero_has_its_form(cls, block: dict[str, Any] | None) -> dict[str, Any] | None:
+        if block is not None and "zero_optimization" in block:
+            check_zero(block["zero_optimization"])
+        return block
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Self:
@@ -115,3 +126,19 @@ class TrainingSettings(Section):
     def learns_prompts(self) -> bool:
         """Whether the likelihood term counts the prompt's tokens."""
         return self.likelihood == "prompt_and_answer"
+
+
+def check_zero(zero: Any) -> None:
+    """Raises ValueError, naming the field, for what DeepSpeed's `zero_optimization` cannot be."""
+    if not isinstance(zero, dict):
+        raise ValueError(f"zero_optimization: must be a mapping, not {_shown(zero)}")
+    stage = zero.get("stage", 0)
+    if type(stage) is not int or stage not in range(4):
+        raise ValueError(f"zero_optimization.stage: must be 0, 1, 2 or 3, not {_shown(stage)}")
+    for name in ("offload_optimizer", "offload_param"):
+        if not isinstance(block := zero.get(name), dict | None):
+            raise ValueError(f"zero_optimization.{name}: must be a mapping, not {_shown(block)}")
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=repr)[:60]

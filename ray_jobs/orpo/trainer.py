@@ -47,6 +47,10 @@ class Job:
     heldout_pairs: Sequence[PairTokens]
     on_eval: Callable[[Metrics, str | None], None]
     on_log: Callable[[dict[str, float]], None] | None
+    num_unused: int = 0
+    """Training and held-out pairs that are not used."""
+    num_cut: int = 0
+    """Pairs whose prompt was cut to fit."""
 
 
 class TrlRows(Dataset[dict[str, list[int]]]):
@@ -227,6 +231,9 @@ class TrlTrainer(ORPOTrainer):
             step=step,
             epoch=step * self.settings.pairs_per_step / len(self.job.train_pairs),
             heldout_pairs=len(self.job.heldout_pairs),
+            train_pairs=len(self.job.train_pairs),
+            unused_pairs=self.job.num_unused,
+            cut_prompts=self.job.num_cut,
             grad_norm=self._grad_norm,
             learning_rate=self._get_learning_rate() if step else None,
             peak_memory_bytes=peak_memory_bytes(self.args.device),

@@ -5,14 +5,17 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ray_jobs.errors import DataError, ModelError
 from ray_jobs.orpo.metrics import Metrics
-from ray_jobs.orpo.settings import TrainingSettings
+from ray_jobs.orpo.settings import MANY_UNUSED, TrainingSettings
 from ray_jobs.records import Pair
+
+if TYPE_CHECKING:
+    from ray_jobs.orpo.tokens import TokenizedPairs
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
@@ -66,16 +69,27 @@ def train(
     train_tokens = tokenize_pairs(tokenizer, train_pairs, settings)
     heldout_tokens = tokenize_pairs(tokenizer, heldout_pairs, settings)
     for name, tokens in (("training", train_tokens), ("held-out", heldout_tokens)):
-        logger.info("%s pairs: %d used, not used: %s", name, len(tokens.pairs), tokens.reasons or "none")
+        say_what_is_used(name, tokens)
         if not tokens.pairs:
             raise DataError(f"no usable {name} pairs; not used: {tokens.reasons or 'none given'}")
+    num_unused = len(train_tokens.skipped) + len(heldout_tokens.skipped)
+    num_cut = train_tokens.num_cut_prompts + heldout_tokens.num_cut_prompts
     evaluations: list[Metrics] = []
 
     def keep_and_pass_on(metrics: Metrics, checkpoint_dir: str | None) -> None:
         evaluations.append(metrics)
         on_eval(metrics, checkpoint_dir)
 
-    job = Job(settings, tokenizer, train_tokens.pairs, heldout_tokens.pairs, keep_and_pass_on, on_log)
+    job = Job(
+        settings,
+        tokenizer,
+        train_tokens.pairs,
+        heldout_tokens.pairs,
+        keep_and_pass_on,
+        on_log,
+        num_unused,
+        num_cut,
+    )
     trainer, step_used = build_trainer(job, model_dir, output_dir)
     trainer.args.eval_on_start = settings.eval_at_start and resume_from is None
     trainer.train(resume_from_checkpoint=resume_from)
@@ -89,8 +103,17 @@ def train(
             reason: train_tokens.reasons.get(reason, 0) + heldout_tokens.reasons.get(reason, 0)
             for reason in sorted({*train_tokens.reasons, *heldout_tokens.reasons})
         },
-        train_tokens.num_cut_prompts + heldout_tokens.num_cut_prompts,
+        num_cut,
     )
+
+
+def say_what_is_used(name: str, tokens: "TokenizedPairs") -> None:
+    """Logs how many pairs of a split are used, how many of them cut, and why others are not; a warning where
+    these are many."""
+    num_used, num_unused = len(tokens.pairs), len(tokens.skipped)
+    cut = f", {tokens.num_cut_prompts} of them with a cut prompt" if tokens.num_cut_prompts else ""
+    level = logging.WARNING if num_unused > MANY_UNUSED * (num_used + num_unused) else logging.INFO
+    logger.log(level, "%s pairs: %d used%s, not used: %s", name, num_used, cut, tokens.reasons or "none")
 
 
 def build_trainer(job: Any, model_dir: str, output_dir: str) -> tuple[Any, str]:

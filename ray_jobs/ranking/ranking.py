@@ -34,8 +34,18 @@ class Entry:
     model: str
     scores: Mapping[str, float]
     """Prompt ID -> score."""
+    num_judged: int
+    """Answers that were given to the judge, those without a score too."""
     mean_answer_tokens: float
     cost: Cost
+
+    @property
+    def num_unscored(self) -> int:
+        return self.num_judged - len(self.scores)
+
+    @property
+    def unscored_share(self) -> float:
+        return self.num_unscored / max(1, self.num_judged)
 
     @property
     def name(self) -> str:
@@ -55,7 +65,11 @@ class Place:
     behind_best: float
     behind_best_ci: tuple[float, float] | None
     told_apart: bool
-    """Whether the interval of the distance to the best one lies below 0, and a sign-flip test agrees."""
+    """Whether the interval of the distance to the best one lies below 0, and a sign-flip test agrees; of
+    scores that may decide."""
+    num_judged: int
+    num_unscored: int
+    """Of these, answers without a score."""
     mean_answer_tokens: float
     cost: Cost
 
@@ -92,12 +106,13 @@ def rank(
     num_resamples: int,
     seed: int,
     clusters: Mapping[str, int] | None = None,
+    decides: bool = True,
 ) -> list[Place]:
     """The models by mean score, best first.
 
     Distances to the best are paired, prompt by prompt. The scores say which one is best, so the level is
     shared out among all pairs of models (Bonferroni). `clusters`: prompt ID -> cluster, where prompts are not
-    independent.
+    independent. `decides`: whether the scores may tell models apart.
     """
     shared = common_prompts(entries)
     rows = {entry.name: np.array([entry.scores[key] for key in shared]) for entry in entries}
@@ -113,7 +128,7 @@ def rank(
     for number, entry in enumerate(ordered, start=1):
         own = rows[entry.name]
         behind = None if number == 1 else mean_interval(own - best, level=1 - alpha, **options).ends
-        below = behind is not None and behind[1] < 0
+        below = decides and behind is not None and behind[1] < 0
         places.append(
             Place(
                 rank=number,
@@ -125,6 +140,8 @@ def rank(
                 behind_best=math.fsum(own - best) / len(own),
                 behind_best_ci=behind,
                 told_apart=below and sign_flip_p(own - best, **options)[0] <= alpha,
+                num_judged=entry.num_judged,
+                num_unscored=entry.num_unscored,
                 mean_answer_tokens=entry.mean_answer_tokens,
                 cost=entry.cost,
             )
@@ -132,15 +149,24 @@ def rank(
     return places
 
 
-def table(places: Sequence[Place], failed: Mapping[str, str], *, num_prompts: int, level: float) -> str:
-    """The ranking as Markdown."""
+def table(
+    places: Sequence[Place],
+    failed: Mapping[str, str],
+    *,
+    num_prompts: int,
+    level: float,
+    metric: str,
+    undecided: str | None = None,
+) -> str:
+    """The ranking as Markdown. `undecided`: why nothing is told apart, where the scores may not do so."""
     lines = [
-        f"Mean score of {num_prompts} prompts that all models have a score for, with {level:.0%} intervals; "
-        "distances to the best are paired and share the level among all pairs of models.",
+        f"Mean score by {metric} of {num_prompts} prompts that all models have a score for, with {level:.0%} "
+        "intervals; distances to the best are paired and share the level among all pairs of models.",
         "",
-        "| | model | score | behind the best | told apart | answer tokens | file | memory | tokens/s "
-        "| per core | tuning |",
-        "| ---: | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *((f"**Nothing is told apart**: {undecided}.", "") if undecided else ()),
+        "| | model | score | no score | behind the best | told apart | answer tokens | file | memory "
+        "| tokens/s | per core | tuning |",
+        "| ---: | --- | --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for place in places:
         cost = place.cost
@@ -148,6 +174,7 @@ def table(places: Sequence[Place], failed: Mapping[str, str], *, num_prompts: in
             str(place.rank),
             place.name,
             f"{place.mean_score:.3f} {_ends(place.ci, '')}",
+            f"{place.num_unscored} of {place.num_judged}",
             "" if place.rank == 1 else f"{place.behind_best:+.3f} {_ends(place.behind_best_ci)}",
             "" if place.rank == 1 else ("yes" if place.told_apart else "no"),
             f"{place.mean_answer_tokens:.0f}",
@@ -158,7 +185,7 @@ def table(places: Sequence[Place], failed: Mapping[str, str], *, num_prompts: in
             "" if cost.tuning_s is None else duration(cost.tuning_s),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [f"| | {base} | failed: {reason} | | | | | | | | |" for base, reason in failed.items()]
+    lines += [f"| | {base} | failed: {reason} | | | | | | | | | |" for base, reason in failed.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -60,10 +60,25 @@ def largest_trial(training: TrainingSettings, search: SearchSettings) -> Trainin
     return with_overrides(training, {"lora.rank": max(int(rank) for rank in ranks.values)})
 
 
+def num_drawn(search: SearchSettings) -> int:
+    """Trials of the search: whole passes over the points of its grid."""
+    points = search.num_grid_points
+    return max(1, search.num_trials // points) * points
+
+
 def most_steps(training: TrainingSettings, search: SearchSettings) -> int:
     """Steps of the longest trial that may be drawn."""
-    drawn = search.space.get("num_steps")
-    return training.num_steps if drawn is None else max(int(steps) for steps in drawn.values)
+    return _most("num_steps", training.num_steps, search)
+
+
+def most_pairs_per_step(training: TrainingSettings, search: SearchSettings) -> int:
+    """Pairs of the largest step that may be drawn."""
+    return _most("pairs_per_step", training.pairs_per_step, search)
+
+
+def _most(name: str, otherwise: int, search: SearchSettings) -> int:
+    drawn = search.space.get(name)
+    return otherwise if drawn is None else max(int(value) for value in drawn.values)
 
 
 def check_trials(training: TrainingSettings, search: SearchSettings, num_workers: int) -> None:

@@ -46,6 +46,8 @@ class Stage:
     """Whether a try that came to no end leaves what the next one of the same inputs goes on from."""
     free: tuple[str, ...] = ()
     """Of the `settings`, fields that say how the work is placed and decide no output."""
+    holds: Callable[[Config, RunFolder], bool] = lambda *_: True
+    """Whether what it made outside of the run's folder is still there; asked once the outputs are whole."""
 
 
 def config_inputs(stage: Stage, config: Config) -> dict[str, str]:
@@ -103,6 +105,7 @@ def refuse_changed(
         key
         for key in before.keys() | inputs.keys()
         if before.get(key, ABSENT) != inputs.get(key, ABSENT)
+        and key not in stage.free  # which was not, when the run was begun
         and not (CONTENTS in key and (key not in before or key not in inputs))
     )
     if changed:
@@ -166,7 +169,7 @@ def run_stage(stage: Stage, config: Config, run: RunFolder) -> bool:
     if state is not None:
         refuse_changed(stage, state.inputs, inputs, run)
     if state is not None and state.status == "done":
-        if run.outputs_whole(state):
+        if run.outputs_whole(state) and stage.holds(config, run):
             log.info("%-8s done before, nothing to do", stage.name)
             return False
         log.warning("%-8s outputs are missing or damaged; doing it again", stage.name)

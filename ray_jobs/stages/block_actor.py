@@ -103,6 +103,10 @@ class Growth:
         metrics = self._engine.metrics()
         return {name: getattr(metrics, name) for name in TOKENS}
 
+    def state(self) -> dict[str, int]:
+        """The totals, and `unpinned`: 1 where the engine has no cores of its own."""
+        return {**self.totals(), "unpinned": int(self._engine is not None and not self._engine.settings.pin)}
+
     def take(self) -> dict[str, int]:
         with self._lock:
             now, before = self.totals(), self._told
@@ -127,7 +131,7 @@ class BlockActor:
         self._work = job.actor(job.spec)
         self._growth = Growth(self._work)
         self._end(name)
-        tell(ledger, f"{name} {os.getpid()}", self._growth.totals)
+        tell(ledger, f"{name} {os.getpid()}", self._growth.state)
 
     def __call__(self, ranges: Any) -> Any:
         blocks = [block for row in ranges.to_pylist() for block in row["ranges"]]

@@ -29,6 +29,11 @@ def name_of(block: Range) -> str:
     return "rows-{:012d}-{:012d}.parquet".format(*block)
 
 
+def said_after_code(result: Mapping[str, Any]) -> str | None:
+    """The words after the code in `error`, if there are any."""
+    return (result.get("error") or "").partition(":")[2].strip() or None
+
+
 @dataclass(frozen=True)
 class RowJob:
     """What a pool of actors does with rows.
@@ -49,6 +54,8 @@ class RowJob:
     """Results of a row that cannot be processed; by default its keys, and why, in `error` or `failure`."""
     gpus: float = 0.0
     """GPUs that an actor asks for; it then goes to the nodes that have some."""
+    why: Callable[[Mapping[str, Any]], str | None] = said_after_code
+    """Of a result that is none: the reason in words, if it is known."""
 
     def key_of(self, result: Mapping[str, Any]) -> Key:
         return tuple(result[name] for name in self.key)

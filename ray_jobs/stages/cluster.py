@@ -2,11 +2,13 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ray_jobs.errors import ConfigError
 from ray_jobs.yaml_files import read_yaml
+from serving.engine.topology import usable_cores
 from serving.storage.remote import local_path
 
 log = logging.getLogger(__name__)
@@ -78,10 +80,9 @@ def quiet() -> None:
 
 
 def usable_cpus() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    """Physical cores that this process may use, as many as a container grants; engines own whole ones."""
+    cores = usable_cores()
+    return len(cores) if cores else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,14 @@ class NodeKind:
     cpus: float
     gpus: float
     engine_cores: float = 0
+
+    def holds(self, cpus: float, gpus: float) -> int:
+        """Workers of so many CPUs and GPUs on one of them; a fraction lies on one GPU."""
+        of_gpus = (
+            [int(self.gpus) * int(1 / gpus + 1e-6) if gpus < 1 else int(self.gpus / gpus)] if gpus else []
+        )
+        of_cpus = [int(self.cpus / cpus + 1e-6)] if cpus else []
+        return min([*of_gpus, *of_cpus], default=0)
 
 
 def num_cpus() -> int:
@@ -111,6 +120,29 @@ def trial_capacity(resource: str) -> float:
     return max(
         sum(kind.count * float(getattr(kind, field)) for kind in kinds)
         for kinds in (nodes_there(), nodes_to_come())
+    )
+
+
+def num_workers(cpus: float, gpus: float) -> int:
+    """Workers of trials that the nodes hold, those yet to come too; each lies on one node."""
+    return max(
+        sum(kind.count * kind.holds(cpus, gpus) for kind in kinds)
+        for kinds in (nodes_there(), nodes_to_come())
+    )
+
+
+def is_final() -> bool:
+    """Whether no other nodes can come: Ray was started here, or the autoscaler's limits are known."""
+    return not os.environ.get("RAY_ADDRESS") or bool(nodes_to_come())
+
+
+def described() -> str:
+    """The nodes that are there or may come, for a message."""
+    counts: Counter[tuple[float, float]] = Counter()
+    for kind in nodes_to_come() or nodes_there():
+        counts[kind.cpus, kind.gpus] += kind.count
+    return ", ".join(
+        f"{count} node(s) of {cpus:g} CPUs and {gpus:g} GPUs" for (cpus, gpus), count in counts.items()
     )
 
 

@@ -144,12 +144,15 @@ def put_models(given: Comparison, folder: RunFolder) -> list[str]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Raises ConfigError when there is no room."""
+    """Of a link, as the hub's cache has them, the file that it leads to.
+
+    Raises ConfigError when there is no room.
+    """
     beside = target.with_name(f".{target.name}.partial")
     beside.unlink(missing_ok=True)
     try:
         try:
-            os.link(source, beside)
+            os.link(source.resolve(), beside)
         except OSError:
             shutil.copyfile(source, beside)
         os.replace(beside, target)

@@ -85,29 +85,42 @@ def compute_file(
         first = first or spent
         if missing := blocks.missing(num_rows):
             raise StageFailed(f"{job.stage}: {job.what} of rows {missing[:3]} are missing")
-        reasons: Counter[str] = Counter()
+        failed = Failed(job)
         try:
-            write_tables(output, counting(blocks.tables(), reasons), job.columns_out)
+            write_tables(output, failed.counting(blocks.tables()), job.columns_out)
         except RunConflict as error:
             log.warning("%-8s %s; computing it again", job.stage, error)
         else:
-            tell_of_failed(job, reasons, num_rows * each)
+            failed.tell(num_rows * each)
             return first
     raise StageFailed(f"{job.stage}: {unfinished}: blocks are damaged again and again")
 
 
-def counting(tables: Iterable[Any], reasons: Counter[str]) -> Iterator[Any]:
-    """The same tables; counts why results are none, by the code before the colon."""
-    for table in tables:
-        for name in {"error", "failure"} & set(table.column_names):
-            reasons.update(text.partition(":")[0] for text in table[name].drop_null().to_pylist())
-        yield table
+class Failed:
+    """Results that are none: how many by the code of each reason, and what was said of the first one."""
 
+    def __init__(self, job: RowJob) -> None:
+        self._job = job
+        self._codes: Counter[str] = Counter()
+        self._example: str | None = None
 
-def tell_of_failed(job: RowJob, reasons: Counter[str], num_results: int) -> None:
-    if reasons:
-        found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        log.warning("%-8s %d of %d %s failed: %s", job.stage, reasons.total(), num_results, job.what, found)
+    def counting(self, tables: Iterable[Any]) -> Iterator[Any]:
+        """The same tables, counted; a code ends at the colon."""
+        for table in tables:
+            for name in sorted({"error", "failure"} & set(table.column_names)):
+                codes = table[name]
+                self._codes.update(text.partition(":")[0] for text in codes.drop_null().to_pylist())
+                if self._example is None and codes.null_count < len(codes):
+                    said = map(self._job.why, table.filter(codes.is_valid()).to_pylist())
+                    self._example = next(filter(None, said), None)
+            yield table
+
+    def tell(self, num_results: int) -> None:
+        if self._codes:
+            found = ", ".join(f"{count} {code}" for code, count in self._codes.most_common())
+            example = f"; for example: {' '.join(self._example.split())[:300]}" if self._example else ""
+            what = f"{self._codes.total()} of {num_results} {self._job.what}"
+            log.warning("%-8s %s failed: %s%s", self._job.stage, what, found, example)
 
 
 def through_actors(
@@ -133,7 +146,12 @@ def through_actors(
     totals: Counter[str] = Counter()
     memory = 0
 
+    shared_cores = WarnOnce(job.stage, enabled=pool.settings.pin)
+
     def heard(said: Mapping[str, int]) -> None:
+        shared_cores.tell(said.get("unpinned", 0))
+        if not said.keys() - {"unpinned"}:
+            return
         if on_begun is not None:
             on_begun()
         progress.begin(ago_s=EVERY_S)
@@ -144,6 +162,23 @@ def through_actors(
         totals.update(done)
         progress.add(done["results"], note_of(totals, progress.working_s))
     return Spent(progress.elapsed_s, actors, cores, totals["answer_tokens"], memory or None)
+
+
+class WarnOnce:
+    """Says once how many engines found no cores of their own."""
+
+    def __init__(self, stage: str, *, enabled: bool) -> None:
+        self._stage, self._due = stage, enabled
+
+    def tell(self, num_engines: int) -> None:
+        if num_engines and self._due:
+            self._due = False
+            log.warning(
+                "%-8s %d engine(s) found no cores of their own and share them: an endpoint or another run "
+                "owns them, or Ray counts hyper-threads as CPUs",
+                self._stage,
+                num_engines,
+            )
 
 
 def num_actors(job: RowJob, pool: EngineActors) -> int:

@@ -29,11 +29,12 @@ def run(config: Config, folder: RunFolder) -> list[str]:
 
     base = base_of(config, folder)
     if not taken_up(config, folder):
-        write_model(config, folder, base, "base", None)
-    outputs = outputs_of("base")
+        make_model(config, folder, base, "base", None)
+    outputs = outputs_of(folder, "base")
     for model, relative in candidates(folder).items():
         adapter = folder.path(relative)
-        outputs += write_model(config, folder, base, model, adapter)
+        make_model(config, folder, base, model, adapter)
+        outputs += outputs_of(folder, model)
         if config.export.adapter:
             outputs.append(f"models/{model}/adapter.gguf")
             write_adapter_gguf(base.hf_dir, adapter, folder.path(outputs[-1]))
@@ -41,10 +42,19 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     return outputs
 
 
+def make_model(
+    config: Config, folder: RunFolder, base: "BaseModel", model: str, adapter: Path | None
+) -> None:
+    """Writes a model's files and publishes them, unless a try that was cut off has."""
+    if is_whole(folder, model):
+        log.info("export   %s: made before", model)
+        return
+    write_model(config, folder, base, model, adapter)
+
+
 def write_model(
     config: Config, folder: RunFolder, base: "BaseModel", model: str, adapter: Path | None
-) -> list[str]:
-    """A model's files, published."""
+) -> None:
     from ray_jobs.export.export import export_model
     from ray_jobs.export.modelfile import write_modelfile
 
@@ -57,12 +67,27 @@ def write_model(
         on_step=partial(log.info, "export   %s: %s", model),
     )
     write_modelfile(base.hf_dir, folder.path("models", model), engine.context_tokens)
-    folder.publish(outputs_of(model))
-    return outputs_of(model)
+    folder.publish(outputs_of(folder, model))
 
 
-def outputs_of(model: str) -> list[str]:
-    return [f"models/{model}/{name}" for name in ("model.gguf", "manifest.json", "Modelfile")]
+FILES = ("model.gguf", "manifest.json", "Modelfile")
+"""Of every model; the last one is written last."""
+
+
+def outputs_of(folder: RunFolder, model: str) -> list[str]:
+    """A model's files, with the unquantised one where `export.keep_f16` kept it."""
+    from ray_jobs.export.export import MODEL_F16
+
+    kept = [MODEL_F16] if folder.path("models", model, MODEL_F16).is_file() else []
+    return [f"models/{model}/{name}" for name in (*FILES, *kept)]
+
+
+def is_whole(folder: RunFolder, model: str) -> bool:
+    """Whether all of a model's files are there, and its weights are those of its manifest."""
+    if not all(folder.path("models", model, name).is_file() for name in FILES):
+        return False
+    recorded = folder.read_json(f"models/{model}/manifest.json")["sha256"]
+    return bool(file_sha256(folder.path("models", model, "model.gguf")) == recorded)
 
 
 def base_ahead(config: Config, folder: RunFolder) -> None:
@@ -81,7 +106,7 @@ def taken_up(config: Config, folder: RunFolder) -> bool:
     shutil.rmtree(folder.path("models/base"), ignore_errors=True)
     folder.path("models").mkdir(exist_ok=True)
     os.replace(inner.path("models/base"), folder.path("models/base"))
-    folder.publish(outputs_of("base"))
+    folder.publish(outputs_of(folder, "base"))
     discard(inner.path("models"))
     log.info("export   base: made while the trials trained")
     return True
@@ -89,11 +114,8 @@ def taken_up(config: Config, folder: RunFolder) -> bool:
 
 def made_from(inner: RunFolder, inputs: Mapping[str, str]) -> bool:
     """Whether the base's files are there and were made from these inputs."""
-    needed = (INPUTS, *outputs_of("base"))
-    if not all(inner.path(name).is_file() for name in needed) or inner.read_json(INPUTS) != inputs:
-        return False
-    recorded = inner.read_json("models/base/manifest.json")["sha256"]
-    return bool(file_sha256(inner.path("models/base/model.gguf")) == recorded)
+    noted = inner.path(INPUTS).is_file() and inner.read_json(INPUTS) == inputs
+    return noted and is_whole(inner, "base")
 
 
 def inputs_of_base(config: Config, folder: RunFolder) -> dict[str, str]:

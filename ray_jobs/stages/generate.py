@@ -51,12 +51,12 @@ class AnswerActor:
     """An engine that answers blocks of prompts. Several blocks are in it at once and share its batches."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        from serving.engine import Engine
+        from ray_jobs.stages.engine_here import open_engine
         from serving.engine.settings import EngineSettings
 
         self._spec = spec
         settings = EngineSettings.model_validate_json(spec["engine"])
-        self.engine = Engine.open(local_copy(spec["model"]), settings)
+        self.engine = open_engine(local_copy(spec["model"]), settings)
 
     def __call__(self, table: Any) -> Any:
         import pyarrow as pa

@@ -19,7 +19,14 @@ from ray_jobs.stages.base import Stage, config_inputs, flatten
 from ray_jobs.stages.begun import begin_rows, begun_rows, forget_ahead
 from ray_jobs.stages.blocks import Range
 from ray_jobs.stages.engine_rows import RowJob, compute_tables
-from ray_jobs.stages.judge_actor import ITEM_COLUMNS, RESULT_COLUMNS, JudgeActor, metrics_of, quarantined
+from ray_jobs.stages.judge_actor import (
+    ITEM_COLUMNS,
+    RESULT_COLUMNS,
+    JudgeActor,
+    metrics_of,
+    quarantined,
+    why_unjudged,
+)
 from ray_jobs.stages.judge_rows import (
     BASE_ROWS,
     FirstLook,
@@ -165,6 +172,7 @@ def judge_job(config: Config, folder: RunFolder) -> RowJob:
         key=("subject", "id", "metric"),
         keys_of=lambda row: [(row["subject"], row["id"], metric) for metric in metrics_of(row, metrics)],
         failed=partial(quarantined, metrics=metrics),
+        why=why_unjudged,
     )
 
 
@@ -258,5 +266,11 @@ STAGE = Stage(
     run=run,
     extra_inputs=lambda config: looks_depend_on(config) | judged_by(config),
     more_needs=generate.answer_files,
-    free=("judge.gpus",),
+    free=(
+        "judge.gpus",
+        "judge.timeout_s",
+        "judge.openai.api_key_env",
+        "judge.openai.max_concurrent_requests",
+        "judge.openai.max_retries",
+    ),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray_jobs.judging.inputs import JudgeItem
 from ray_jobs.judging.metrics import outline_of, wants_reference
+from ray_jobs.judging.parsing import WORDLESS
 from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.records import Judgement, Message, Prompt, as_row, text_sha256
 from ray_jobs.tables import MESSAGES
@@ -89,7 +90,7 @@ def open_engine(settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
     if settings.backend != "engine":
         return None
     from ray_jobs.export.base import default_cache_dir, resolve_gguf
-    from serving.engine import Engine
+    from ray_jobs.stages import engine_here
     from serving.engine.settings import EngineSettings
 
     own = spec["own_models"].get(settings.model)
@@ -99,7 +100,7 @@ def open_engine(settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
         from ray_jobs.judging.adapter import ADAPTER, adapter_path
 
         engine = engine.model_copy(update={"adapters": {ADAPTER: str(adapter_path(settings.adapter))}})
-    return Engine.open(path, engine)
+    return engine_here.open_engine(path, engine)
 
 
 def open_backend(engine: Any, settings: JudgeSettings, spec: Mapping[str, Any]) -> Any:
@@ -135,6 +136,12 @@ def quarantined(row: Mapping[str, Any], error: str, *, metrics: Mapping[str, boo
         {"subject": row["subject"], **as_row(unscored(row, metric, failure, ""))}
         for metric in metrics_of(row, metrics)
     ]
+
+
+def why_unjudged(result: Mapping[str, Any]) -> str | None:
+    """Why the judge came to no word, where its backend said so."""
+    said: str | None = result["feedback"] if result["failure"] in WORDLESS else None
+    return said
 
 
 def item_id(row: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The winner becomes the champion that the endpoint serves."""
 
 import logging
+from typing import TYPE_CHECKING
 
 from ray_jobs.config import Config
 from ray_jobs.errors import StageFailed
@@ -8,6 +9,9 @@ from ray_jobs.runs import RunFolder
 from ray_jobs.stages.base import Stage
 from ray_jobs.stages.generate import models_of
 from serving.storage.remote import absolute
+
+if TYPE_CHECKING:
+    from serving.registry import Champion, Registry
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ def promote(config: Config, folder: RunFolder) -> str | None:
     from serving.registry import BaseModel, Registry
 
     registry = Registry.at(config.registry)
-    champion = registry.champion()
+    champion = champion_of(registry, folder)
     report = folder.read_json("report/report.json")
     model = winner(
         report["decision"], report.get("candidate", "candidate"), has_champion=champion is not None
@@ -72,6 +76,24 @@ def promote(config: Config, folder: RunFolder) -> str | None:
         make_champion(registry, candidate)
     log.info("promote  the %s model of run %s is the champion in %s", model, config.name, config.registry)
     return model
+
+
+def champion_of(registry: "Registry", folder: RunFolder) -> "Champion | None":
+    """Whom the registry serves; None too where that is a model of this run whose file is gone from there."""
+    champion = registry.champion()
+    own = [folder.read_json(f"models/{model}/manifest.json")["sha256"] for model in models_of(folder)]
+    lost = champion is not None and champion.sha256 in own and not registry.holds(champion)
+    return None if lost else champion
+
+
+def holds(config: Config, folder: RunFolder) -> bool:
+    """Whether the registry still has a champion, of this run or of another."""
+    from serving.registry import Registry, RegistryError
+
+    try:
+        return champion_of(Registry.at(config.registry), folder) is not None
+    except RegistryError:  # which `run` tells
+        return False
 
 
 def winner(decision: str, candidate: str, *, has_champion: bool) -> str | None:
@@ -98,4 +120,5 @@ STAGE = Stage(
     more_needs=manifests,
     extra_inputs=lambda config: {"registry": absolute(config.registry)},
     resumes=False,
+    holds=holds,
 )

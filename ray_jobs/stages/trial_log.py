@@ -8,12 +8,16 @@ from typing import Any
 import ray.tune
 
 from ray_jobs.logs import duration, sparkline
+from ray_jobs.orpo.settings import MANY_UNUSED
 
 log = logging.getLogger(__name__)
 
 
 class TrialLog(ray.tune.Callback):
     """Logs evaluations and ended trials."""
+
+    _unused: frozenset[int] = frozenset()
+    """Numbers of pairs that have been told of; on the class, for searches that an older version began."""
 
     def __init__(self, num_trials: int, num_steps: int) -> None:
         self._num_trials, self._num_steps = num_trials, num_steps
@@ -24,6 +28,7 @@ class TrialLog(ray.tune.Callback):
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
         self._say_what_was_taken_over(trial, result.get("taken_over"))
+        self._say_what_is_unused(trial, result)
         self._steps[trial.trial_id] = int(result.get("step", 0))
         nlls = self._nlls.setdefault(trial.trial_id, [])
         nlls.append(float(result.get("heldout_nll", math.nan)))
@@ -48,6 +53,16 @@ class TrialLog(ray.tune.Callback):
         )
         name = short_name(trial.trial_id)
         log.info("tune     %s goes on from %s with %s", name, short_name(donor), changed)
+
+    def _say_what_is_unused(self, trial: Any, result: dict[str, Any]) -> None:
+        """Trials have the same pairs: what is said of one is not said of the next."""
+        unused = int(result.get("unused_pairs", 0))
+        pairs = unused + int(result.get("train_pairs", 0)) + int(result.get("heldout_pairs", 0))
+        if unused <= MANY_UNUSED * pairs or unused in self._unused:
+            return
+        self._unused |= {unused}
+        name = short_name(trial.trial_id)
+        log.warning("tune     %s does not use %d of %d pairs; its log says why", name, unused, pairs)
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
         self._end(trial, "done")

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray_jobs.config import Config
 from ray_jobs.errors import StageFailed
+from ray_jobs.export.memory import check_export_memory
 from ray_jobs.export.trained import trained_files
 from ray_jobs.runs import RunFolder, replacing
 from ray_jobs.search.trials import Trial, most_steps, ranked_trials, with_overrides
@@ -28,7 +29,7 @@ from ray_jobs.stages.gpu_share import with_gpu_share
 from ray_jobs.stages.ray_storage import path_of_ray, ray_storage
 from ray_jobs.stages.train_worker import train_worker
 from ray_jobs.stages.trial_table import describe, drawn_order, trial_from, write_trials
-from ray_jobs.stages.tune_search import driver_share, param_space, tune_config, worker_share
+from ray_jobs.stages.tune_search import driver_share, most_drawn, param_space, tune_config, worker_share
 from serving.storage.mirror import fetched_folder, shared
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ ROOM = 2**20
 
 def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
-    base_of(config, folder)
+    check_export_memory(base_of(config, folder))
     config = with_gpu_share(config)
     job = trial_job(config, folder)
     with base_ahead(config, folder):
@@ -84,6 +85,7 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
     """Runs the search, or takes up an interrupted one: finished trials are not run again."""
     import ray.tune
 
+    from ray_jobs.stages.searchers import run_at_once
     from ray_jobs.stages.trial_log import TrialLog
     from ray_jobs.stages.tune_trial import in_own_process, run_trial
 
@@ -100,6 +102,7 @@ def fit(config: Config, job: dict[str, Any], folder: Path) -> Any:
     place, store = where["storage_path"], where["storage_filesystem"]
     if ray.tune.Tuner.can_restore(place, storage_filesystem=store):
         log.info("tune     takes up the search in %s", shared(experiment))
+        run_at_once(most_drawn(config))
         tuner = ray.tune.Tuner.restore(
             place, trainable=trainable, resume_errored=True, storage_filesystem=store
         )
@@ -159,4 +162,8 @@ STAGE = Stage(
     needs=("data/train.parquet", "data/heldout.parquet", NOTE),
     folders=("tune",),
     run=run,
-)
+    free=(
+        "search.max_concurrent_trials", "search.max_failures", "training.logging_steps",
+        "training.keep_checkpoints", "training.tensorboard", "training.mlflow",
+    ),
+)  # fmt: skip

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from ray_jobs.config import Config
+from ray_jobs.errors import ConfigError
 from ray_jobs.search.settings import SEARCHABLE, Dimension, SearchSettings
 from ray_jobs.search.trials import HIGHER_IS_BETTER, METRICS, most_steps
 from ray_jobs.stages import cluster
@@ -42,14 +43,20 @@ def tune_config(config: Config) -> Any:
         metric=METRICS[search.objective],
         mode="max" if higher else "min",
         num_samples=max(1, search.num_trials // search.num_grid_points),
-        search_alg=search_algorithm(config, 0 if search.scheduler == "pbt" else most_at_once(config)),
+        search_alg=search_algorithm(config, most_drawn(config)),
         scheduler=scheduler(config),
         reuse_actors=False,
     )
 
 
+def most_drawn(config: Config) -> int:
+    """Trials that the search draws before one ends; 0 for a population, which lives as a whole."""
+    return 0 if config.search.scheduler == "pbt" else most_at_once(config)
+
+
 def most_at_once(config: Config) -> int:
-    return config.search.max_concurrent_trials or num_concurrent(config)
+    held = num_concurrent(config)
+    return config.search.max_concurrent_trials or held
 
 
 HEAD_NODE_SPARE = 0.002
@@ -76,36 +83,34 @@ def driver_share(config: Config) -> dict[str, float]:
 
 
 def num_concurrent(config: Config) -> int:
-    """Trials that the cluster holds at once."""
+    """Trials that the cluster holds at once.
+
+    Raises ConfigError where it holds none, and will not either with all nodes that may come.
+    """
     workers = config.workers
-    gpus = workers.gpus_per_worker
+    cpus, gpus = workers.cpus_per_worker, workers.gpus_per_worker
     assert not isinstance(gpus, str), "auto is resolved before the search starts"
-    if gpus:
-        # a worker's fraction lies on one GPU
-        there = cluster.trial_capacity("GPU") * (gpus * int(1 / gpus) if gpus < 1 else 1)
-        wanted = gpus
-    else:
-        there, wanted = cluster.trial_capacity("CPU"), workers.cpus_per_worker
-    held = math.floor(there / (wanted * workers.per_trial) + 1e-6)
-    if held == 0:
-        kind = "GPU" if gpus else "CPU"
-        log.warning(
-            "tune     a trial wants %g %ss, the cluster has %g: waiting",
-            wanted * workers.per_trial,
-            kind,
-            there,
-        )
-    return max(1, held)
+    held = cluster.num_workers(cpus, gpus) // workers.per_trial
+    if held:
+        return held
+    wanted = f"workers: a trial of {workers.per_trial} worker(s) wants {cpus:g} CPUs"
+    wanted += f" and {gpus:g} GPU(s)" if gpus else ""
+    wanted += " on one node for each" if workers.per_trial > 1 else " on one node"
+    there = f"there are {cluster.described()}"
+    if cluster.is_final():
+        raise ConfigError(f"{wanted}, {there}; lower workers.cpus_per_worker, gpus_per_worker or per_trial")
+    log.warning("tune     %s, %s: waiting for nodes", wanted, there)
+    return 1
 
 
 def search_algorithm(config: Config, max_concurrent: int) -> Any:
-    from ray.tune.search import ConcurrencyLimiter
-    from ray.tune.search.basic_variant import BasicVariantGenerator
     from ray.tune.search.optuna import OptunaSearch
 
+    from ray_jobs.stages.searchers import LimitedTrials, RandomTrials
+
     if config.search.algorithm == "random":
-        return BasicVariantGenerator(random_state=config.seed, max_concurrent=max_concurrent)
-    return ConcurrencyLimiter(OptunaSearch(seed=config.seed), max_concurrent=max_concurrent)
+        return RandomTrials(random_state=config.seed, max_concurrent=max_concurrent)
+    return LimitedTrials(OptunaSearch(seed=config.seed), max_concurrent=max_concurrent)
 
 
 def scheduler(config: Config) -> Any:

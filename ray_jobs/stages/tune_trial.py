@@ -26,7 +26,7 @@ from ray_jobs.stages.checkpoints import repair_trial
 from ray_jobs.stages.diverged import raise_if_diverged
 from ray_jobs.stages.forgotten import taken_up
 from ray_jobs.stages.ray_storage import ray_storage
-from ray_jobs.stages.worker_groups import OwnProcess, trains_alone
+from ray_jobs.stages.worker_groups import OwnProcess, gpus_seen, train_here, trains_alone
 
 Worker = Callable[[dict[str, Any]], None]
 POINTER = "pointer.json"
@@ -65,7 +65,7 @@ def run_trial(overrides: dict[str, Any], *, job: dict[str, Any], worker: Worker)
     repair_trial(folder)
     raise_if_diverged(folder)
     if in_own_process(job):
-        worker({**job, "group": OwnProcess(job["storage"], group)})
+        train_here(worker, {**job, "group": OwnProcess(job["storage"], group)})
     else:
         say_which_cluster()
         with passing_on(group, job, taken_over) as callback, attempt(folder, job["search"]):
@@ -122,6 +122,7 @@ def trainer(job: dict[str, Any], worker: Worker, group: str, callback: UserCallb
             name=group,
             **ray_storage(job["storage"]),
             callbacks=[callback],
+            worker_runtime_env={"env_vars": gpus_seen(workers)},
             failure_config=ray.train.FailureConfig(max_failures=job["max_failures"]),
             # any checkpoint of a population may still be taken over
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=None if job["population"] else 1),

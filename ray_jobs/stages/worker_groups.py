@@ -6,10 +6,13 @@ starts it again where it fails.
 """
 
 import datetime
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from ray_jobs.logs import configure
 from ray_jobs.runs import replacing
 from ray_jobs.stages.group_notes import files_in, remove
 from ray_jobs.stages.ray_storage import ray_storage
@@ -27,6 +30,22 @@ def trains_alone(job: dict[str, Any]) -> bool:
     workers = job["workers"]
     deepspeed = TrainingSettings.model_validate_json(job["training"]).deepspeed
     return bool(workers["per_trial"] == 1 and workers["gpus_per_worker"] <= 1 and deepspeed is None)
+
+
+def gpus_seen(workers: dict[str, Any]) -> dict[str, str]:
+    """What the environment says of GPUs to a worker's process: one that takes none sees none.
+
+    Ray (2.60) hides nothing from a process that takes no GPU, and torch, transformers and DeepSpeed each use
+    the first that they see. To be set before CUDA starts in the process.
+    """
+    return {} if workers["gpus_per_worker"] else {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def train_here(worker: Callable[[dict[str, Any]], None], job: dict[str, Any]) -> None:
+    """Run the only worker of a trial in this process, which is the trial's own, and so is what it logs."""
+    os.environ.update(gpus_seen(job["workers"]))
+    configure()
+    worker(job)
 
 
 class Group(Protocol):

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray_jobs.config import Config
 from ray_jobs.runs import RunFolder
+from ray_jobs.search.trials import Trial
 from ray_jobs.tracking.figures import (
     CONFIG_FILE,
     best_figures,
@@ -18,6 +19,9 @@ from ray_jobs.tracking.figures import (
 )
 from ray_jobs.tracking.told import Told
 
+PARENT = "mlflow.parentRunId"
+KEY, TRIAL, SEARCH = "orpo.key", "orpo.trial", "orpo.search"
+"""Tags by which a run is found that was made and not noted."""
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """MLflow's own defaults hold a finished run up for four minutes when its server is gone."""
 
@@ -29,9 +33,9 @@ def to_mlflow(config: Config, folder: RunFolder, uri: str) -> None:
     if (old := told.superseded()) is not None:
         client.set_tag(old, "superseded", "true")
     if told.run_id is None:
-        told.begin(_parent_run(client, config))
+        told.begin(_parent_run(client, config, told))
     parent = str(told.run_id)
-    told.once("tune", lambda: _trials(client, config, folder, parent))
+    told.once("tune", lambda: _trials(client, config, folder, parent, told.states["tune"].inputs_sha256))
     told.once("verdict", lambda: _verdict(client, folder, parent))
     told.once("promote", lambda: _promoted(client, config, folder, parent))
     client.set_terminated(parent, "FAILED" if told.failed else "FINISHED")
@@ -48,33 +52,62 @@ def _client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def _parent_run(client: Any, config: Config) -> str:
+def _parent_run(client: Any, config: Config, told: Told) -> str:
+    """The run that stands for this one; one that was cut off while it was made is gone on with."""
     found = client.get_experiment_by_name(config.tracking.experiment)
     experiment = found.experiment_id if found else client.create_experiment(config.tracking.experiment)
-    tags = {"base": config.model.base, "judge": config.judge.model}
-    run = client.create_run(experiment, tags=tags, run_name=config.name)
+    tags = {"base": config.model.base, "judge": config.judge.model, KEY: told.key}
+    begun = _runs_with(client, experiment, KEY, told.key)
+    run = begun[0] if begun else client.create_run(experiment, tags=tags, run_name=config.name)
     _log(client, run.info.run_id, params=flat_params(config))
     return str(run.info.run_id)
 
 
-def _trials(client: Any, config: Config, folder: RunFolder, parent: str) -> None:
+def _runs_with(client: Any, experiment: str, tag: str, value: str) -> list[Any]:
+    """All of them: a server gives no more than a page at once."""
+    runs: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", page_token=token)
+        runs += page
+        if not (token := page.token):
+            return runs
+
+
+def _trials(client: Any, config: Config, folder: RunFolder, parent: str, search: str) -> None:
+    """A nested run for each trial. Those of a try that was cut off are gone on with.
+
+    `search`: of the inputs of the search, whose trials these are: another one may have some of the same name.
+    """
     from ray_jobs.search.trials import best_trial
     from ray_jobs.stages.trial_table import read_trials
 
     trials = read_trials(folder.path("tune/trials.parquet"))
     best = best_trial(trials, config.search.objective)
     experiment = client.get_run(parent).info.experiment_id
+    nested = _runs_with(client, experiment, PARENT, parent)
+    begun = {run.data.tags[TRIAL]: run for run in nested if run.data.tags.get(SEARCH) == search}
     for trial in trials:
         is_best = best is not None and trial.trial_id == best.trial_id
-        tags = {"mlflow.parentRunId": parent, "best": str(is_best).lower()}
-        run = client.create_run(experiment, tags=tags, run_name=f"{config.name}/{trial.trial_id}")
-        _log(client, run.info.run_id, params={key: str(value) for key, value in trial.config.items()})
-        for point in trial.curve:
-            values = {key: value for key, value in point.items() if key != "step"}
-            _log(client, run.info.run_id, metrics=values, step=int(point.get("step", 0)))
-        client.set_terminated(run.info.run_id, "FAILED" if trial.status == "failed" else "FINISHED")
+        tags = {PARENT: parent, "best": str(is_best).lower(), TRIAL: trial.trial_id, SEARCH: search}
+        name = f"{config.name}/{trial.trial_id}"
+        run = begun.get(trial.trial_id) or client.create_run(experiment, tags=tags, run_name=name)
+        if run.info.status == "RUNNING":
+            _trial(client, run, trial)
     if best is not None:
         _log(client, parent, metrics=best_figures(best))
+
+
+def _trial(client: Any, run: Any, trial: Trial) -> None:
+    """What a run lacks of its trial, and its end."""
+    run_id = run.info.run_id
+    _log(client, run_id, params={key: str(value) for key, value in trial.config.items()})
+    told = {(key, point.step) for key in run.data.metrics for point in client.get_metric_history(run_id, key)}
+    for row in trial.curve:
+        step = int(row.get("step", 0))
+        values = {key: value for key, value in row.items() if key != "step" and (key, step) not in told}
+        _log(client, run_id, metrics=values, step=step)
+    client.set_terminated(run_id, "FAILED" if trial.status == "failed" else "FINISHED")
 
 
 def _verdict(client: Any, folder: RunFolder, parent: str) -> None:
@@ -98,12 +131,14 @@ def _promoted(client: Any, config: Config, folder: RunFolder, parent: str) -> No
         client.get_registered_model(name)
     except MlflowException:
         client.create_registered_model(name)
-    manifest = folder.read_json(f"models/{model}/manifest.json")
-    version = client.create_model_version(
+    sha256 = folder.read_json(f"models/{model}/manifest.json")["sha256"]
+    begun = client.search_model_versions(f"name = '{name}' and run_id = '{parent}'")
+    version = next((each for each in begun if each.tags.get("sha256") == sha256), None)
+    version = version or client.create_model_version(
         name,
         source=folder.path("models", model).resolve().as_uri(),
         run_id=parent,
-        tags={"sha256": manifest["sha256"], "model": model},
+        tags={"sha256": sha256, "model": model},
     )
     client.set_registered_model_alias(name, "champion", version.version)
 

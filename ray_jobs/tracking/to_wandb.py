@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from pathlib import Path
 from typing import Any
 
 from ray_jobs.config import Config
@@ -18,6 +19,9 @@ from ray_jobs.tracking.figures import (
 )
 from ray_jobs.tracking.settings import WandbSettings
 from ray_jobs.tracking.told import Told
+
+OFFLINE = "offline-run-"
+"""How W&B begins the name of a folder with a run that was not sent."""
 
 
 def to_wandb(config: Config, folder: RunFolder, settings: WandbSettings) -> None:
@@ -38,7 +42,7 @@ def to_wandb(config: Config, folder: RunFolder, settings: WandbSettings) -> None
         told.once("promote", lambda: _promoted(wandb, run, folder, settings))
         _summarise_search(run, config, folder)
     finally:
-        run.finish(exit_code=int(told.failed))
+        opener.close(run, failed=told.failed)
     told.end()
 
 
@@ -82,6 +86,16 @@ class _Opener:
             settings=quiet,
         )
 
+    def close(self, run: Any, *, failed: bool) -> None:
+        """Ends a run. One that is kept for later becomes a part of the run folder, for other nodes too."""
+        kept = Path(run.dir).parent
+        run.finish(exit_code=int(failed))
+        if kept.name.startswith(OFFLINE):
+            root = self._folder.root.resolve()
+            files = [path for path in sorted(kept.resolve().rglob("*")) if path.is_file()]
+            own = [path for path in files if not path.is_symlink()]  # logs of W&B's own service are links
+            self._folder.publish(path.relative_to(root).as_posix() for path in own)
+
 
 def _searched(config: Config, folder: RunFolder) -> tuple[list[Trial], Trial | None]:
     from ray_jobs.search.trials import best_trial
@@ -105,7 +119,7 @@ def _trials(opener: _Opener, config: Config, folder: RunFolder) -> None:
             values = {key: value for key, value in point.items() if key != "step"}
             run.log(values, step=int(point.get("step", 0)))
         run.summary["best"] = best is not None and trial.trial_id == best.trial_id
-        run.finish(exit_code=int(trial.status == "failed"))
+        opener.close(run, failed=trial.status == "failed")
 
 
 def _summarise_search(run: Any, config: Config, folder: RunFolder) -> None:

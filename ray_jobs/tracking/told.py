@@ -4,6 +4,7 @@ It stands in `tracking.json` of the run folder, a section for each tracker: a co
 what is new: trials after the search, figures and report after the verdict, the model after a promotion.
 """
 
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ STAGES = ("tune", "verdict", "promote")
 """Stages whose results trackers are told."""
 NO_BEARING = (
     "storage", "registry", "tracking.", "workers.", "search.max_concurrent_trials", "search.max_failures",
-    "engine.actors", "engine.ahead", "engine.rows_per_block",
+    "engine.actors", "engine.ahead", "engine.rows_per_block", "judge.gpus", "judge.timeout_s",
+    "judge.openai.api_key_env", "judge.openai.max_concurrent_requests", "judge.openai.max_retries",
 )  # fmt: skip
 """Settings that no result depends on, by how their names begin."""
 
@@ -45,6 +47,13 @@ class Told:
     def failed(self) -> bool:
         """Whether a stage of the run has failed."""
         return any(state.status == "failed" for state in self.states.values())
+
+    @property
+    def key(self) -> str:
+        """Names the run before the tracker has one: who was cut off while it was made finds it again."""
+        if "key" not in self._notes:
+            self._keep(key=secrets.token_hex(8))
+        return f"{self._notes['key']}-{self._settings[:8]}"
 
     def begin(self, run_id: str) -> None:
         self._keep(run_id=run_id, settings=self._settings)

@@ -62,7 +62,7 @@ def make_report(inputs: VerdictInputs, settings: VerdictSettings, seed: int) -> 
     )
     lead = metrics[0]
     program = sections.program_shares(inputs, settings.level, settings, seed)
-    trust = {name: _trust(trust_in(inputs.trust, name)) for name in names}
+    trust = {name: trust_of(trust_in(inputs.trust, name)) for name in names}
     guards = check_guards(settings.guards, program, *(inputs.answers[model].measures for model in MODELS))
     evidence = Evidence(
         [row.evidence for row in metrics],
@@ -214,7 +214,8 @@ def _models(inputs: VerdictInputs, rows: ScoredRows) -> dict[str, Any]:
     }
 
 
-def _trust(trust: Mapping[str, Any] | None) -> Trust:
+def trust_of(trust: Mapping[str, Any] | None) -> Trust:
+    """How far the judge is to be trusted, from what was written down of it."""
     if not trust:
         return Trust(False, 0, None, None)
     ends = trust.get("ci95")

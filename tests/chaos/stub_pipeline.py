@@ -21,6 +21,7 @@ from ray_jobs.judging.settings import JudgeSettings
 from ray_jobs.runs import RunFolder, file_sha256, write_whole
 from ray_jobs.stages import export, generate, judge, prepare, train_worker, tune
 from ray_jobs.stages.block_actor import TOKENS
+from serving.engine.settings import EngineSettings
 from serving.engine.types import Request, Result
 
 STEP_S = 0.3
@@ -98,6 +99,7 @@ class StubEngine:
         time.sleep(MODEL_S)
         self._model = file_sha256(model)
         self.chat = self
+        self.settings = EngineSettings()
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
         return list(digest(messages).encode())
@@ -161,6 +163,7 @@ def put_stubs() -> None:
     )
     forecast.load_tokenizer = lambda *_: None
     prepare.check_judging = lambda *_: None
+    tune.check_export_memory = lambda _: None
     tune.train_worker = stub_train_worker
     generate.AnswerActor = StubAnswerActor
     judge.JudgeActor = StubJudgeActor

@@ -38,6 +38,7 @@ CONFIG = Path(__file__).with_name("stub.yaml")
 def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "train_worker", worker)
     monkeypatch.setattr(tune, "base_of", lambda *_: None)
+    monkeypatch.setattr(tune, "check_export_memory", lambda _: None)
 
 
 def prepared(folder: Path, betas: list[float], **changes: object) -> tuple[Config, RunFolder]:

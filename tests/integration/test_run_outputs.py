@@ -93,3 +93,33 @@ def test_the_card_tells_the_verdict_and_the_best_trial(folder: RunFolder) -> Non
     assert "| best trial: beta | 0.25 |" in card
     assert manifest["sha256"] in card
     assert ": not trusted |" in card
+
+
+def test_a_second_try_makes_only_what_the_first_did_not(
+    config: Config, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(export, "write_model", lambda *given: made.append(given[3]))
+    before = export.run(config, folder)
+    assert made == []
+    model = folder.path("models/candidate/model.gguf")
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert export.run(config, folder) == before
+    assert made == ["candidate"]
+    model.write_bytes(whole)
+    modelfile = folder.path("models/base/Modelfile")
+    text = modelfile.read_text()
+    modelfile.unlink()
+    export.run(config, folder)
+    assert made == ["candidate", "base"]
+    modelfile.write_text(text)
+
+
+def test_the_unquantised_file_that_is_kept_is_published_too(folder: RunFolder) -> None:
+    """A run's files that are not published are removed when the run is taken up from a store."""
+    kept = folder.path("models/candidate/model-f16.gguf")
+    assert f"models/candidate/{kept.name}" not in export.outputs_of(folder, "candidate")
+    kept.write_bytes(b"GGUF")
+    assert f"models/candidate/{kept.name}" in export.outputs_of(folder, "candidate")
+    kept.unlink()

@@ -4,6 +4,19 @@ from types import SimpleNamespace
 import pytest
 
 
+def test_pairs_that_many_trials_do_not_use_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("ray.tune")
+    from ray_jobs.stages import trial_log
+
+    log = trial_log.TrialLog(num_trials=3, num_steps=40)
+    for number, unused in enumerate((10, 11, 11)):
+        trial = SimpleNamespace(trial_id=f"ab12_0000{number}", config={})
+        counts = {"train_pairs": 80, "heldout_pairs": 100 - 80 - unused, "unused_pairs": unused}
+        log.on_trial_result(trial=trial, result={"step": 20, **counts})
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert lines == ["tune     trial 1 does not use 11 of 100 pairs; its log says why"]
+
+
 def test_time_left_follows_the_steps_of_all_trials(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

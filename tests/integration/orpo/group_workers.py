@@ -1,5 +1,6 @@
 """What workers of a group find."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,3 +23,4 @@ def one_of_two(job: dict[str, Any]) -> None:
     rank = torch.tensor([torch.distributed.get_rank() + 1.0])
     torch.distributed.all_reduce(rank)
     write(job, f"sum-{torch.distributed.get_rank()}", str(rank.item()))
+    write(job, f"gpus-{torch.distributed.get_rank()}", repr(os.environ.get("CUDA_VISIBLE_DEVICES")))

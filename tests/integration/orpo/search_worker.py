@@ -38,6 +38,7 @@ def training(
 ) -> None:
     torch.set_num_threads(1)
     note(job, "pids", str(os.getpid()))
+    note(job, "gpus", repr(os.environ.get("CUDA_VISIBLE_DEVICES")))
 
     def on_eval(metrics: Metrics, folder: str | None) -> None:
         reports.add(metrics.as_row(), folder)

@@ -101,6 +101,14 @@ def test_trials_share_a_gpu_and_give_its_memory_back(search: Any) -> None:
         time.sleep(0.2)
 
 
+def test_a_worker_that_takes_no_gpu_trains_on_the_cpu(search: Any) -> None:
+    changes = {"workers.gpus_per_worker": 0, "training.precision": "fp32"}
+    config, run = search(gpu_workers.noted, [LEARNS], **changes)
+    (trial,) = searched(config, run).values()
+    assert learned(trial)
+    assert [(worker["gpus"], worker["reserved"]) for worker in workers_of(run)] == [("", 0)]
+
+
 def test_a_killed_worker_goes_on_from_its_checkpoint(search: Any) -> None:
     whole = {"workers.gpus_per_worker": 1, "search.max_failures": 2}
     (straight,) = searched(*search(gpu_workers.noted, [LEARNS], "straight", **whole)).values()

@@ -10,6 +10,7 @@ import pytest
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.stages import cluster
 from ray_jobs.stages.train_groups import group_trainer
+from ray_jobs.stages.worker_groups import gpus_seen
 from tests.integration.orpo.group_workers import alone, one_of_two
 
 DEADLINE_S = 30
@@ -28,7 +29,7 @@ def two_cpus() -> Iterator[None]:
 def trainer_of(worker: Any, folder: Path, *, num_workers: int, **changes: object) -> Any:
     from ray.train import RunConfig, ScalingConfig
 
-    job = {
+    job: dict[str, Any] = {
         "workers": {"per_trial": num_workers, "cpus_per_worker": 1, "gpus_per_worker": 0},
         "training": TrainingSettings.model_validate(changes).model_dump_json(),
         "folder": str(folder),
@@ -37,7 +38,11 @@ def trainer_of(worker: Any, folder: Path, *, num_workers: int, **changes: object
         worker,
         train_loop_config=job,
         scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(storage_path=str(folder), name="group"),
+        run_config=RunConfig(
+            storage_path=str(folder),
+            name="group",
+            worker_runtime_env={"env_vars": gpus_seen(job["workers"])},
+        ),
     )
 
 
@@ -60,6 +65,7 @@ def test_a_worker_that_trains_alone_has_no_process_group_and_no_processes_that_i
 def test_workers_that_share_a_training_are_a_process_group(tmp_path: Path) -> None:
     trainer_of(one_of_two, tmp_path, num_workers=2).fit()
     assert [(tmp_path / f"sum-{rank}").read_text() for rank in (0, 1)] == ["3.0", "3.0"]
+    assert [(tmp_path / f"gpus-{rank}").read_text() for rank in (0, 1)] == ["''", "''"], "they take none"
 
 
 def test_deepspeed_and_several_gpus_want_a_process_group() -> None:

@@ -85,6 +85,18 @@ def test_an_exploding_trial_stops_at_once_and_harms_no_other(
     tried = [file.read_text().split() for file in (run.root / "pids").iterdir()]
     assert [len(pids) for pids in tried] == [1, 1], "neither was tried twice"
     assert run.path("tune/best/adapter_model.safetensors").is_file()
+    assert {file.read_text() for file in (run.root / "gpus").iterdir()} == {"''\n"}, "they take none"
+    for (pid,) in tried:
+        assert " training pairs: 13 used, not used: none\n" in log_of(pid)
+
+
+def log_of(pid: str) -> str:
+    """What a process of Ray's wrote on standard error."""
+    import ray
+
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path())
+    (file,) = folder.glob(f"worker-*-{pid}.err")
+    return file.read_text()
 
 
 @pytest.mark.long

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -479,3 +480,24 @@ def test_a_changed_learning_rate_is_taken_up_where_the_schedule_is(model_dir: st
     assert not torch.equal(resumed.adapter, unchanged.adapter)
     optimizer = torch.load(Path(resumed.outcome.checkpoint_dir) / "optimizer.pt")
     assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.0}
+
+
+def test_pairs_that_are_not_used_are_counted_and_warned_of(
+    model_dir: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ray_jobs.orpo.models import load_tokenizer
+    from ray_jobs.orpo.tokens import tokenize_pairs
+
+    tokens = tokenize_pairs(load_tokenizer(model_dir), text_pairs(13), SETTINGS).pairs
+    lengths = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in tokens]
+    limit = sorted(lengths)[-3]
+    num_over = sum(length > limit for length in lengths)
+    with caplog.at_level(logging.INFO, "ray_jobs.orpo.training"):
+        run = Run(changed(max_pair_tokens=limit, num_steps=1), model_dir, tmp_path)
+    row, outcome = run.outcome.metrics.as_row(), run.outcome
+    assert 2 <= num_over <= outcome.skipped["too_long"]
+    assert (row["train_pairs"], outcome.num_train_pairs) == (13 - num_over, 13 - num_over)
+    assert (row["unused_pairs"], row["cut_prompts"]) == (sum(outcome.skipped.values()), 0)
+    levels = {record.getMessage(): record.levelname for record in caplog.records}
+    said = f"training pairs: {13 - num_over} used, not used: {{'too_long': {num_over}}}"
+    assert levels[said] == "WARNING"

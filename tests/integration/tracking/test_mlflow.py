@@ -90,6 +90,63 @@ def test_a_second_time_tells_only_what_is_new(config: Config, folder: RunFolder,
     assert len(client.search_model_versions("name='helper'")) == 1
 
 
+WRITES = (
+    "create_run", "log_batch", "set_terminated", "set_tag", "log_artifact", "log_text",
+    "create_registered_model", "create_model_version", "set_registered_model_alias",
+)  # fmt: skip
+
+
+class Leaving:
+    """A server that does one call more of each command, and whose last reply of it never comes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 0
+        for name in WRITES:
+            call = getattr(mlflow.MlflowClient, name)
+            monkeypatch.setattr(mlflow.MlflowClient, name, self._cut(call))
+
+    def _cut(self, call: Any) -> Any:
+        def leaving(*given: Any, **named: Any) -> Any:
+            result = call(*given, **named)
+            self.left -= 1
+            if self.left == 0:
+                raise ConnectionError("the reply is lost")
+            return result
+
+        return leaving
+
+
+def test_a_server_that_drops_out_again_and_again_is_told_each_thing_once(
+    config: Config,
+    folder: RunFolder,
+    uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server, commands = Leaving(monkeypatch), 0
+    while commands == 0 or "the reply is lost" in caplog.text:
+        caplog.clear()
+        commands += 1
+        server.left = commands
+        publish(config, folder)
+    assert commands > 5
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.get_experiment_by_name("orpo-on-ray").experiment_id
+    assert len(client.search_runs([experiment])) == 4
+    parent, nested = runs(uri)
+    assert {name: run.info.status for name, run in nested.items()} == {
+        "smoke/trial-001": "FINISHED", "smoke/trial-002": "FINISHED", "smoke/trial-003": "FAILED",
+    }  # fmt: skip
+    for number, run in enumerate(sorted(nested.values(), key=lambda run: run.info.run_name), start=1):
+        assert run.data.params == {"beta": str(0.1 * number)}
+        history = client.get_metric_history(run.info.run_id, "heldout_nll")
+        assert sorted(point.step for point in history) == [3, 6]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["judge.model"] == config.judge.model
+    assert len(client.search_model_versions("name='helper'")) == 1
+    assert str(client.get_model_version_by_alias("helper", "champion").version) == "1"
+
+
 def test_results_of_other_settings_are_another_run(config: Config, folder: RunFolder, uri: str) -> None:
     publish(config, folder)
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from ray_jobs.config import Config, load_config
-from ray_jobs.runs import RunFolder, StageState
+from ray_jobs.locks import owned
+from ray_jobs.runs import RunFolder, StageState, open_run
 from ray_jobs.stages.trial_table import write_trials
 from ray_jobs.tracking.publish import publish
+from serving.storage.remote import Remote
 from tests.integration.tracking.folders import REPORT, SMOKE, done, trial
 
 BLOCK_BYTES = 32768
@@ -124,6 +127,31 @@ class TestOffline:
         ]
         ends = {name: of_kind(rows, "exit")[-1].exit_code for name, rows in found.items()}
         assert ends == {"smoke": 0, "smoke/trial-001": 0, "smoke/trial-002": 1}
+
+    def test_runs_of_a_run_in_a_store_are_kept_there(
+        self, config: Config, folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What a command brings to this node, or takes away from it, leaves them alone."""
+        monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "node"))
+        store = Remote(f"memory://bucket-{uuid.uuid4().hex}/runs/smoke")
+        for path in (path for path in folder.root.rglob("*") if path.is_file()):
+            (store / path.relative_to(folder.root).as_posix()).upload(path)
+        mine = open_run(store.uri.rpartition("/")[0], "smoke")
+        with owned(mine.root):
+            publish(config, mine)
+        files = mine.root.glob("wandb/offline-run-*/*.wandb")
+        kept = {path.relative_to(mine.root).as_posix() for path in files}
+        assert len(kept) == 3
+        assert kept < store.listing().keys()
+        with owned(mine.root):
+            publish(config, mine)
+        assert len(runs(mine)) == 3
+        monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "another"))
+        other = open_run(store.uri.rpartition("/")[0], "smoke")
+        with owned(other.root):
+            publish(config, other)
+        assert not other.path("wandb").exists(), "nothing is new, and they are sent from the store"
+        assert kept < store.listing().keys()
 
     def test_a_second_time_tells_only_what_is_new(self, config: Config, folder: RunFolder) -> None:
         publish(config, folder)

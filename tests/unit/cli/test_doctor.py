@@ -11,6 +11,7 @@ from ray_jobs.cli import main as cli
 from ray_jobs.cli.forecast import SIZES, outlook
 from ray_jobs.cli.machine import EngineRate
 from serving.engine.llamacpp import kernels
+from serving.engine.topology import memory_bytes
 
 RATE = EngineRate(prompt_tokens_per_s=1000.0, answer_tokens_per_s=400.0, num_weights=134.5e6)
 
@@ -104,8 +105,8 @@ def test_tokens_are_said_to_be_there_and_never_shown(monkeypatch: pytest.MonkeyP
 
 def test_a_control_groups_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engine.topology.cgroup_folders", lambda _: [tmp_path, tmp_path / "none"])
-    assert machine.memory_bytes()[1] is None
+    assert memory_bytes()[1] is None
     (tmp_path / "memory.max").write_text("max\n")
-    assert machine.memory_bytes()[1] is None
+    assert memory_bytes()[1] is None
     (tmp_path / "memory.max").write_text("1000000\n")
-    assert machine.memory_bytes()[1] == 1000000
+    assert memory_bytes()[1] == 1000000

@@ -139,6 +139,29 @@ def test_an_unknown_stage_is_a_usage_error(calls: list[tuple[Any, ...]]) -> None
     assert calls == []
 
 
+@pytest.mark.parametrize(
+    ("command", "forced", "does"),
+    [("judge", "tune", "prepare and judge"), ("judge", "prepare", "prepare and judge"),
+     ("tune", "judge", "prepare and tune"), ("run", "tune", None), ("judge", "judge", None),
+     ("tune", "prepare", None)],
+)  # fmt: skip
+def test_a_stage_is_redone_only_by_a_command_that_does_it_and_what_stands_on_it(
+    monkeypatch: pytest.MonkeyPatch, command: str, forced: str, does: str | None
+) -> None:
+    """The others would throw away what they do not make again."""
+    ran: list[Any] = []
+    monkeypatch.setattr("ray_jobs.command.run", lambda config, names, forced: ran.append(forced))
+    done = invoke(command, LOCAL, "--force", forced)
+    if does is None:
+        assert (done.exit_code, ran) == (0, [{forced}])
+        return
+    assert (done.exit_code, ran) == (2, [])
+    assert done.output == (
+        f"error: --force {forced}: this command does {does} alone; redo it and what stands on it with "
+        f"`orpo run {LOCAL} --force {forced}`\n"
+    )
+
+
 @pytest.mark.parametrize("check", [(), ("--check",)])
 def test_json_of_a_command_that_fails_is_an_object_too(check: tuple[str, ...]) -> None:
     done = invoke("run", LOCAL, *check, "--json", "--set", "seed=abc", "--set", "name=/")
@@ -166,6 +189,16 @@ def test_report_tells_what_a_run_found(finished: Path, by: str) -> None:
     assert "+0.500 (95 % interval +0.200 to +0.800) on 40 prompts" in invoke("report", *target).stdout
     assert invoke("report", *target, "--markdown").stdout == "# The report\n"
     assert json.loads(invoke("report", *target, "--json").stdout) == REPORT
+
+
+def test_report_of_a_relative_folder_opens_in_a_browser(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.chdir(finished.parent)
+    done = invoke("report", finished.name, "--open")
+    assert (done.exit_code, opened) == (0, [(finished / "report/report.html").as_uri()])
 
 
 def test_a_missing_run_is_one_line_and_exit_code_2(

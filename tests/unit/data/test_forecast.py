@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from ray_jobs.config import Config, load_config
 from ray_jobs.data.forecast import forecast, load_tokenizer, report_markdown, token_report
 from ray_jobs.data.split import split
+from ray_jobs.plan import plan_lines
 from ray_jobs.records import Message, Pair, Prompt
 
 CONFIG = Path(__file__).parents[3] / "configs" / "smoke.yaml"
@@ -56,6 +57,24 @@ def test_the_forecast_follows_the_config(config: Config) -> None:
         config.model_copy(update={"data": config.data.model_copy(update={"num_prompts": 48})}), 1, 1
     )
     assert more["generation, answers"] == 2 * found["generation, answers"]
+
+
+def test_the_forecast_is_of_the_most_that_the_plan_says() -> None:
+    changes = [
+        "verdict.num_candidates=2",
+        "search={num_trials: 7, space: {num_steps: {choice: [3, 40]}, pairs_per_step: {grid: [2, 8, 4]}}}",
+        "judge.trust={num_pairs: 6, num_repeats: 4}",
+    ]
+    config = load_config(CONFIG, changes)
+    found = forecast(config, 10, 50)
+    assert found["training"] == 6 * 40 * 8 * 10
+    assert found["generation, prompts"] == 3 * 24 * 50
+    judge = config.judge
+    judged = 3 * 24 + 2 * 6 + 2 * 4
+    assert found["judging, feedback"] == judged * (judge.max_feedback_tokens if judge.feedback else 1)
+    lines = plan_lines(config)
+    assert f"judge     {judged} answers x " in "\n".join(lines)
+    assert "training  up to 40 steps of 8 pairs (320 in all) a trial, " in "\n".join(lines)
 
 
 def test_a_folder_without_a_fast_tokenizer_is_not_counted(tmp_path: Path) -> None:

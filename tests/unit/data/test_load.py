@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ray_jobs.data.load import Loaded, load_pairs, load_prompts
+from ray_jobs.data.report import describe
 from ray_jobs.data.settings import Columns, Source
 from ray_jobs.errors import DataError
 from ray_jobs.records import Quarantined
+from ray_jobs.runs import dump_json
 
 GOOD = {"source": "x", "prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}
 
@@ -57,6 +60,21 @@ def test_bad_rows_are_set_aside_with_number_reason_and_source(tmp_path: Path) ->
     assert loaded.reasons["duplicate"] == 1
     assert loaded.num_rows_in == 8
     assert accounted(loaded)
+
+
+@pytest.mark.parametrize("load", [load_pairs, load_prompts])
+def test_what_cannot_be_written_is_set_aside_in_ids_and_sources_too(
+    tmp_path: Path, load: Callable[[Source, int], Loaded[Any]]
+) -> None:
+    rows = [pair(1, id="\ud800x"), pair(2, source="b\udfff"), pair(3, id="fine", source="c")]
+    loaded = load(Source(source=jsonl(tmp_path, rows)), 0)
+    assert loaded.quarantined == (
+        Quarantined(1, "lone_surrogate", "x"),
+        Quarantined(2, "lone_surrogate", "b?"),
+    )
+    assert [row.id for row in loaded.rows] == ["fine"]
+    assert [row.source for row in loaded.rows] == ["c"]
+    dump_json(describe(Source(source="rows.jsonl"), loaded))
 
 
 def test_rows_keep_their_own_ids(tmp_path: Path) -> None:
@@ -223,7 +241,7 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 ROW = st.dictionaries(
-    st.sampled_from(["prompt", "chosen", "rejected", "source", "conversations", "messages"]), VALUES
+    st.sampled_from(["id", "prompt", "chosen", "rejected", "source", "conversations", "messages"]), VALUES
 )
 
 
@@ -238,6 +256,7 @@ def test_whatever_the_rows_are_each_is_counted_once(
     for loaded in (load_pairs(source, seed), load_prompts(source, seed)):
         assert loaded.num_rows_in == len(rows) + 2
         assert accounted(loaded)
+        dump_json(describe(source, loaded))
         assert len(loaded.row_numbers) == len(loaded.rows) <= (limit or len(rows) + 1)
         assert len({row.id for row in loaded.rows}) == len(loaded.rows)
         assert not {bad.row for bad in loaded.quarantined} & set(loaded.row_numbers)

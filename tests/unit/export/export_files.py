@@ -44,17 +44,19 @@ def random_state(seed: int = 0) -> dict[str, Any]:
     }
 
 
-def write_template(path: Path, tensors: dict[str, Any] | None = None, **changes: Any) -> Path:
+def write_template(
+    path: Path, tensors: dict[str, Any] | None = None, *, architecture: str = "llama", **changes: Any
+) -> Path:
     """A GGUF with Llama's keys, `changes` among them, and any tensors."""
     settings = {
         "block_count": 1, "embedding_length": 8, "attention.head_count": 2, "attention.head_count_kv": 1,
         **changes,
     }  # fmt: skip
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("Ünïted 🦙")
     for key, value in settings.items():
-        writer.add_uint32(f"llama.{key}", value)
-    writer.add_float32("llama.rope.freq_base", 10000.0)
+        writer.add_uint32(f"{architecture}.{key}", value)
+    writer.add_float32(f"{architecture}.rope.freq_base", 10000.0)
     writer.add_file_type(7)
     writer.add_token_list(["<s>", "a", "b"])
     writer.add_token_scores([0.0, -1.5, 2.25])

@@ -16,6 +16,7 @@ from ray_jobs.export.base import BUNDLED, check_named, default_cache_dir, resolv
 from ray_jobs.export.hashes import files_sha256, remembered_sha256
 from ray_jobs.export.hub import without_code
 from ray_jobs.export.settings import ModelSettings
+from ray_jobs.export.weight_files import INDEX, weight_files
 from serving.storage.remote import Remote
 
 
@@ -119,6 +120,11 @@ def test_what_a_store_does_not_have_is_told(name: str, tmp_path: Path) -> None:
             "config.json",
             json.dumps({**CONFIG, "architectures": ["LlamaModel"]}),
             "LlamaModel does not generate",
+        ),
+        (
+            "config.json",
+            json.dumps({**CONFIG, "model_type": "mistral", "architectures": [], "sliding_window": 4096}),
+            "mistral with a sliding window of 4096 tokens has no form in GGUF",
         ),
         ("model.safetensors", None, "no \\*.safetensors"),
         ("pytorch_model.bin", "", "pytorch_model.bin: pickled weights"),
@@ -240,8 +246,10 @@ def test_a_hub_download_asks_for_no_code_and_no_pickles(
 
     asked = {}
 
-    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.update(repo_id=repo_id, revision=revision, patterns=allow_patterns)
+    def snapshot_download(
+        repo_id: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
+        asked.update(repo_id=repo_id, revision=revision, patterns=allow_patterns, not_these=ignore_patterns)
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
@@ -251,6 +259,76 @@ def test_a_hub_download_asks_for_no_code_and_no_pickles(
     )  # fmt: skip
     for name in ("modeling_x.py", "pytorch_model.bin", "model.pt"):
         assert not any(fnmatch.fnmatch(name, pattern) for pattern in asked["patterns"])
+    for name, skipped in (
+        ("model-00001-of-00003.safetensors", False),
+        ("consolidated.safetensors", True),
+        ("original/consolidated.00.safetensors", True),
+    ):
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in asked["not_these"]) == skipped
+
+
+def test_weights_that_a_folder_holds_twice_are_no_other_base(folder: Path, tmp_path: Path) -> None:
+    gguf = str(write_template(tmp_path / "t.gguf"))
+    alone = resolve(str(folder), tmp_path, gguf=gguf)
+    (folder / "consolidated.safetensors").write_bytes(b"the same under other names")
+    assert resolve(str(folder), tmp_path, gguf=gguf).sha256 == alone.sha256
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    assert alone.sha256 == files_sha256([folder / name for name in names], tmp_path / "cache")
+
+
+def test_a_store_s_copy_leaves_out_what_it_holds_twice(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "node"))
+    store = Remote(f"memory://bucket-{uuid.uuid4().hex}/models/mine")
+    for file in folder.iterdir():
+        (store / file.name).upload(file)
+    (store / "consolidated.safetensors").write(b"the same under other names")
+    base = resolve(store.uri, tmp_path, gguf=str(write_template(tmp_path / "t.gguf")))
+    assert sorted(path.name for path in base.hf_dir.iterdir() if "safetensors" in path.name) == [
+        "model.safetensors"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "index", "expected"),
+    [
+        (("model.safetensors", "consolidated.safetensors"), None, ["model.safetensors"]),
+        (("a-1.safetensors", "a-2.safetensors", "b.safetensors"), ["a-1", "a-2"], ["a-1", "a-2"]),
+        (("model.safetensors", "a-1.safetensors"), ["a-1"], ["model.safetensors"]),
+        (("model-1.safetensors", "model-2.safetensors", "x.safetensors"), None, ["model-1", "model-2"]),
+        (("mine.safetensors",), None, ["mine.safetensors"]),
+        ((), None, []),
+    ],
+)
+def test_the_weights_are_those_that_are_trained(
+    tmp_path: Path, files: tuple[str, ...], index: list[str] | None, expected: list[str]
+) -> None:
+    for name in files:
+        (tmp_path / name).write_bytes(b"")
+    if index is not None:
+        places = {f"weight {name}": f"{name}.safetensors" for name in index}
+        (tmp_path / INDEX).write_text(json.dumps({"weight_map": places}))
+    names = [f"{name.removesuffix('.safetensors')}.safetensors" for name in expected]
+    assert [path.name for path in weight_files(tmp_path)] == names
+
+
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [
+        ({"a": "gone.safetensors"}, r"index\.json: names gone\.safetensors, which is not there"),
+        ({"a": "../up.safetensors"}, r"names \.\./up\.safetensors, which is not there"),
+        ({}, "names no weights"),
+        (None, "names no weights"),
+    ],
+)
+def test_an_index_of_what_is_not_there_is_refused(tmp_path: Path, places: Any, says: str) -> None:
+    (tmp_path / "up.safetensors").write_bytes(b"")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / INDEX).write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(ModelError, match=says):
+        weight_files(folder)
 
 
 def test_code_that_a_hub_config_names_is_left_out(folder: Path, tmp_path: Path) -> None:

@@ -148,6 +148,13 @@ def test_a_weight_without_a_place_and_a_place_without_a_weight(template: Path) -
         plan_tensors(GgufFile(template), _shapes(fewer), LAYOUT)
 
 
+def test_two_weights_of_one_place_are_refused(template: Path) -> None:
+    twice = _shapes(random_state()) | {"layers.0.attention.wq.weight": (8, 8)}
+    says = r"q_proj\.weight and layers\.0\.attention\.wq\.weight are both tensor blk\.0\.attn_q\.weight"
+    with pytest.raises(ModelError, match=says):
+        plan_tensors(GgufFile(template), twice, LAYOUT)
+
+
 def test_an_output_layer_of_a_tied_template_is_the_embedding(tmp_path: Path) -> None:
     state = random_state()
     bare = write_template(tmp_path / "bare.gguf")

@@ -1,8 +1,9 @@
 """Settings, metadata, manifests and child processes of an export."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from ray_jobs.errors import ModelError
 from ray_jobs.export.children import run_module
 from ray_jobs.export.errors import ExportError, ModelMismatch
+from ray_jobs.export.families import check_window
 from ray_jobs.export.gguf_file import GgufFile
 from ray_jobs.export.gguf_tensors import layout_of
 from ray_jobs.export.manifest import Manifest, Origin, Recipe
@@ -63,6 +65,43 @@ def test_a_template_of_another_family_or_theta_is_refused(tmp_path: Path) -> Non
     qwen = layout_of({**CONFIG, "model_type": "qwen2"}, "config.json")
     with pytest.raises(ModelMismatch, match="is of architecture 'llama', the base needs 'qwen2'"):
         check_metadata(template, CONFIG, qwen)
+
+
+MISTRAL = {**CONFIG, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        ({**MISTRAL, "sliding_window": 4096}, True),
+        ({**MISTRAL, "sliding_window": None}, False),
+        ({**CONFIG, "model_type": "qwen2", "sliding_window": 9, "use_sliding_window": True}, True),
+        ({**CONFIG, "model_type": "qwen2", "sliding_window": 9, "use_sliding_window": False}, False),
+        ({**CONFIG, "model_type": "qwen2", "sliding_window": 9}, False),
+        ({**CONFIG, "model_type": "phi3", "sliding_window": 9}, False),
+    ],
+)
+def test_a_window_that_llama_cpp_does_not_have_is_refused(config: dict[str, Any], refused: bool) -> None:
+    with pytest.raises(ModelError, match="with a sliding window of") if refused else nullcontext():
+        check_window(config, "config.json")
+
+
+def test_a_template_of_ones_own_gives_a_base_no_window(tmp_path: Path) -> None:
+    template = GgufFile(write_template(tmp_path / "t.gguf", **{"attention.sliding_window": 4096}))
+    check_metadata(template, MISTRAL, LAYOUT)
+    says = r"t\.gguf: mistral with a sliding window of 4096 tokens has no form in GGUF"
+    with pytest.raises(ModelError, match=says):
+        check_metadata(template, {**MISTRAL, "sliding_window": 4096}, LAYOUT)
+
+
+def test_a_template_with_another_window_is_refused(tmp_path: Path) -> None:
+    path = write_template(tmp_path / "t.gguf", architecture="phi3", **{"attention.sliding_window": 2047})
+    phi = {**CONFIG, "model_type": "phi3", "architectures": ["Phi3ForCausalLM"]}
+    layout = layout_of(phi, "config.json")
+    for fits in ({"sliding_window": 2047}, {"sliding_window": None}):
+        check_metadata(GgufFile(path), phi | fits, layout)
+    with pytest.raises(ModelMismatch, match=r"phi3\.attention\.sliding_window is 2047, the base's is 4096"):
+        check_metadata(GgufFile(path), {**phi, "sliding_window": 4096}, layout)
 
 
 def test_rope_factors_of_llama_3_by_hand() -> None:

@@ -8,6 +8,7 @@ import pytest
 from export_files import SHAPES, random_state, write_adapter
 
 from ray_jobs.errors import ModelError, StageFailed
+from ray_jobs.export.adapter import base_shapes
 from ray_jobs.export.errors import ModelMismatch
 from ray_jobs.export.trained import ADAPTER_FILES, WholeModel, check_trained, trained_files, trained_sha256
 from ray_jobs.runs import RunFolder
@@ -74,6 +75,15 @@ def test_a_trial_that_kept_nothing_is_told(tmp_path: Path) -> None:
     best = Trial("t", "done", {}, str(tmp_path / "checkpoint"), steps=1, seconds=1.0)
     with pytest.raises(StageFailed, match=r"adapter_model\.safetensors is missing: .* kept no weights"):
         keep_best(best, tmp_path / "best")
+
+
+def test_weights_that_lie_there_twice_are_read_once(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder = write_whole_model(tmp_path / "model", random_state(), parts=True)
+    save_file({"layers.0.attention.wk.weight": np.zeros((4, 8))}, folder / "consolidated.safetensors")
+    assert base_shapes(folder) == SHAPES
 
 
 @pytest.mark.parametrize(

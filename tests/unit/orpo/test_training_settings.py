@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from ray_jobs.orpo.memory import Shape, training_memory
 from ray_jobs.orpo.settings import LoraSettings, TrainingSettings
 from ray_jobs.orpo.training import deepspeed_config
 
@@ -23,6 +24,9 @@ def test_defaults_are_valid_and_survive_json() -> None:
         {"lora": {"rank": 4, "dora": True, "dropout": 0.1}},
         {"lora": {"target_modules": ("q_proj", "lm_head")}},
         {"lora": {"target_modules": ("model.embed_tokens",)}},
+        {"deepspeed": {"zero_optimization": {"stage": True}}},
+        {"deepspeed": {"zero_optimization": {"stage": None}}},
+        {"deepspeed": {"zero_optimization": {"offload_optimizer": ["cpu"]}}},
     ],
 )
 def test_wrong_fields_are_refused(changes: dict[str, object]) -> None:
@@ -35,6 +39,17 @@ def test_target_modules_may_be_names() -> None:
     assert TrainingSettings.model_validate_json(text).lora == LoraSettings(
         target_modules=("q_proj", "v_proj")
     )
+
+
+@pytest.mark.parametrize(
+    "block", [{}, {"zero_optimization": {}}, {"zero_optimization": {"stage": 3, "offload_param": None}}]
+)
+def test_deepspeed_blocks_of_their_form_are_taken(block: dict[str, object]) -> None:
+    settings = TrainingSettings.model_validate({"deepspeed": block})
+    assert settings.deepspeed == block
+    shape = Shape("llama", 64, 2, 128, 64, 32, 1000, tied=True)
+    assert training_memory(shape, settings).total > 0
+    assert deepspeed_config(settings) is not None
 
 
 def test_deepspeed_block_keeps_what_the_user_wrote() -> None:

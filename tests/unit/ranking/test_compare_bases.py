@@ -20,7 +20,7 @@ from serving.storage.remote import StorageError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SEED = CONFIGS / "seed-comparison.yaml"
-METRIC = "response_correctness_5-point_likert"
+METRIC = "RESPONSE_CORRECTNESS_5POINT"
 COST = Cost(10**9, 2 * 10**9, 100.0, 50.0, 60.0)
 
 
@@ -82,8 +82,15 @@ def test_a_judge_that_differs_between_bases_is_refused(tmp_path: Path) -> None:
         load_comparison(path)
 
 
+def test_a_base_may_search_other_ranks(tmp_path: Path) -> None:
+    one = "one: {model.base: a, search.space.lora.rank: {choice: [2]}}"
+    _, configs = load_comparison(write(tmp_path, TWO.replace("one: {model.base: a}", one)))
+    ranks = {base: config.search.space["lora.rank"].values for base, config in configs.items()}
+    assert ranks == {"one": (2,), "other": (4, 8)}
+
+
 def entry(base: str, model: str, scores: dict[str, float], cost: Cost = COST) -> Entry:
-    return Entry(base, model, scores, 20.0, cost)
+    return Entry(base, model, scores, len(scores), 20.0, cost)
 
 
 def test_the_ranking_is_by_mean_score_on_common_prompts() -> None:
@@ -106,7 +113,11 @@ def test_the_ranking_is_by_mean_score_on_common_prompts() -> None:
     assert places[2].behind_best == pytest.approx(-2.0)
     assert places[2].told_apart
     assert places[1].behind_best == pytest.approx(-0.05)
-    page = table(places, {"c": "is gated"}, num_prompts=40, level=0.95)
+    assert not any(
+        place.told_apart for place in rank(entries, level=0.95, num_resamples=500, seed=0, decides=False)
+    )
+    page = table(places, {"c": "is gated"}, num_prompts=40, level=0.95, metric="m")
+    assert "Nothing is told apart" not in page
     assert "| 1 | a, tuned | 4.500 (" in page
     assert "| 3 | a | 2.500 (" in page
     assert "| | c | failed: is gated |" in page
@@ -166,15 +177,29 @@ def test_scores_are_expected_ones_where_there_are_and_failures_have_none() -> No
     assert scores_of(rows, "other") == {}
 
 
-def finished_run(config: Config, shift: float) -> None:
-    """A run folder as far as the ranking reads it; the candidate is `shift` better than 3.0."""
+TRUST = {"trusted": True, "pairs": 40, "agreement": 0.9, "ci95": [0.8, 0.96], "level": 0.95}
+
+
+def finished_run(config: Config, shift: float, unscored: int = 0, **trusts: dict[str, Any]) -> None:
+    """A run folder as far as the ranking reads it; the candidate is `shift` better than 3.0.
+
+    `unscored`: answers of the base without a score; `trusts`: by metric, for others than METRIC too.
+    """
     folder = RunFolder(Path(config.storage) / config.name)
     folder.set_state("tune", StageState("done", "", {}, {}, "", "", 120.0))
+    by_metric = trusts or {METRIC: TRUST}
+    folder.write_json("judgements/trust.json", {**next(iter(by_metric.values())), "by_metric": by_metric})
     for model, mean in (("base", 3.0), ("candidate", 3.0 + shift)):
         folder.write_json(f"models/{model}/manifest.json", {"bytes": 5 * 10**8})
         keep(folder, model, Spent(10.0, 2, 3, 200, 7 * 10**8))
         answers = [Answer(f"p{n}", "", "", "", "yes", 5, 0, 10, "stop", 0.1) for n in range(20)]
-        scores = [Judgement(f"p{n}", METRIC, 3, mean + n % 2, None, None, "", "", 0.1) for n in range(20)]
+        scores = [
+            Judgement(f"p{n}", metric, None, None, None, "no_score", "", "", 0.1)
+            if model == "base" and n < unscored
+            else Judgement(f"p{n}", metric, 3, mean + n % 2 + number, None, None, "", "", 0.1)
+            for number, metric in enumerate(by_metric)
+            for n in range(20)
+        ]
         write_rows(
             folder.path(f"answers/{model}/part-00000.parquet"), [as_row(a) for a in answers], Answer.COLUMNS
         )
@@ -198,7 +223,6 @@ def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         finished_run(config, {"a": 0.5, "b": 1.0}[config.model.base])
 
     monkeypatch.setattr(compare_bases, "run", run)
-    monkeypatch.setattr(compare_bases, "metric_key", lambda _: METRIC)
     path = write(tmp_path, TWO + "  third: {model.base: gated}\n")
     return [str(path), "--set", f"storage={tmp_path / 'runs'}", "--set", "verdict.num_resamples=200"]
 
@@ -222,14 +246,76 @@ def test_bases_are_run_ranked_and_a_failed_one_is_listed(
         "answer_tokens_per_s_and_core": 20.0 / 6,
         "tuning_s": 120.0,
     }
-    assert found["num_prompts"] == 20
+    assert (found["num_prompts"], found["metric"], found["undecided"]) == (20, METRIC, None)
+    assert found["judge_trust"] == {"one": TRUST, "other": TRUST}
+    assert [place["told_apart"] for place in found["ranking"]] == [False, True, True, True]
+    assert {(place["num_judged"], place["num_unscored"]) for place in found["ranking"]} == {(20, 0)}
     assert found["runs"] == {"one": "two-one", "other": "two-other"}
     kept = tmp_path / "runs" / "two"
     assert {**json.loads((kept / "ranking.json").read_text()), "exit_code": 1} == found
     page = (kept / "ranking.md").read_text()
     assert "| 1 | other, tuned | 4.500 (" in page
     assert "| 0.50 GB | 0.70 GB | 20 | 3 | 2 min 00 s |" in page
-    assert {line.count("|") for line in page.splitlines()[2:]} == {12}
+    assert "| 4 | other | 3.500 (" in page
+    assert "| 0 of 20 |" in page
+    assert {line.count("|") for line in page.splitlines()[2:]} == {13}
+
+
+UNTRUSTED = {**TRUST, "trusted": False, "agreement": 0.5, "ci95": [0.3, 0.7]}
+
+
+def ranked(tmp_path: Path, *changes: str, **given: Any) -> tuple[dict[str, Any], str]:
+    """The ranking of two bases, as data and as a page. `given`: of the second one's run."""
+    changes = (f"storage={tmp_path / 'runs'}", "verdict.num_resamples=200", *changes)
+    _, configs = load_comparison(write(tmp_path, TWO), changes)
+    trusts = given.pop("trusts", {})
+    finished_run(configs["one"], 0.5, **dict.fromkeys(trusts, TRUST))
+    finished_run(configs["other"], 1.0, **given, **trusts)
+    return compare_bases.ranked("two", configs, {})
+
+
+def test_a_judge_that_is_not_trusted_tells_nothing_apart(tmp_path: Path) -> None:
+    found, page = ranked(tmp_path, trusts={METRIC: UNTRUSTED})
+    says = (
+        "judge not trusted (agrees with 50 % of 40 known pairs, 95 % interval 30 % to 70 %) "
+        f"by {METRIC} in the run of other"
+    )
+    assert found["undecided"] == says
+    assert f"**Nothing is told apart**: {says}." in page
+    assert not any(place["told_apart"] for place in found["ranking"])
+    assert found["judge_trust"] == {"one": TRUST, "other": UNTRUSTED}
+    blind, _ = ranked(tmp_path, "verdict.require_trust=false", trusts={METRIC: UNTRUSTED})
+    assert blind["undecided"] is None
+    assert any(place["told_apart"] for place in blind["ranking"])
+
+
+def test_answers_without_a_score_are_counted_and_many_tell_nothing_apart(tmp_path: Path) -> None:
+    found, page = ranked(tmp_path, unscored=3)
+    (other,) = (place for place in found["ranking"] if place["name"] == "other")
+    assert (other["num_unscored"], other["num_judged"], found["num_prompts"]) == (3, 20, 17)
+    assert "| 3 of 20 |" in page
+    says = f"15.0 % of the answers of other have no score by {METRIC}, the limit is 2.0 %"
+    assert (found["undecided"], f"**Nothing is told apart**: {says}." in page) == (says, True)
+    assert not any(place["told_apart"] for place in found["ranking"])
+    few, _ = ranked(tmp_path, "verdict.max_failure_share=0.2", unscored=3)
+    assert few["undecided"] is None
+    assert any(place["told_apart"] for place in few["ranking"])
+
+
+def test_models_are_ranked_by_the_metric_that_decides_the_verdicts(tmp_path: Path) -> None:
+    """The first one of the rule by which the judge is trusted in every run."""
+    second = "RESPONSE_CORRECTNESS_3POINT"
+    both = f"judge.metrics=[{METRIC}, {second}]"
+    means = {METRIC: 4.5, second: 5.5}
+    for more, trusts, metric in (
+        ((), {METRIC: TRUST, second: TRUST}, METRIC),
+        ((f"verdict.metrics=[{second}]",), {METRIC: TRUST, second: TRUST}, second),
+        ((), {METRIC: UNTRUSTED, second: TRUST}, second),
+        ((), {METRIC: UNTRUSTED, second: UNTRUSTED}, METRIC),
+    ):
+        found, page = ranked(tmp_path, both, *more, trusts=trusts)
+        assert (found["metric"], found["ranking"][0]["mean_score"]) == (metric, means[metric])
+        assert f"Mean score by {metric} of 20 prompts" in page
 
 
 def test_clusters_are_those_of_the_runs_prompts(tmp_path: Path) -> None:

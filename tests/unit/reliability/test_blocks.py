@@ -10,7 +10,8 @@ from ray_jobs.errors import RunConflict
 from ray_jobs.stages.block_actor import Growth, Ledger, Room
 from ray_jobs.stages.blocks import Blocks, RowJob, cut
 from ray_jobs.stages.causes import first_cause
-from ray_jobs.stages.engine_rows import note_of, tasks
+from ray_jobs.stages.engine_rows import Failed, note_of, tasks
+from ray_jobs.stages.judge_actor import why_unjudged
 from ray_jobs.tables import RowFile, read_rows, same_rows, table_of, write_rows, write_tables
 
 COLUMNS = {"id": "string", "value": "int64"}
@@ -82,6 +83,30 @@ def test_results_must_be_one_for_each_key() -> None:
 def test_a_quarantined_row_has_a_result_for_each_key() -> None:
     results = job().quarantined({"id": "r0"}, "engine_died: twice")
     assert results == [{"id": "r0", "metric": metric, "failure": "engine_died"} for metric in "ab"]
+
+
+@pytest.mark.parametrize(
+    ("column", "rows", "says"),
+    [
+        ("error", ["ok", "engine_error: full"], "1 of 2 results failed: 1 engine_error; for example: full"),
+        ("error", ["timeout", "timeout"], "2 of 2 results failed: 2 timeout"),
+        ("failure", ["error", "no_score"], "2 of 2 results failed: 1 error, 1 no_score; for example: no"),
+        ("failure", ["ok", "ok"], ""),
+    ],
+)
+def test_the_line_about_what_failed_has_a_reason_in_words(
+    caplog: pytest.LogCaptureFixture, column: str, rows: list[str], says: str
+) -> None:
+    columns = {"id": "string", column: "string", "feedback": "string"}
+    words = {"error": "\nno", "no_score": "What a nice answer."}
+    tables = [
+        table_of([{"id": text, column: None if text == "ok" else text, "feedback": words.get(text)}], columns)
+        for text in rows
+    ]
+    failed = Failed(job(why=why_unjudged) if column == "failure" else job())
+    assert list(failed.counting(tables)) == tables
+    failed.tell(len(rows))
+    assert [record.getMessage() for record in caplog.records] == [f"s        {says}"] * bool(says)
 
 
 def test_tasks_hold_every_range_once_and_are_fine_at_small_numbers() -> None:

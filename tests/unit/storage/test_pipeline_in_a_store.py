@@ -106,12 +106,11 @@ class Stubs:
 
     def write_model(
         self, config: Config, folder: RunFolder, base: Any, model: str, adapter: Path | None
-    ) -> list[str]:
+    ) -> None:
         self.done[f"model {model}"] += 1
         path = folder.write(f"models/{model}/model.gguf", b"GGUF" + model.encode())
         folder.write(f"models/{model}/Modelfile", b"FROM model.gguf")
         folder.write_json(f"models/{model}/manifest.json", manifest(path))
-        return export.outputs_of(model)
 
     def map_ranges(
         self, job: Any, source: Path, folder: Path, tasks: Any, actors: int, cores: int, heard: Any
@@ -199,6 +198,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stubs:
     monkeypatch.setattr(cluster, "connect", lambda: None)
     monkeypatch.setattr(cluster, "engine_cpus", lambda: 2)
     monkeypatch.setattr(prepare, "check_judging", lambda *_: None)
+    monkeypatch.setattr(tune, "check_export_memory", lambda _: None)
     monkeypatch.setattr(tune, "fit", stubs.fit)
     monkeypatch.setattr(engine_rows, "map_ranges", stubs.map_ranges)
     monkeypatch.setattr(generate, "AnswerActor", AnswerActor)
