@@ -9,7 +9,8 @@ import pytest
 
 from serving.engine import RequestError
 from serving.engine.llamacpp import ambiguity
-from serving.engine.llamacpp.ambiguity import AmbiguousGrammar, check_ways
+from serving.engine.llamacpp.ambiguity import check_ways
+from serving.engine.llamacpp.grammar_facts import AmbiguousGrammar
 
 pytest.importorskip("llama_cpp")
 
