@@ -55,8 +55,7 @@ def most_drawn(config: Config) -> int:
 
 
 def most_at_once(config: Config) -> int:
-    held = num_concurrent(config)
-    return config.search.max_concurrent_trials or held
+    return config.search.max_concurrent_trials or num_concurrent(config)
 
 
 HEAD_NODE_SPARE = 0.002

@@ -17,7 +17,14 @@ from ray_jobs.export.template import template_from_hf
 from tests.integration.export.family_table import HEADINGS, family_row, written_table
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+ALIKE = {"smollm3": "llama-3.2", "qwen3": "qwen2.5"}
+"""Families that differ least from another."""
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=pytest.mark.long) if name in ALIKE else name for name in FAMILIES],
+)
 def test_a_family_trains_exports_with_parity_and_serves(family: str, tmp_path: Path) -> None:
     row = family_row(family, tmp_path)
     parity = row.parity

@@ -51,6 +51,7 @@ async def stream(client: httpx.AsyncClient, number: int) -> tuple[int, str]:
         return reply.status_code, [line async for line in reply.aiter_lines() if line][-1]
 
 
+@pytest.mark.long
 def test_load_starts_a_replica_and_answers_are_finished_when_it_is_stopped(changing: Endpoint) -> None:
     """Two chats that go on are too few for two replicas: the one that has to go writes its answers first."""
 

@@ -91,6 +91,7 @@ def test_a_verdict_redone_is_the_same_byte_by_byte(folder: Path, model_path: Pat
     assert {path.name: path.read_bytes() for path in (folder / "aa/report").iterdir()} == before
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("compared")
 def test_all_redone_in_other_blocks_and_batches_is_the_same_but_for_times(
     folder: Path, model_path: Path
