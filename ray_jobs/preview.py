@@ -4,16 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ray_jobs.config import Config
-from ray_jobs.data.files import files_of
+from ray_jobs.data.files import files_of, is_document
 from ray_jobs.data.settings import Source
 from ray_jobs.errors import ConfigError, ModelError
 from ray_jobs.records import Prompt
 
 MAX_BYTES_READ = 16_000_000
 MAX_BUNDLED_ROWS = 10_000
-"""Data sets that are larger are not read for a look."""
+"""Data sets that are larger are not read as a whole for a look."""
 MAX_BYTES_COMPARED = 2_000_000
 """In larger ones near duplicates are not looked for: that takes a millisecond a row."""
+MAX_DOCUMENT_BYTES = 200_000_000
+MAX_ROWS_READ = 500
+"""Of files that are too large to be read for a look."""
 PACKED = (".gz", ".parquet")
 PACKED_TIMES = 5
 """How much larger their rows are, about."""
@@ -49,33 +52,81 @@ def check_metrics(config: Config) -> None:
 
 
 def data_lines(config: Config) -> Iterator[str]:
-    """What the data sets that are at hand hold for this run.
+    """What the data sets that are at hand hold for this run; of larger ones on this machine the first rows.
 
     Raises DataError as `split` does, and for a row that lacks what a metric needs.
     """
-    data, seed = config.data, config.seed
+    data = config.data
     if at_hand(data.preferences) and at_hand(data.prompts):
-        from ray_jobs.data.split import split
-
-        size = sum(size_of(source) for source in (data.preferences, data.prompts))
-        compared = data if size <= MAX_BYTES_COMPARED else data.model_copy(update={"near_overlap": "off"})
-        splits = split(compared, seed)
-        _check_inputs(config, splits.prompts)
-        report = splits.report
-        yield f"usable: {_usable(report['preferences'], 'pairs')}; {len(splits.train)} to train on"
-        left_out = report["overlap"]["dropped_prompts"] + report["near_overlap"]["dropped"]
-        near = f"; {left_out} left out that stand (nearly) in the pairs" if left_out else ""
-        yield f"usable: {_usable(report['prompts'], 'prompts')}{near}"
+        yield from _split_lines(config)
         return
-    from ray_jobs.data.load import load_pairs, load_prompts
+    yield from _pair_lines(config)
+    yield from _prompt_lines(config)
+
+
+def _split_lines(config: Config) -> Iterator[str]:
+    from ray_jobs.data.split import split
+
+    data = config.data
+    size = sum(size_of(source) for source in (data.preferences, data.prompts))
+    compared = data if size <= MAX_BYTES_COMPARED else data.model_copy(update={"near_overlap": "off"})
+    splits = split(compared, config.seed)
+    _check_inputs(config, splits.prompts)
+    report = splits.report
+    yield f"usable: {_usable(report['preferences'], 'pairs')}; {len(splits.train)} to train on"
+    left_out = report["overlap"]["dropped_prompts"] + report["near_overlap"]["dropped"]
+    near = f"; {left_out} left out that stand (nearly) in the pairs" if left_out else ""
+    yield f"usable: {_usable(report['prompts'], 'prompts')}{near}"
+    yield from _shown(report["preferences"], "pair")
+    yield from _shown(report["prompts"], "prompt")
+
+
+def _pair_lines(config: Config) -> Iterator[str]:
+    from ray_jobs.data.load import load_pairs
     from ray_jobs.data.report import describe
 
-    if at_hand(data.preferences):
-        yield f"usable: {_usable(describe(data.preferences, load_pairs(data.preferences, seed)), 'pairs')}"
-    if at_hand(data.prompts):
-        prompts = load_prompts(data.prompts, seed)
+    source = config.data.preferences
+    if is_large_document(source):
+        yield f"{source.source}: a single JSON document, not read for a look; JSON lines are"
+    elif is_local(source):
+        limit = None if at_hand(source) else MAX_ROWS_READ
+        found = describe(source, load_pairs(source, config.seed, limit))
+        yield f"usable: {_usable(found, 'pairs')}{_rest(found, limit)}"
+        yield from _shown(found, "pair")
+
+
+def _prompt_lines(config: Config) -> Iterator[str]:
+    from ray_jobs.data.load import load_prompts
+    from ray_jobs.data.report import describe
+
+    source = config.data.prompts
+    if is_large_document(source):
+        yield f"{source.source}: a single JSON document, not read for a look; JSON lines are"
+    elif is_local(source):
+        limit = None if at_hand(source) else MAX_ROWS_READ
+        prompts = load_prompts(source, config.seed, limit)
         _check_inputs(config, prompts.rows)
-        yield f"usable: {_usable(describe(data.prompts, prompts), 'prompts')}"
+        found = describe(source, prompts)
+        yield f"usable: {_usable(found, 'prompts')}{_rest(found, limit)}"
+        yield from _shown(found, "prompt")
+
+
+def _rest(found: Mapping[str, Any], limit: int | None) -> str:
+    return f"; the first {limit} rows, the rest was not read" if found["rows_in"] == limit else ""
+
+
+def _shown(found: Mapping[str, Any], what: str) -> Iterator[str]:
+    """How a data set of one's own was read; `found` is what `describe` tells of it."""
+    from ray_jobs.data.report import column_line, first_lines
+
+    if found["source"].startswith("bundled:"):
+        return
+    if found["prompts_cut_off"]:
+        yield f"in {found['prompts_cut_off']} rows both answers began with the prompt: it was cut off"
+    if found["first_problem"]:
+        yield f"first of the {what}s not used: {found['first_problem']}"
+    yield f"{what}s: {column_line(found)}"
+    yield from (f"first {what}, {line}" for line in first_lines(found))
 
 
 def _check_inputs(config: Config, prompts: Sequence[Prompt]) -> None:
@@ -98,13 +149,24 @@ def _usable(found: Mapping[str, Any], what: str) -> str:
 
 def at_hand(source: Source) -> bool:
     """Whether a data set is on this machine, and small enough to be read for a look."""
+    return is_local(source) and size_of(source) <= MAX_BYTES_READ
+
+
+def is_local(source: Source) -> bool:
+    """Whether a data set is on this machine."""
     if source.kind == "bundled":
         from ray_jobs.data.bundled.rows import NUM_ROWS
 
         return NUM_ROWS[source.source] <= MAX_BUNDLED_ROWS
-    if source.kind == "hub" or "://" in source.source:
+    return source.kind == "file" and "://" not in source.source
+
+
+def is_large_document(source: Source) -> bool:
+    """Whether a local data set has to be held in memory as a whole to be read at all."""
+    if source.kind != "file" or not is_local(source):
         return False
-    return size_of(source) <= MAX_BYTES_READ
+    documents = (path for path in files_of(source.source) if is_document(path.name))
+    return any(path.stat().st_size > MAX_DOCUMENT_BYTES for path in documents)
 
 
 def size_of(source: Source) -> int:

@@ -15,6 +15,7 @@ from ray_jobs.data.settings import FILE_SUFFIXES
 from ray_jobs.errors import DataError
 from serving.storage.remote import folder_path, is_uri
 
+_METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 MIN_INFLATED_BYTES = 64_000_000
 MAX_INFLATION = 200
 """A compressed file that grows more than so many times, past a first size, is taken for a bomb."""
@@ -41,7 +42,9 @@ def find_files(source: str) -> tuple[Any, list[str]]:
         if is_pattern and not _is_here(source):
             paths = [found for found in filesystem.glob(path) if _is_data(found, _fixed(path))]
         elif filesystem.isdir(path):
-            paths = [found for found in filesystem.find(path) if _is_data(found, path)]
+            there = filesystem.find(path)
+            paths = [found for found in there if _is_data(found, path)]
+            _refuse_saved(source, there, paths)
         elif filesystem.exists(path):
             paths = [path]
         else:
@@ -65,8 +68,22 @@ def _is_here(source: str) -> bool:
 
 def _is_data(path: str, folder: str) -> bool:
     """Whether a file below a folder is one of its data files; hidden ones are the system's."""
+    return _is_visible(path, folder) and not is_metadata(path)
+
+
+def _is_visible(path: str, folder: str) -> bool:
     parts = path.removeprefix(f"{folder}/").split("/")
     return bool(suffix_of(path)) and not any(part.startswith(".") for part in parts)
+
+
+def is_metadata(path: str) -> bool:
+    """Whether a file is one that the library `datasets` puts beside the data."""
+    return path.rpartition("/")[2] in _METADATA
+
+
+def _refuse_saved(source: str, there: list[str], paths: list[str]) -> None:
+    if not paths and any(path.endswith(".arrow") for path in there):
+        raise DataError(f'{source}: was written by save_to_disk; use ds.to_parquet("{source}.parquet")')
 
 
 def _fixed(pattern: str) -> str:
@@ -80,6 +97,11 @@ def suffix_of(path: str) -> str:
     if name != path.lower() and name.endswith(".parquet"):
         return ""
     return next((suffix for suffix in FILE_SUFFIXES if name.endswith(suffix)), "")
+
+
+def is_document(path: str) -> bool:
+    """Whether a file may be a single JSON document, which is held in memory as a whole to be read."""
+    return suffix_of(path) == ".json"
 
 
 @contextmanager
@@ -123,11 +145,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def files_of(source: str) -> list[Path]:
-    """The local data files that a source names: one, those of a folder, or those of a pattern."""
+    """The local files that a source names: one, those of a folder, or those of a pattern; a run's inputs.
+
+    What `datasets` puts beside the data is among them, though it holds no rows.
+    """
     path = folder_path(source)
     if path.is_file():
         return [path]
     is_folder, named = path.is_dir(), path.as_posix()
     folder = named if is_folder else _fixed(named)
     found = path.rglob("*") if is_folder else map(Path, glob.glob(named, recursive=True))
-    return sorted(file for file in found if file.is_file() and _is_data(file.as_posix(), folder))
+    return sorted(file for file in found if file.is_file() and _is_visible(file.as_posix(), folder))

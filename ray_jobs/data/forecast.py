@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.config import Config
-from ray_jobs.data.report import spread
+from ray_jobs.data.report import column_line, first_lines, spread
 from ray_jobs.records import Message, Pair, Prompt
 from ray_jobs.search.trials import most_pairs_per_step, most_steps, num_drawn
 
@@ -111,12 +111,26 @@ def _source_lines(part: dict[str, Any]) -> list[str]:
     if part["repeated_ids"]:
         repeated = f"{part['repeated_ids']} rows have an `id` that an earlier one has"
         lines += ["", f"{repeated}: they go by a hash of their content."]
+    lines += _reading_lines(part)
     if part["quarantined"]:
         lines += ["", "| reason | rows |", "| --- | ---: |"]
         lines += [f"| {reason} | {count} |" for reason, count in part["quarantined"].items()]
     lines += ["", "| source | rows used |", "| --- | ---: |"]
     lines += [f"| {_cell(source) or '(none)'} | {count} |" for source, count in part["by_source"].items()]
     return [*lines, "", *_length_lines("characters", part["characters"])]
+
+
+def _reading_lines(part: dict[str, Any]) -> list[str]:
+    """What the columns were read as, with the first row as a block of code, which no text gets out of."""
+    columns = _cell(column_line(part))
+    lines = ["", f"{columns[:1].upper()}{columns[1:]}. The first row as it was read:", ""]
+    lines += [f"    {line}" for line in first_lines(part)]
+    if part["prompts_cut_off"]:
+        rows = f"In {part['prompts_cut_off']} rows both answers began with the prompt"
+        lines += ["", f"{rows}: it was cut off."]
+    if part["first_problem"]:
+        lines += ["", f"First of the rows that are not used: {_cell(part['first_problem'])}."]
+    return lines
 
 
 def _length_lines(unit: str, lengths: dict[str, dict[str, int]]) -> list[str]:

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, BinaryIO
 
 from ray_jobs.errors import DataError
@@ -25,13 +27,42 @@ class RawRow:
 
 
 def json_lines(stream: BinaryIO, name: str) -> Iterator[RawRow]:
-    """A JSON value a line; blank lines are no rows. Raises DataError for a line that is not JSON."""
+    """A JSON value a line, or an array of rows on the first; blank lines are no rows.
+
+    Raises DataError for a line that is not JSON, and for a single object that holds the rows.
+    """
+    num_rows, first = 0, None
     for number, line in enumerate(_lines(stream), start=1):
         place = f"{name} line {number}"
         if line is None:
             yield RawRow(place, None, "too_large")
         elif line.strip():
-            yield _json_row(_decoded(line, place), place)
+            num_rows += 1
+            if num_rows == 1 and line.strip() == b"[":
+                raise DataError(f"{name}: is one JSON array; give it a name that ends in .json")
+            row = _json_row(_decoded(line, place), place)
+            first = row.value if num_rows == 1 else first
+            yield from _rows_of(row, name) if num_rows == 1 else [row]
+    if num_rows == 1 and _holds_rows(first):
+        raise DataError(f"{name}: {_ONE_OBJECT}")
+
+
+def _rows_of(row: RawRow, name: str) -> Iterator[RawRow]:
+    """The rows of an array that stands on one line; any other value is a row."""
+    if not _is_array_of_rows(row.value) or _TURN & row.value[0].keys():
+        yield row
+        return
+    for number, value in enumerate(row.value, start=1):
+        yield RawRow(f"{name} row {number}", value)
+
+
+def _is_array_of_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _holds_rows(value: Any) -> bool:
+    """Whether an object is no row, but holds them all."""
+    return isinstance(value, dict) and any(_is_array_of_rows(value.get(name)) for name in _HOLDERS)
 
 
 def json_document(stream: BinaryIO, name: str) -> Iterator[RawRow]:
@@ -55,26 +86,50 @@ def json_document(stream: BinaryIO, name: str) -> Iterator[RawRow]:
 
 
 def csv_table(stream: BinaryIO, name: str) -> Iterator[RawRow]:
-    """Rows of a table with a header line, every value text. Raises DataError for a line of other width."""
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    """Rows of a table with a header line, every value text; `;` and tabs separate as well as commas.
+
+    Raises DataError for a line of other width, or that is not UTF-8.
+    """
+    lines = _text_lines(stream, name)
+    first = next(lines, "")
+    says = re.fullmatch(r"sep=(.)\s*", first)
+    header_line = next(lines, "") if says else first
+    separator = says[1] if says else _separator(header_line)
     previous_limit = csv.field_size_limit(MAX_CELL_CHARACTERS)
-    reader = csv.reader(text, strict=True)
+    reader = csv.reader(chain([header_line], lines), strict=True, delimiter=separator)
+    before = 1 if says else 0
     try:
         header = next(reader, [])
-        _refuse_twice(header, f"{name} line 1")
+        _refuse_twice(header, f"{name} line {1 + before}")
         for row in reader:
+            place = f"{name} line {reader.line_num + before}"
             if row and len(row) != len(header):
-                raise DataError(f"{name} line {reader.line_num}: {len(row)} values, {len(header)} columns")
+                raise DataError(f"{place}: {len(row)} values, {len(header)} columns")
             if row:
-                yield RawRow(f"{name} line {reader.line_num}", dict(zip(header, row, strict=True)))
+                yield RawRow(place, dict(zip(header, row, strict=True)))
     except csv.Error as error:
-        raise DataError(f"{name} line {reader.line_num}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{name} after line {reader.line_num}: {not_utf8(error.object[: len(UTF16[0])])}"
-        ) from error
+        raise DataError(f"{name} line {reader.line_num + before}: {error}") from error
     finally:
         csv.field_size_limit(previous_limit)
+
+
+def _separator(header: str) -> str:
+    """What separates the names in a header that has no comma; a comma where nothing else may."""
+    return next((char for char in ",;\t" if char in header), ",")
+
+
+def _text_lines(stream: BinaryIO, name: str) -> Iterator[str]:
+    """Lines with their ends, whichever these are. Raises DataError, with the line, for what is not UTF-8."""
+    number = 0
+    for data in iter(stream.readline, b""):
+        for line in data.splitlines(keepends=True):
+            number += 1
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                said = not_utf8(line[:2])
+                more = f" (byte {error.start}); save it as CSV UTF-8" if said == NOT_UTF8 else ""
+                raise DataError(f"{name} line {number}: {said}{more}") from error
 
 
 def parquet_table(stream: BinaryIO, name: str) -> Iterator[RawRow]:
@@ -156,9 +211,14 @@ def _refuse_one_object(data: bytes, name: str) -> None:
     except (ValueError, RecursionError):
         return
     if isinstance(whole, dict):
-        raise DataError(f"{name}: is one JSON object; rows are an array of objects, or one object a line")
+        raise DataError(f"{name}: {_ONE_OBJECT}")
 
 
+_TURN = {"role", "from"}
+_ONE_OBJECT = "is one JSON object; rows are an array of objects, or one object a line"
+_HOLDERS = ("data", "rows", "train", "examples", "instances", "items", "records")
+"""Names under which such an object has its rows."""
+NOT_UTF8 = "not UTF-8 text"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 GZIP = b"\x1f\x8b"
 
@@ -169,7 +229,7 @@ def not_utf8(start: bytes) -> str:
         return "is UTF-16; save it as UTF-8"
     if start.startswith(GZIP):
         return "is gzip data; give it a name that ends in .gz"
-    return "not UTF-8 text"
+    return NOT_UTF8
 
 
 def _decoded(data: bytes, place: str) -> str:
@@ -177,5 +237,5 @@ def _decoded(data: bytes, place: str) -> str:
         return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     except UnicodeDecodeError as error:
         said = not_utf8(data[:2])
-        where = f" (byte {error.start})" if said == "not UTF-8 text" else ""
+        where = f" (byte {error.start})" if said == NOT_UTF8 else ""
         raise DataError(f"{place}: {said}{where}") from error

@@ -1,17 +1,25 @@
 """What is known of a data set: before reading it, and after."""
 
+import json
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ray_jobs.data.load import Loaded
+from ray_jobs.data.files import files_of, is_metadata
+from ray_jobs.data.loaded import Loaded
 from ray_jobs.data.settings import Source
+from ray_jobs.data.texts import writable
 from ray_jobs.errors import DataError
 from ray_jobs.records import Message, Pair, Prompt
 from serving.storage.remote import local_path
 
 MAX_ROWS_SHOWN = 20
 MAX_BYTES_COUNTED = 64_000_000
+_FOR_TESTS = {"test", "validation", "valid", "val", "eval", "dev"}
+MAX_TURNS_SHOWN = 4
+MAX_CHARACTERS_SHOWN = 200
 
 
 def describe(source: Source, loaded: Loaded[Any]) -> dict[str, Any]:
@@ -29,6 +37,7 @@ def describe(source: Source, loaded: Loaded[Any]) -> dict[str, Any]:
         "rows_excluded": sum(loaded.excluded.values()),
         "rows_sampled_out": loaded.num_sampled_out,
         "repeated_ids": loaded.num_repeated_ids,
+        "prompts_cut_off": loaded.num_cut,
         "quarantined": loaded.reasons,
         "excluded": dict(loaded.excluded),
         "first_quarantined": [
@@ -37,8 +46,48 @@ def describe(source: Source, loaded: Loaded[Any]) -> dict[str, Any]:
         ],
         "by_source": dict(Counter(row.source for row in loaded.rows).most_common()),
         "characters": {name: spread(lengths) for name, lengths in _lengths(loaded.rows).items()},
+        "columns": {
+            "used": {writable(name): what for name, what in loaded.used.items()},
+            "not_used": [writable(name) for name in loaded.unused],
+        },
+        "first": _first(loaded.rows),
+        "first_problem": loaded.first_problem,
         "fingerprint": loaded.fingerprint,
     }
+
+
+def _first(rows: Sequence[Pair | Prompt]) -> list[dict[str, str]]:
+    """The texts of the first row that is used, as far as they show how it was read."""
+    if not rows:
+        return []
+    row = rows[0]
+    turns = [(turn.role, turn.content) for turn in (row.prompt if isinstance(row, Pair) else row.messages)]
+    if len(turns) > MAX_TURNS_SHOWN:
+        left_out = len(turns) - MAX_TURNS_SHOWN
+        turns = [turns[0], ("between", f"{left_out} more turns"), *turns[-MAX_TURNS_SHOWN + 1 :]]
+    answers = [("chosen", row.chosen), ("rejected", row.rejected)] if isinstance(row, Pair) else []
+    if isinstance(row, Prompt) and row.reference is not None:
+        answers = [("reference", row.reference)]
+    return [{"role": role, "text": text[:MAX_CHARACTERS_SHOWN]} for role, text in (*turns, *answers)]
+
+
+def column_line(part: Mapping[str, Any]) -> str:
+    """What a data set's columns were read as; `part` is what `describe` tells of it."""
+    used, unused = part["columns"]["used"], part["columns"]["not_used"]
+    as_what = ", ".join(name if name == what else f"{name} -> {what}" for name, what in used.items())
+    line = f"columns used: {as_what or 'none'}" + (f"; not used: {', '.join(unused)}" if unused else "")
+    return _printable(line)
+
+
+def first_lines(part: Mapping[str, Any]) -> list[str]:
+    """The first row that is used, a line a text; `part` is what `describe` tells of it."""
+    texts = ((one["role"], json.dumps(one["text"], ensure_ascii=False)) for one in part["first"])
+    return [_printable(f"{role}: {text}") for role, text in texts]
+
+
+def _printable(text: str) -> str:
+    """The text with question marks for control characters, which would steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def spread(lengths: Sequence[int]) -> dict[str, int]:
@@ -97,10 +146,23 @@ def _what(source: Source) -> str:
     return _local(source.source)
 
 
+def _several(name: str) -> str:
+    """How many files there are, and whether some of them seem to be kept for tests."""
+    files = [file.as_posix() for file in files_of(name) if not is_metadata(file.as_posix())]
+    if len(files) < 2:
+        return f"{len(files)} local file{'s' * (not files)}"
+    start = len(os.path.commonpath(files))
+    parts = [set(re.split(r"[^a-z]+", file[start:].lower())) for file in files]
+    text = f"{len(files)} local files"
+    if any("train" in words for words in parts) and any(words & _FOR_TESTS for words in parts):
+        return f"{text}, of train and test alike: all are read; a pattern names some, as {name}/train*"
+    return text
+
+
 def _local(name: str) -> str:
     path = local_path(name)
-    if any(char in name for char in "*?[") or path.is_dir():
-        return "local files"
+    if not path.is_file() and (path.is_dir() or any(char in name for char in "*?[")):
+        return _several(name)
     if not path.is_file():
         raise DataError(f"{name}: no such file")
     size = path.stat().st_size

@@ -1,9 +1,9 @@
 """Where a run's data comes from and how much of it is used."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from ray_jobs.settings import Section
 
@@ -12,15 +12,47 @@ FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
+Value = bool | int | float | str
+
+
+def as_plain_text(value: Any) -> str:
+    """A value as text, so that 1, 1.0 and "1" are the same, as tables have them."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip().lower()
+
+
+class Winner(Section):
+    """Says which of two answers is the better one, where that stands in a column of its own."""
+
+    column: Annotated[str, Field(min_length=1)]
+    """The column that says it."""
+    chosen: tuple[Value, ...]
+    """Its values, compared as text, where the answer in the column of `chosen` is the better one."""
+    rejected: tuple[Value, ...]
+    """Its values where the answer in the column of `rejected` is the better one: the two change places. Rows
+    with any other value are left out and counted as `no_preference`."""
+
+    @model_validator(mode="after")
+    def _values_tell_them_apart(self) -> Self:
+        chosen, rejected = (set(map(as_plain_text, values)) for values in (self.chosen, self.rejected))
+        if both := chosen & rejected:
+            raise ValueError(f"{min(both)!r} stands in both chosen and rejected")
+        if not chosen and not rejected:
+            raise ValueError("chosen and rejected are both empty")
+        return self
+
+
 class Columns(Section):
-    """Names of the columns of a data set; null takes the usual names."""
+    """Names of the columns of a data set; null takes the usual names. `a.b.0` names what stands inside of a
+    column."""
 
     prompt: str | None = None
     """The prompt, text or messages; else `prompt`, `instruction` or `question`."""
     input: str | None = None
     """Text that is put after the prompt; else `input` beside `instruction`, as Alpaca has them."""
     system: str | None = None
-    """Text of the system turn, where a row's turns have none; else `system`."""
+    """Text of the system turn, where a row's turns have none; else `system` or `system_prompt`."""
     chosen: str | None = None
     """The preferred answer, text or messages (with or without the prompt's turns); else `chosen`."""
     rejected: str | None = None
@@ -31,6 +63,19 @@ class Columns(Section):
     """The data set's own answer to a plain prompt; null: it has none."""
     source: str | None = None
     """Which part of a mixture a row stems from; else `source`."""
+    winner: Winner | None = None
+    """For answers of which now the one, now the other is better; null: the chosen one always is."""
+
+    @model_serializer(mode="wrap")
+    def _as_runs_of_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a winner that is not set: runs that were begun before there was any go on."""
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if name != "winner" or value is not None}
+
+    def named(self) -> dict[str, str]:
+        """Field -> the column that it names, without those that name none."""
+        names = {name: value for name, value in self if isinstance(value, str)}
+        return names | ({"winner.column": self.winner.column} if self.winner else {})
 
 
 class Source(Section):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_jobs.data.hub import with_commit
-from ray_jobs.data.load import Loaded, fingerprint, load_pairs, load_prompts
+from ray_jobs.data.load import load_pairs, load_prompts
+from ray_jobs.data.loaded import Loaded, fingerprint
 from ray_jobs.data.near import Near, near_duplicates
 from ray_jobs.data.overlap import leak_key
 from ray_jobs.data.report import MAX_ROWS_SHOWN, describe

@@ -61,7 +61,7 @@ def test_real_answers_alone_are_not_taken_for_prompts(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     sides = ({side: row[side][-1]["content"] for side in ("chosen", "rejected")} for row in rows)
     path.write_text("".join(json.dumps({"query": "?", **row}) + "\n" for row in sides))
-    with pytest.raises(DataError, match="the row has query, chosen, rejected; name it with columns"):
+    with pytest.raises(DataError, match="column 'query' may hold the prompt; name it with columns"):
         load_pairs(Source(source=str(path)), 0)
 
 

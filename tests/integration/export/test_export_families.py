@@ -16,7 +16,6 @@ from ray_jobs.export.rope import rope_tensors
 from ray_jobs.export.template import template_from_hf
 from tests.integration.export.family_table import HEADINGS, family_row, written_table
 
-
 ALIKE = {"smollm3": "llama-3.2", "qwen3": "qwen2.5"}
 """Families that differ least from another."""
 

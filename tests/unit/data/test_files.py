@@ -11,6 +11,8 @@ import pytest
 
 from ray_jobs.data import files, formats
 from ray_jobs.data.files import file_rows
+from ray_jobs.data.report import outlook
+from ray_jobs.data.settings import Source
 from ray_jobs.errors import DataError
 
 ROWS = [{"prompt": f'Ask {n}, "please"\n', "chosen": f"ä{n}", "rejected": "no"} for n in range(600)]
@@ -20,9 +22,9 @@ def lines(rows: list[Any]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def as_csv(rows: list[dict[str, str]]) -> bytes:
+def as_csv(rows: list[dict[str, str]], separator: str = ",") -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
+    writer = csv.DictWriter(text, list(rows[0]), delimiter=separator)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
@@ -76,6 +78,10 @@ def values(source: str) -> list[Any]:
         ("a.json", lines(ROWS)),
         ("a.csv", as_csv(ROWS)),
         ("a.csv", b"\xef\xbb\xbf" + as_csv(ROWS)),
+        ("a.csv", as_csv(ROWS, ";")),
+        ("a.csv", b"sep=;\r\n" + as_csv(ROWS, ";")),
+        ("a.csv", b"\xef\xbb\xbf" + as_csv(ROWS, "\t")),
+        ("a.jsonl", json.dumps(ROWS).encode()),
         ("A.PARQUET", as_parquet(ROWS)),
     ],
 )
@@ -113,6 +119,64 @@ def test_hidden_folders_are_the_systems_unless_they_are_named(
             assert [path.absolute() for path in files.files_of(source)] == [home / name for name in found]
 
 
+@pytest.mark.parametrize("data", [b"a\r1\r2\r", b"a\r\n1\r\n2\r\n", b"a\n1\n\n2"])
+def test_lines_of_a_table_may_end_in_any_way(tmp_path: Path, data: bytes) -> None:
+    assert values(put(tmp_path / "a.csv", data)) == [{"a": "1"}, {"a": "2"}]
+    assert values(put(tmp_path / "one.csv", b"a;b,c\n1;2,3\n")) == [{"a;b": "1;2", "c": "3"}]
+
+
+def test_a_line_of_messages_is_no_array_of_rows(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "Hi"}]
+    assert values(put(tmp_path / "a.jsonl", lines([talk, talk]))) == [talk, talk]
+    assert values(put(tmp_path / "b.jsonl", lines([{"data": [{"a": 1}]}] * 2))) == [{"data": [{"a": 1}]}] * 2
+    assert values(put(tmp_path / "c.jsonl", lines([{"conversations": talk}]))) == [{"conversations": talk}]
+
+
+def test_what_the_datasets_library_puts_beside_the_data_is_no_data(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", lines(ROWS[:2]))
+    for name in ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"):
+        put(tmp_path / name, json.dumps({"features": {"a": 1}}, indent=2).encode())
+    assert values(str(tmp_path)) == values(str(tmp_path / "*")) == ROWS[:2]
+    assert len(files.files_of(str(tmp_path))) == 5  # inputs of runs that were begun before
+
+
+def test_a_saved_data_set_is_told_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    put(tmp_path / "train" / "data-00000-of-00001.arrow", b"ARROW1")
+    put(tmp_path / "train" / "state.json", b"{}")
+    with pytest.raises(DataError) as caught:
+        values(str(tmp_path))
+    says = f'was written by save_to_disk; use ds.to_parquet("{tmp_path}.parquet")'
+    assert str(caught.value) == f"{tmp_path}: {says}"
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["a.jsonl"], "1 local file"),
+        (["a.jsonl", "b.csv", "state.json"], "2 local files"),
+        (
+            ["data/train-0.jsonl", "data/test-0.jsonl"],
+            "2 local files, of train and test alike: all are read; a ",
+        ),
+        (["train/a.jsonl", "validation/a.jsonl"], "2 local files, of train and test alike: all are read"),
+        (["train-0.jsonl", "train-1.jsonl"], "2 local files"),
+        (["latest.jsonl", "training.jsonl"], "2 local files"),
+    ],
+)
+def test_the_plan_counts_files_and_tells_of_those_for_tests(
+    tmp_path: Path, names: list[str], says: str
+) -> None:
+    folder = tmp_path / "test"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        put(folder / name, b"")
+    text = outlook(Source(source=str(folder)))
+    assert text.startswith(f"{folder}: {says}")
+    assert ("alike" in text) == ("alike" in says)
+    assert outlook(Source(source=f"{folder}/**")).startswith(f"{folder}/**: {says}")
+
+
 def test_a_uri_of_another_file_system_is_read(tmp_path: Path) -> None:
     import fsspec
 
@@ -133,7 +197,12 @@ def test_a_uri_of_another_file_system_is_read(tmp_path: Path) -> None:
         ("a.json", b'[{"a": 1},\n{"b": ', "a.json line 2: not JSON"),
         ("a.json", b"[" * 100_000, "a.json: not readable JSON"),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", "a.csv line 3: 3 values, 2 columns"),
-        ("a.csv", b"a,b\n1,\xff\n", "a.csv after line"),
+        ("a.csv", b"a,b\n1,\xff\n", "a.csv line 2: not UTF-8 text (byte 2); save it as CSV UTF-8"),
+        (
+            "a.csv",
+            b"a,b\n" + b'1,"x\n\ny"\r\n' * 3000 + b"1,caf\xe9\n",
+            "a.csv line 9002: not UTF-8 text (byte 5); save it as CSV UTF-8",
+        ),
         ("a.csv", b'a,b\n1,"2\n', "a.csv line 2: unexpected end of data"),
         ("a.parquet", as_parquet(ROWS)[:-9], "a.parquet after row 0: not readable Parquet"),
         ("a.parquet", late_as_parquet(), "a.parquet after row 0: column 'at': date value out of range"),
@@ -141,10 +210,18 @@ def test_a_uri_of_another_file_system_is_read(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1", "a.parquet after row 0: not readable Parquet"),
         ("a.parquet.gz", b"", "must end in .jsonl"),
         ("a.jsonl", lines(ROWS[:2]).decode().encode("utf-16"), "a.jsonl line 1: is UTF-16; save it as UTF-8"),
-        ("a.csv", "a,b\n1,2\n".encode("utf-16"), "a.csv after line 0: is UTF-16; save it as UTF-8"),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16"), "a.csv line 1: is UTF-16; save it as UTF-8"),
         ("a.jsonl", gzip.compress(lines(ROWS)), "a.jsonl line 1: is gzip data; give it a name that ends in"),
         ("a.csv", b"a,b,a\n1,2,3\n", "a.csv line 1: column 'a' stands twice"),
         ("a.json", b'{\n "a": [1,\n 2]\n}\n', "a.json: is one JSON object; rows are an array of objects"),
+        ("a.json", b'{"version": 1, "data": [{"a": 1}]}', "a.json: is one JSON object; rows are an array"),
+        ("a.jsonl", b'\n{"data": [{"a": 1}]}\n\n', "a.jsonl: is one JSON object; rows are an array"),
+        (
+            "a.jsonl",
+            json.dumps(ROWS, indent=1).encode(),
+            "a.jsonl: is one JSON array; give it a name",
+        ),
+        ("a.csv", b"a;b\n1;2\n1;2;3\n", "a.csv line 3: 3 values, 2 columns"),
         ("a.txt", b"", "must end in .jsonl"),
     ],
 )

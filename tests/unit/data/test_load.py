@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ray_jobs.data.load import Loaded, load_pairs, load_prompts
+from ray_jobs.data.load import load_pairs, load_prompts
+from ray_jobs.data.loaded import Loaded
 from ray_jobs.data.report import describe
-from ray_jobs.data.settings import Columns, Source
+from ray_jobs.data.settings import Columns, Source, Winner
 from ray_jobs.errors import DataError
 from ray_jobs.records import Quarantined
 from ray_jobs.runs import dump_json
@@ -109,7 +110,8 @@ def test_an_id_that_stands_twice_is_the_first_rows_alone(tmp_path: Path) -> None
         (
             [{"query": "a", "chosen": "The sky is", "rejected": "The sea is"}] * 2,
             Columns(),
-            "column 'prompt' is missing; the row has query, chosen, rejected; name it with columns.prompt",
+            "column 'prompt' is missing; the row has query, chosen, rejected; column 'query' may hold the "
+            "prompt; name it with columns.prompt",
         ),
         (
             [{"chosen": "The sky is", "rejected": "The sea is"}] * 4
@@ -125,9 +127,9 @@ def test_an_id_that_stands_twice_is_the_first_rows_alone(tmp_path: Path) -> None
         ([{**GOOD, " best": "x"}], Columns(chosen="best"), "has source, prompt, chosen, rejected, ' best'"),
         ([pair(1), pair(2)], Columns(source="origin"), "columns.source: no row has a column 'origin'"),
         (
-            [pair(1, chosen=[{"role": "tool", "content": "x"}])],
+            [pair(1, chosen=[{"role": "wizard", "content": "x"}])],
             Columns(),
-            "bad_role 'tool' (column 'chosen');",
+            "bad_role 'wizard' (column 'chosen'); roles are system (developer), user",
         ),
     ],
 )
@@ -173,14 +175,15 @@ def test_a_column_that_one_row_has_is_enough(tmp_path: Path) -> None:
 
 
 def test_a_useless_data_set_comes_with_what_to_do(tmp_path: Path) -> None:
-    asked = {"messages": [{"role": "user", "content": "Hi"}]}
-    path = jsonl(tmp_path, [asked])
-    with pytest.raises(
-        DataError, match=r"no_answer .*; a chat without an answer is a plain prompt: `columns: "
-    ):
-        load_prompts(Source(source=path), 0)
-    loaded = load_prompts(Source(source=path, columns=Columns(prompt="messages")), 0)
-    assert loaded.rows[0].messages[0].content == "Hi"
+    answer = {"role": "assistant", "content": "Hi"}
+    rows = [pair(1, chosen=7), pair(2, chosen=[answer], rejected=[], prompt=[answer]), pair(3, rejected=None)]
+    path = jsonl(tmp_path, [*rows, pair(4, rejected="")])
+    with pytest.raises(DataError) as caught:
+        load_pairs(Source(source=path), 0)
+    assert str(caught.value) == (
+        f"{path}: none of its 4 rows can be used (1 not_text, 3 empty_rejected); first: {path} line 2: "
+        "empty_rejected (column 'rejected')"
+    )
 
 
 def test_a_sample_depends_on_the_seed_and_not_on_the_order(tmp_path: Path) -> None:
@@ -226,33 +229,60 @@ def test_the_fingerprint_tells_any_change(tmp_path: Path) -> None:
     assert len({base, *others}) == 6
 
 
-TEXTS = st.sampled_from(["Hi", "", " ", "a\0", "\ud800", "Hello", "Why?"]) | st.text(max_size=5)
+TALK = "\n\nHuman: Hi\n\nAssistant: Hello"
+WRITTEN = (
+    TALK,
+    f"{TALK}\n\nHuman: Why?\n\nAssistant:",
+    "Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nWhy?",
+    "Why is it so?",
+    "Why is it so? Because.",
+    '["a"]',
+)
+PLAIN = ("Hi", "", " ", "a\0", "\ud800", "Hello", "Why?")
+TEXTS = st.sampled_from((*PLAIN, *WRITTEN)) | st.text(max_size=5)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | TEXTS,
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.lists(
             st.fixed_dictionaries(
-                {"role": st.sampled_from(["user", "assistant", "system", "x"]), "content": inner}
+                {"role": st.sampled_from(["user", "assistant", "system", "tool", "x"]), "content": inner}
             ),
             max_size=4,
         )
     ),
     max_leaves=6,
 )
+USUAL = ("id", "prompt", "chosen", "rejected", "source", "conversations", "messages", "input", "system")
+NAMES = (*USUAL, "labels", "tools", "a note", "\ud800")
 ROW = st.dictionaries(
-    st.sampled_from(["id", "prompt", "chosen", "rejected", "source", "conversations", "messages"]), VALUES
+    st.sampled_from(NAMES),
+    VALUES,
+)
+COLUMNS = st.sampled_from(
+    [
+        Columns(),
+        Columns(prompt="prompt.0", chosen="chosen.content"),
+        Columns(winner=Winner(column="labels", chosen=("Hi",), rejected=("Why?", True))),
+    ]
 )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(ROW | VALUES, max_size=8), limit=st.none() | st.integers(1, 4), seed=st.integers(0, 9))
+@given(
+    rows=st.lists(ROW | VALUES, max_size=8),
+    limit=st.none() | st.integers(1, 4),
+    seed=st.integers(0, 9),
+    columns=COLUMNS,
+)
 def test_whatever_the_rows_are_each_is_counted_once(
-    tmp_path: Path, rows: list[Any], limit: int | None, seed: int
+    tmp_path: Path, rows: list[Any], limit: int | None, seed: int, columns: Columns
 ) -> None:
-    good = {**GOOD, "chosen": "the one that is surely good"}
+    good: dict[str, Any] = {**GOOD, "chosen": "the one that is surely good", "labels": "Hi"}
+    if columns.prompt:
+        good |= {"prompt": ["Hi"], "chosen": {"content": good["chosen"]}}
     path = jsonl(tmp_path, [*rows, good, {**GOOD, "source": "Hi"}])
-    source = Source(source=path, max_rows=limit, exclude_sources=("Hi",))
+    source = Source(source=path, max_rows=limit, exclude_sources=("Hi",), columns=columns)
     for loaded in (load_pairs(source, seed), load_prompts(source, seed)):
         assert loaded.num_rows_in == len(rows) + 2
         assert accounted(loaded)

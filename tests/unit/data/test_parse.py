@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.data.parse import BadRow, parse_pair, parse_prompt
+from ray_jobs.data.bad_rows import BadRow
+from ray_jobs.data.parse import parse_pair, parse_prompt
 from ray_jobs.data.settings import Columns
 from ray_jobs.records import Message
 
@@ -209,9 +210,98 @@ def test_the_system_turn_of_the_prompt_column_is_kept() -> None:
     )
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_what_only_the_prompts_messages_have_is_kept(turns: int) -> None:
+    """Answers may repeat all of the prompt, its end, or go on from it."""
+    talk = [turn("user", "Hi"), turn("assistant", "Hello"), ASKED]
+    sides = {name: [*talk[-turns:], turn("assistant", name)] for name in ("chosen", "rejected")}
+    if turns == 2:
+        with pytest.raises(BadRow, match="bad_turns"):
+            parse_pair(pair_row(prompt=talk[-turns:], **sides), USUAL)
+    pair = parse_pair(pair_row(prompt=talk, **sides), USUAL)
+    assert [message.content for message in pair.prompt] == ["Hi", "Hello", USER.content]
+    assert (pair.chosen, pair.rejected) == ("chosen", "rejected")
+    whole = {name: [*talk, turn("assistant", name)] for name in ("chosen", "rejected")}
+    for prompt in (talk[:1], talk[-1:]):
+        assert parse_pair(pair_row(prompt=prompt, **whole), USUAL) == pair
+
+
+def test_answers_to_other_turns_than_the_prompts_messages_are_no_pair() -> None:
+    with pytest.raises(BadRow, match="prompts_differ"):
+        parse_pair(pair_row(prompt=[turn("user", "Something else")]), USUAL)
+
+
 def test_an_empty_list_of_tools_offers_none() -> None:
+    tools: Any
     for tools in ([], "[]", "", "none", None):
         assert parse_pair(pair_row(tools=tools), USUAL).prompt == (USER,)
+    calls: dict[str, Any]
+    for calls in (
+        {"tool_calls": []},
+        {"tool_calls": None},
+        {"function_call": {"name": None, "arguments": None}},
+    ):
+        said = [ASKED, turn("assistant", "Scattering.") | calls]
+        assert parse_pair(pair_row(chosen=said), USUAL).chosen == "Scattering."
+
+
+def test_a_developers_turn_is_a_system_turn() -> None:
+    prompt = parse_prompt({"messages": [turn("developer", "Be brief."), ASKED]}, USUAL)
+    assert prompt.messages == (Message("system", "Be brief."), USER)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"chosen": turn("assistant", "Scattering."), "rejected": said("gpt", "Paint.")}, USUAL),
+        ({"chosen": ["Scattering."], "rejected": ["Paint."]}, USUAL),
+        ({"best": [{"answer": "Scattering."}, {"answer": "Paint."}]},
+         Columns(chosen="best.0.answer", rejected="best.-1.answer")),
+        ({"output": ["Scattering.", "Paint."]}, Columns(chosen="output.0", rejected="output.1")),
+        ({"chosen": "Scattering.", "rejected": "Paint.", "prompt": {"full": USER.content}},
+         Columns(prompt="prompt.full")),
+        ({"chosen": [ASKED, turn("assistant", "Scattering.")], "rejected": "Paint.", "prompt": None}, USUAL),
+    ],
+)  # fmt: skip
+def test_answers_may_stand_inside_of_other_values(row: dict[str, Any], columns: Columns) -> None:
+    pair = parse_pair({"prompt": USER.content} | row, columns)
+    assert (pair.prompt, pair.chosen, pair.rejected) == ((USER,), "Scattering.", "Paint.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"chosen": 7}, "it is a number; wanted: text, or messages"),
+        ({"chosen": {"text": "x", "score": 3}}, "it is an object with text, score; wanted: text, or "
+         "messages; name what is in it, as chosen.text"),
+        ({"chosen": [1, 2]}, "it is a list of a number; wanted: text, or messages"),
+        ({"chosen": [ASKED, turn("assistant", None)]}, "it is null; wanted: messages whose content is text"),
+        ({"prompt": [ASKED, ASKED], "chosen": "x", "rejected": "y"},
+         "the prompt's turns are user, user; wanted: an optional system turn, then user and assistant in "
+         "turn, the user last"),
+        ({"prompt": None, "query": "Why is the sky blue?", "chosen": "x", "rejected": "y"},
+         "column 'query' may hold the prompt; name it with columns.prompt"),
+    ],
+)  # fmt: skip
+def test_what_was_found_is_said_and_what_is_wanted(changes: dict[str, Any], hint: str) -> None:
+    with pytest.raises(BadRow) as caught:
+        parse_pair(pair_row(**changes), USUAL)
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+        '[{"function": {"name": "f"}}]',
+    ],
+)
+@pytest.mark.parametrize("content", ["Let me look.", "", None])
+def test_a_turn_that_calls_tools_is_never_cut_to_its_text(calls: Any, content: str | None) -> None:
+    called = {**turn("assistant", content), "tool_calls": calls}
+    for chosen in ([ASKED, called], [ASKED, called, turn("tool", "42"), turn("assistant", "x")]):
+        with pytest.raises(BadRow, match="has_tools"):
+            parse_pair(pair_row(chosen=chosen), USUAL)
 
 
 BAD_PAIRS: list[tuple[str, dict[str, Any]]] = [
@@ -230,7 +320,9 @@ BAD_PAIRS: list[tuple[str, dict[str, Any]]] = [
     ("not_text", {"chosen": [1, 2]}),
     ("not_text", {"chosen": [ASKED, turn("assistant", 7)]}),
     ("not_text", {"chosen": [ASKED, turn("assistant", None)]}),
-    ("not_text", {"chosen": {"role": "assistant", "content": "x"}}),
+    ("not_text", {"chosen": {"text": "x"}}),
+    ("not_text", {"chosen": ["x", "y"]}),
+    ("not_text", {"chosen": {"role": ["user"], "content": ["x"]}}),
     ("not_text", {"prompt": 7, "chosen": "x", "rejected": "y"}),
     ("bad_role", {"chosen": [turn("wizard", "Hi"), turn("assistant", "x")]}),
     ("bad_role", {"chosen": [{"content": "Hi"}, turn("assistant", "x")]}),
@@ -273,7 +365,8 @@ HUMAN, GPT = said("human", USER.content), said("gpt", "Scattering.")
         ({"prompt": USER.content, "a": "Scattering."}, Columns(answer="a")),
         ({"instruction": USER.content, "output": "Scattering."}, Columns(answer="output")),
         ({"q": [ASKED], "a": "Scattering.", "messages": []}, Columns(prompt="q", answer="a")),
-        ({"conversations": [HUMAN, GPT, said("human", "Thanks!")]}, USUAL),
+        ({"q": {"messages": [ASKED]}, "a": ["Scattering."]}, Columns(prompt="q.messages", answer="a")),
+        ({"conversations": [HUMAN], "a": "Scattering."}, Columns(answer="a")),
     ],
 )
 def test_prompt_formats_give_the_same_prompt(row: dict[str, Any], columns: Columns) -> None:
@@ -288,20 +381,34 @@ def test_the_last_answer_is_the_reference_and_all_before_is_the_prompt() -> None
     assert prompt.reference == "Yes."
 
 
+@pytest.mark.parametrize("talk", [[HUMAN], [HUMAN, GPT, said("human", "Thanks!")]])
+def test_a_chat_that_ends_with_the_user_is_a_prompt_as_it_is(talk: list[dict[str, Any]]) -> None:
+    prompt = parse_prompt({"conversations": talk}, USUAL)
+    assert [message.content for message in prompt.messages] == [turn["value"] for turn in talk]
+    assert prompt.reference is None
+
+
+def test_a_whole_number_is_an_answer() -> None:
+    assert parse_prompt({"prompt": "6 x 7?", "a": 42}, Columns(answer="a")).reference == "42"
+
+
 def test_a_plain_prompt_needs_no_answer() -> None:
     assert parse_prompt({"prompt": "Hi"}, USUAL).reference is None
 
 
 BAD_PROMPTS: list[tuple[str, dict[str, Any], Columns]] = [
-    ("no_answer", {"conversations": [HUMAN]}, USUAL),
     ("no_answer", {"conversations": [HUMAN, said("gpt", " ")]}, USUAL),
     ("no_answer", {"prompt": "Hi", "a": ""}, Columns(answer="a")),
-    ("not_text", {"prompt": "Hi", "a": 7}, Columns(answer="a")),
+    ("not_text", {"prompt": "Hi", "a": 7.5}, Columns(answer="a")),
+    ("not_text", {"prompt": "Hi", "a": True}, Columns(answer="a")),
+    ("not_text", {"prompt": "Hi", "a": ["x", "y"]}, Columns(answer="a")),
+    ("has_tools", {"conversations": [HUMAN, GPT], "functions": [{"name": "f"}]}, USUAL),
     ("not_text", {"conversations": "Hi"}, USUAL),
     ("messages_as_text", {"conversations": json.dumps([HUMAN, GPT])}, USUAL),
+    ("messages_as_text", {"prompt": json.dumps([HUMAN])}, USUAL),
     ("has_tools", {"conversations": [HUMAN, GPT], "tools": [{}]}, USUAL),
     (
-        "bad_role",
+        "has_tools",
         {"conversations": [HUMAN, said("function_call", "{}"), said("observation", "3"), GPT]},
         USUAL,
     ),
@@ -309,7 +416,8 @@ BAD_PROMPTS: list[tuple[str, dict[str, Any], Columns]] = [
     ("empty_prompt", {"conversations": [said("system", "Be brief."), GPT]}, USUAL),
     ("empty_prompt", {"conversations": [said("human", ""), GPT]}, USUAL),
     ("empty_prompt", {"prompt": None}, USUAL),
-    ("bad_role", {"conversations": [said("tool", "x"), GPT]}, USUAL),
+    ("has_tools", {"conversations": [HUMAN, said("tool", "x"), GPT]}, USUAL),
+    ("bad_role", {"conversations": [said("wizard", "x"), GPT]}, USUAL),
     ("bad_turns", {"conversations": [HUMAN, HUMAN, GPT]}, USUAL),
     ("bad_turns", {"conversations": [HUMAN, said("system", "late"), HUMAN, GPT]}, USUAL),
     ("nul", {"conversations": [said("system", "\0"), HUMAN, GPT]}, USUAL),
