@@ -9,6 +9,7 @@ from ray_jobs.data.columns import Cells, cell, chosen_column, rejected_column
 from ray_jobs.data.settings import Columns, as_plain_text
 from ray_jobs.data.turns import is_message
 
+WHAT = ("chosen", "rejected")
 VERDICTS = (
     "labels",
     "label",
@@ -40,6 +41,7 @@ def sides(cells: Cells) -> tuple[Side, Side]:
     """
     names = chosen_column(cells.columns), rejected_column(cells.columns)
     winner = cells.columns.winner
+    used_as = dict(zip(names, ("first answer", "second answer") if winner else WHAT, strict=True))
     if winner is None:
         if column := undecided(cells.row, cells.columns):
             raise BadRow("undecided", column, hint=hint_for(column))
@@ -50,8 +52,8 @@ def sides(cells: Cells) -> tuple[Side, Side]:
         elif found not in map(as_plain_text, winner.chosen):
             raise BadRow("no_preference", winner.column)
     chosen, rejected = (
-        Side(what, name, _alone(cells.use(name, what)))
-        for what, name in zip(("chosen", "rejected"), names, strict=True)
+        Side(what, name, _alone(cells.use(name, used_as[name])))
+        for what, name in zip(WHAT, names, strict=True)
     )
     return chosen, rejected
 
