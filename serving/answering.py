@@ -34,7 +34,6 @@ from serving.engine import (
 from serving.events import chosen, ending, merged, refusal, with_calls
 from serving.host import LoadedModel, ModelHost, NotReady
 from serving.names import UnknownModel, cards
-from serving.probation import RollbackRule
 from serving.registry import Registry, RegistryError
 from serving.shadowing import Shadower
 from serving.submitting import cancel_all, readers_of, submit_all
@@ -50,15 +49,13 @@ _BUNDLE_S_PER_CALL = 0.0125
 class HostBackend:
     """A `serving.calls.Backend` over a ModelHost."""
 
-    def __init__(self, host: ModelHost, registry: Registry, rule: RollbackRule | None = None) -> None:
-        """`rule`: when a new champion is taken back; None: never."""
+    def __init__(self, host: ModelHost, registry: Registry, taker: Taker | None = None) -> None:
+        """`taker`: takes a new champion back when it is not fit; None: nobody does."""
         self._host = host
-        self._registry = registry
-        self._taker = None if rule is None else Taker(host, registry, rule)
+        self._taker = taker
         self.shadower = Shadower(host, registry, self._answer_apart)
         self._canary = CanaryRouter(host, self._load)
         self._num_calls = 0
-        self._cards: list[ModelCard] = []
         self.failure: str | None = None
         """Why this replica has to be replaced."""
         self._submitters = ThreadPoolExecutor(4, "submit")
@@ -85,12 +82,8 @@ class HostBackend:
         await self._canary.set_rule(canary)
 
     async def models(self) -> list[ModelCard]:
-        """While the registry cannot be read, what it last held."""
-        try:
-            self._cards = await asyncio.to_thread(cards, self._registry)
-        except RegistryError as error:
-            log.error("the registry cannot be read: %s", error)
-        return self._cards
+        """Of the registry as it was read last."""
+        return cards(self._host.history)
 
     async def health(self) -> Health:
         """Probes have no key: why something failed is in the log, not here."""
@@ -109,6 +102,7 @@ class HostBackend:
                 f'serving_champion_info{{sha256="{champion.sha256}"}} 1',
             ]
         parts += ["# TYPE serving_swaps_total counter", f"serving_swaps_total {self._host.num_swaps}"]
+        parts += ["# TYPE serving_champion_behind gauge", f"serving_champion_behind {self._host.is_behind:d}"]
         parts += ["# TYPE serving_loaded_models gauge", f"serving_loaded_models {len(self._host.loaded)}"]
         return "\n".join(parts) + "\n"
 
@@ -159,10 +153,15 @@ class HostBackend:
     async def _submit(self, model: LoadedModel, call: Call) -> list[Stream]:
         try:
             submit = functools.partial(submit_all, model.engine, call)
-            return await _finish_in(self._submitters, submit, undo=cancel_all)
-        except (RequestError, ModelMismatch):
-            raise
-        except EngineError:
+            streams = await _finish_in(self._submitters, submit, undo=cancel_all)
+            if self._taker is not None:
+                self._taker.began(model, streams)
+            return streams
+        except EngineError as error:
+            if self._taker is not None:
+                self._taker.refused(model, error)
+            if isinstance(error, RequestError | ModelMismatch):
+                raise
             if model is self._host.champion:
                 self.failure = "the engine has failed"
             self._host.drop(model)

@@ -39,6 +39,8 @@ class Champion:
     """A file, or the URI of one in an object store."""
     base: BaseModel | None = None
     previous: Champion | None = None
+    restored_at: str | None = None
+    """When it was put back in place of one that came after it, as `decided_at`; None: it was not."""
 
 
 def is_sha256(text: str) -> bool:
@@ -52,11 +54,13 @@ def to_bytes(champion: Champion, root: Path) -> bytes:
 
 def _to_json(champion: Champion, root: Path) -> dict[str, Any]:
     base, previous = champion.base, champion.previous
+    restored = {} if champion.restored_at is None else {"restored_at": champion.restored_at}
     return {
         "model": _relative(champion.model, root),
         "sha256": champion.sha256,
         "run": champion.run,
         "decided_at": champion.decided_at,
+        **restored,
         "report": champion.report if isinstance(champion.report, str) else _relative(champion.report, root),
         "base": None if base is None else {"model": _relative(base.model, root), "sha256": base.sha256},
         "previous": None if previous is None else _to_json(previous, root),
@@ -94,6 +98,7 @@ def _from_json(row: object, root: Path) -> Champion:
         report=text if is_uri(text := _text(row, "report")) else root.resolve() / text,
         base=None if base is None else _base_from_json(base, root),
         previous=None if previous is None else _from_json(previous, root),
+        restored_at=_text(row, "restored_at") if row.get("restored_at") is not None else None,
     )
 
 

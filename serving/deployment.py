@@ -20,6 +20,7 @@ from serving.answering import HostBackend
 from serving.board import MAX_AGE_S, Board, ReplicaState, keep_saying, replicas_gauge
 from serving.calls import Call, Event, Failed, Health, ModelCard, Unavailable
 from serving.canary import UserConfig
+from serving.deaths import EngineDeaths
 from serving.following import Follower
 from serving.host import ModelHost
 from serving.http.app import create_app
@@ -27,6 +28,7 @@ from serving.http.metrics import added, labelled
 from serving.registry import Registry
 from serving.settings import GateSettings, ServingSettings
 from serving.sizing import capacity, completed, num_replicas, num_slots, replica_capacity, scaling
+from serving.taking_back import Taker
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,10 @@ _UNAVAILABLE: list[Event] = [Failed(503, "no model is ready to answer: try again
 
 
 class EngineReplica:
-    """Follows the registry. Without a sound champion it waits for one, and answers 503 meanwhile."""
+    """Follows the registry. Without a champion it waits for the first one, and answers 503 meanwhile.
+
+    The constructor raises where there is one and nothing can be served.
+    """
 
     def __init__(self, settings: dict[str, Any]) -> None:
         _log_with_serve()
@@ -55,10 +60,15 @@ class EngineReplica:
         self._settings = ServingSettings.model_validate(settings)
         registry = Registry(self._settings.registry_path)
         assert self._settings.engine is not None
-        self._host = ModelHost(registry, self._settings.engine, max_models=self._settings.max_loaded_models)
-        self._backend = HostBackend(self._host, registry, self._settings.rollback)
+        rule, most = self._settings.rollback, self._settings.max_loaded_models
+        deaths = None if rule is None else EngineDeaths()
+        self._host = ModelHost(registry, self._settings.engine, max_models=most, deaths=deaths)
+        self._taker = None if rule is None else Taker(self._host, registry, rule, deaths=deaths)
+        self._backend = HostBackend(self._host, registry, self._taker)
         self._follower = Follower(self._host, registry, every_s=self._settings.watch_s)
         self._saying: asyncio.Task[None] | None = None
+        if self._taker is not None:
+            self._taker.start()
         self._follower.start()
 
     async def generate(self, call: Call) -> AsyncGenerator[list[Event], None]:
@@ -85,7 +95,6 @@ class EngineReplica:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve calls it at the start and when only `user_config` has changed; requests go on meanwhile."""
         config = UserConfig.model_validate(user_config)
-        await asyncio.to_thread(self._follower.follow)
         self._host.make_room(len(config.models))
         await self._backend.set_canary(config.canary)
         self._backend.shadower.rule = config.shadow
@@ -108,6 +117,8 @@ class EngineReplica:
     def __del__(self) -> None:
         if hasattr(self, "_follower"):
             self._follower.stop()
+            if self._taker is not None:
+                self._taker.stop()
             self._host.close()
 
 
@@ -258,6 +269,7 @@ def application(settings: ServingSettings, gate: GateSettings) -> serve.Applicat
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=4 * capacity(settings) + 64,
         max_queued_requests=64,
+        max_surge_percent=100,  # the new ones answer before the old ones go: they take no cores
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         graceful_shutdown_timeout_s=settings.request_timeout_s,
         ray_actor_options={"num_cpus": 0},

@@ -28,7 +28,12 @@ _PROMPTS = (
 
 def record(engine: Engine) -> bytes:
     """The model's first tokens on a few prompts, greedily. Raises EngineError if it does not answer."""
-    rows = [{"prompt": prompt, "tokens": list(_answer(engine, prompt).tokens)} for prompt in _PROMPTS]
+    rows = []
+    for text in _PROMPTS:
+        prompt = _rendered(engine, text)
+        rows.append(
+            {"prompt": text, "prompt_tokens": list(prompt), "tokens": list(_answer(engine, prompt).tokens)}
+        )
     return json.dumps({"answers": rows}, indent=1).encode() + b"\n"
 
 
@@ -36,20 +41,31 @@ def check(engine: Engine, expected: Path) -> None:
     """Raises EngineError if the model does not say what the file holds, or the file holds nothing."""
     try:
         rows: list[dict[str, Any]] = json.loads(expected.read_bytes())["answers"]
-        wanted = {str(row["prompt"]): [int(token) for token in row["tokens"]] for row in rows}
+        wanted = [(_prompt_of(engine, row), [int(token) for token in row["tokens"]]) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{expected}: these are no recorded answers: {error}") from error
-    agreed = sum(_common(_answer(engine, prompt).tokens, tokens) for prompt, tokens in wanted.items())
-    total = sum(map(len, wanted.values()))
+    agreed = sum(_common(_answer(engine, prompt).tokens, tokens) for prompt, tokens in wanted)
+    total = sum(len(tokens) for _, tokens in wanted)
     if agreed < MIN_AGREEMENT * total:
         raise EngineError(
             f"{engine.model_path}: only {agreed} of {total} tokens are those recorded when it was promoted"
         )
 
 
-def _answer(engine: Engine, prompt: str) -> Result:
-    tokens = engine.chat.render([{"role": "user", "content": prompt}])
-    stream = engine.submit(Request("smoke", tokens, Sampling(max_tokens=NUM_TOKENS), deadline_s=_LIMIT_S))
+def _prompt_of(engine: Engine, row: dict[str, Any]) -> tuple[int, ...]:
+    """The very tokens that were answered: templates may write today's date (`strftime_now`) into a prompt.
+    Records of before have the text alone."""
+    if "prompt_tokens" in row:
+        return tuple(int(token) for token in row["prompt_tokens"])
+    return _rendered(engine, str(row["prompt"]))
+
+
+def _rendered(engine: Engine, text: str) -> tuple[int, ...]:
+    return engine.chat.render([{"role": "user", "content": text}])
+
+
+def _answer(engine: Engine, prompt: tuple[int, ...]) -> Result:
+    stream = engine.submit(Request("smoke", prompt, Sampling(max_tokens=NUM_TOKENS), deadline_s=_LIMIT_S))
     result = stream.result(2 * _LIMIT_S)
     if result.finish_reason not in ("stop", "length"):
         reason = result.error or result.finish_reason

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CHUNK_BYTES = 4 << 20
@@ -25,7 +26,7 @@ def sha256_of(path: Path) -> str:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Put `data` at `path` so that a reader sees the old content or the new, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with beside.open("wb") as file:
             file.write(data)
@@ -64,15 +65,34 @@ def sync_folder(folder: Path) -> None:
 def locked(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold the lock file; the kernel lets go when the process dies. Raises LockTimeout."""
     deadline_s = time.monotonic() + timeout_s
-    with path.open("a+b") as file:
-        while not _try_lock(file.fileno()):
+    file = _open_lock(path)
+    try:
+        while not _try_lock(file):
             if time.monotonic() >= deadline_s:
                 raise LockTimeout(f"{path}: another process has held the lock for {timeout_s:g} s")
             time.sleep(0.02)
         try:
             yield
         finally:
-            _unlock(file.fileno())
+            _unlock(file)
+    finally:
+        os.close(file)
+
+
+def _open_lock(path: Path) -> int:
+    """For every user who may write in the folder, whoever made the file.
+
+    Reading is enough for a lock on a local disk; NFS grants an exclusive one to writers only.
+    """
+    try:
+        return os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(OSError, AttributeError):  # another user was faster; a platform without it
+            os.fchmod(file, 0o666)  # whatever this user's umask is
+        return file
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)
 
 
 if sys.platform == "win32":

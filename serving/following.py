@@ -14,10 +14,17 @@ from serving.registry import Registry, RegistryError
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 30.0
-"""A champion that could not be served is tried again after this: the reason may pass."""
+_RETRY_S = 5.0
+"""A change that could not be followed is looked at again after this; a model that does not load is tried
+again less and less often (`serving.backoff`)."""
+_PATIENCE_S = 120.0
+"""How long a replica that can serve nothing tries before it gives up: mounts and stores may come up later."""
 _SEND_S = 60.0
 """How often shadow answers go into a registry in an object store."""
+
+
+class NotServable(Exception):
+    """There is a champion, and neither it nor one before it can be served here."""
 
 
 class Follower:
@@ -41,11 +48,23 @@ class Follower:
         self._tried_s = self._sent_s = clock()
 
     def start(self) -> None:
-        """The champion as it is now, which may take its time to load; then every later one."""
-        self.renew()
+        """The champion as it is now, which may take its time to load; then every later one.
+
+        A registry without a champion is waited for. Raises NotServable where there is one, or may be one, and
+        for a while nothing that can be served: Serve then keeps the replicas that it has, and tries again.
+        """
+        until_s = self._clock() + _PATIENCE_S
+        while not self._begin():
+            if self._clock() >= until_s or self._stop.wait(_RETRY_S):
+                raise NotServable(self._host.last_error or "the registry cannot be read")
+        threading.Thread(target=self._watch, name="watch-registry", daemon=True).start()
+
+    def _begin(self) -> bool:
+        """Whether something is served, or there is nothing to serve yet."""
+        is_known = self.renew()
         self._seen, self._tried_s = _stamp(self._registry), self._clock()
         self.follow()
-        threading.Thread(target=self._watch, name="watch-registry", daemon=True).start()
+        return self._host.champion is not None or (is_known and self._is_empty())
 
     def stop(self) -> None:
         self._stop.set()
@@ -55,21 +74,24 @@ class Follower:
         return self._stop
 
     def follow(self) -> None:
-        """Serve the champion; one that is not fit changes nothing and is told once."""
+        """Serve the champion; why that cannot be is told once."""
         try:
             self._host.follow()
             self._logged = None
-        except (RegistryError, EngineError, NotReady) as error:
-            if str(error) != self._logged:
-                log.error("the model stays as it is: %s", error)
-            self._logged = str(error)
+        except Exception as error:
+            is_told = isinstance(error, RegistryError | EngineError | NotReady)
+            if self._logged != (said := str(error) or type(error).__name__):
+                log.error("the champion cannot be served: %s", said, exc_info=not is_told)
+            self._logged = said
 
-    def renew(self) -> None:
-        """While the store does not answer, what it last said goes on."""
+    def renew(self) -> bool:
+        """While the store does not answer, what it last said goes on; False then."""
         try:
             self._registry.renew()
         except RegistryError as error:
             log.error("the registry cannot be read: %s", error)
+            return False
+        return True
 
     def look(self) -> None:
         """One look at the registry."""
@@ -82,6 +104,12 @@ class Follower:
         if stamp != self._seen or again:
             self._seen, self._tried_s = stamp, self._clock()
             self.follow()
+
+    def _is_empty(self) -> bool:
+        try:
+            return self._registry.champion() is None
+        except RegistryError:
+            return False
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every_s):

@@ -5,31 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.engine import (
-    CoreLease,
-    Engine,
-    EngineError,
-    EngineSettings,
-    ModelLoadError,
-    Request,
-    Sampling,
-)
-from serving.engine.gguf_check import trained_tokens
-from serving.expectations import check
+from serving.backoff import LoadFailures
+from serving.deaths import EngineDeaths
+from serving.engine import CoreLease, CoresUnavailable, Engine, EngineError, EngineSettings
 from serving.http.metrics import added, without_gauges
-from serving.kept_models import expected_here, model_here, verify
-from serving.names import UnknownModel, find
+from serving.loading import Loader, check_as_promoted
+from serving.names import Entry, UnknownModel, champion_name, find
 from serving.registry import Champion, Registry, RegistryError
 
 log = logging.getLogger(__name__)
-
-_SMOKE_LIMIT_S = 60.0
-_SMOKE_TOKENS = 8
 
 
 class NotReady(Exception):
@@ -58,14 +46,18 @@ class ModelHost:
         *,
         max_models: int = 2,
         open_engine: Callable[[Path, EngineSettings, CoreLease | None], Engine] = Engine.open,
+        deaths: EngineDeaths | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`deaths`: where it is noted which champion this process has, should it die with it."""
         self._registry = registry
-        self._settings = settings
         self._max_models = self._max_asked_for = max_models
-        self._open_engine = open_engine
+        self._loader = Loader(settings, open_engine)
+        self._failures = LoadFailures(clock)
+        self._deaths = deaths
         self._lock = threading.RLock()
         self._loading = threading.Lock()
-        self._lease: CoreLease | None = None
+        self._history: tuple[Champion, ...] = ()
         self._champion: LoadedModel | None = None
         self._others: dict[str, LoadedModel] = {}
         self._open: list[LoadedModel] = []
@@ -78,12 +70,27 @@ class ModelHost:
 
     @property
     def settings(self) -> EngineSettings:
-        return self._settings
+        return self._loader.settings
+
+    @property
+    def history(self) -> tuple[Champion, ...]:
+        """The champion and the ones before it, as the registry had them when it was looked at last.
+
+        Whoever answers reads this: a registry on a mount that hangs holds up nobody but `follow`.
+        """
+        return self._history
 
     @property
     def champion(self) -> LoadedModel | None:
-        """The model that answers calls without a name."""
+        """The model that answers calls without a name: the registry's champion, or one before it where that
+        cannot be served here."""
         return self._champion
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether another model than the registry's champion answers."""
+        wanted, served = self._history[:1], self._champion
+        return bool(wanted) and served is not None and wanted[0].sha256 != served.sha256
 
     @property
     def loaded(self) -> list[LoadedModel]:
@@ -99,30 +106,77 @@ class ModelHost:
         """Serve the registry's champion, if another is served; the calls that run stay with theirs.
 
         Returns whether the model changed. Raises NotReady, RegistryError or EngineError if the new one is not
-        fit to serve; the old one then goes on.
+        fit to serve; the old one then goes on or, where there is none, the newest before it that is sound.
         """
         with self._loading:
             try:
-                wanted = self._registry.champion()
-                if wanted is None:
-                    raise NotReady(f"{self._registry.file}: there is no champion yet")
-                current = self._champion
-                if current is not None and current.sha256 == wanted.sha256:
-                    self.last_error = None
-                    return False
-                name = champion_name(wanted)
-                new = self._found(wanted) or self._load(name, wanted.model, wanted.sha256)
+                changed = self._follow()
             except Exception as error:
                 self.last_error = str(error) or type(error).__name__
                 raise
-            with self._lock:
-                self._others.pop(new.sha256, None)
-                new.name, self._champion, old = name, new, self._champion
-            self.last_error, self.num_swaps = None, self.num_swaps + (old is not None)
+            self.last_error = None
+            return changed
+
+    def _follow(self) -> bool:
+        while True:
+            wanted = self._look()
+            if self._champion is not None and self._champion.sha256 == wanted.sha256:
+                return False
+            try:
+                new = self._taken(wanted)
+            except CoresUnavailable:  # no other model would find any
+                raise
+            except Exception:
+                if self._champion is None:
+                    self._fall_back(wanted)
+                raise
+            if self._is_still(wanted):
+                self._swap(new, champion_name(wanted))
+                return True
+            log.warning("champion %s was replaced while it was loaded", wanted.sha256[:12])
+            if self._others.get(wanted.sha256) is not new:
+                self._retire(new)
+
+    def _look(self) -> Champion:
+        """The registry's champion. Raises NotReady or RegistryError."""
+        history = tuple(self._registry.history())
+        if history[:1] != self._history[:1]:
+            for each in history[:1]:  # promoted anew, maybe because it was damaged
+                self._failures.forget(each.sha256)
+            self._history = history
+        if not history:
+            raise NotReady(f"{self._registry.file}: there is no champion yet")
+        return history[0]
+
+    def _is_still(self, wanted: Champion) -> bool:
+        """Whether it is still the champion: loading takes long, and it may be taken back meanwhile."""
+        try:
+            return self._look().sha256 == wanted.sha256
+        except (RegistryError, NotReady):
+            return True
+
+    def _fall_back(self, wanted: Champion) -> None:
+        """Serve the newest champion before this one that can be loaded, as nothing else is served."""
+        for each in self._history[1:]:
+            if each.sha256 == wanted.sha256:
+                continue
+            try:
+                new = self._taken(each)
+            except Exception as error:  # the next one may be sound
+                log.error("nor can %s be served here: %s", champion_name(each), error)
+                continue
+            self._swap(new, champion_name(each))
+            log.error("%s answers in place of %s", new.name, champion_name(wanted))
+            return
+
+    def _swap(self, new: LoadedModel, name: str) -> None:
+        with self._lock:
+            self._others.pop(new.sha256, None)
+            new.name, self._champion, old = name, new, self._champion
         if old is not None:
+            self.num_swaps += 1
             log.info("champion %s replaces %s", new.sha256[:12], old.sha256[:12])
             self._retire(old)
-        return True
 
     def enter(self, name: str | None) -> LoadedModel:
         """The model of that name, which stays open until `leave`; loads it if need be, which blocks.
@@ -134,8 +188,7 @@ class ModelHost:
         with self._loading:
             if (held := self.enter_loaded(name)) is not None:
                 return held
-            assert name is not None
-            entry = find(self._registry, name)
+            entry = self._entry(name)
             new = self._load(entry.name, entry.model, entry.sha256)
             with self._lock:
                 self._others[new.sha256] = _count_in(new)
@@ -145,10 +198,16 @@ class ModelHost:
         return new
 
     def enter_loaded(self, name: str | None) -> LoadedModel | None:
-        """As `enter`, but at once: None for a model that would have to be loaded."""
+        """As `enter`, but at once: None for a model that would have to be loaded.
+
+        One that could not be loaded a moment ago raises what went wrong.
+        """
         with self._lock:
             held = self._held(name)
-            return None if held is None else _count_in(held)
+            if held is not None:
+                return _count_in(held)
+        self._failures.check(self._entry(name).sha256)
+        return None
 
     def leave(self, model: LoadedModel) -> None:
         """The call that entered is over; a model that was replaced meanwhile closes after its last one."""
@@ -183,8 +242,8 @@ class ModelHost:
             models, self._champion, self._others = list(self._open), None, {}
         for model in models:
             model.engine.close()
-        if self._lease is not None:
-            self._lease.release()
+            self._forget_death(model.sha256)
+        self._loader.close()
 
     # Who is asked.
 
@@ -193,9 +252,12 @@ class ModelHost:
             raise NotReady(self.last_error or "no model is loaded yet")
         if name in (None, "champion", self._champion.name):
             return self._champion
-        assert name is not None
-        sha256 = find(self._registry, name).sha256
+        sha256 = self._entry(name).sha256
         return self._champion if sha256 == self._champion.sha256 else self._others.get(sha256)
+
+    def _entry(self, name: str | None) -> Entry:
+        """Raises UnknownModel."""
+        return find(self._history, name or "champion")
 
     def _evict(self, *, beside: LoadedModel) -> list[LoadedModel]:
         """The least recently used models beyond the limit; not the one that is being entered."""
@@ -218,10 +280,29 @@ class ModelHost:
         with self._lock:
             self._open.remove(model)
             self._closed = added([self._closed, without_gauges(_metrics(model))])
+            if all(other.sha256 != model.sha256 for other in self._open):
+                self._forget_death(model.sha256)
         log.info("model %s (%s) is closed", model.name, model.sha256[:12])
         threading.Thread(target=model.engine.close, name="close-engine", daemon=True).start()
 
     # Loading.
+
+    def _taken(self, wanted: Champion) -> LoadedModel:
+        """The model of a champion: as it is, where it is loaded by another name and sound, else loaded.
+
+        Raises RegistryError or EngineError.
+        """
+        if self._deaths is not None:
+            self._deaths.begin(wanted.sha256)
+        try:
+            return self._found(wanted) or self._load(champion_name(wanted), wanted.model, wanted.sha256)
+        except Exception:
+            self._forget_death(wanted.sha256)
+            raise
+
+    def _forget_death(self, sha256: str) -> None:
+        if self._deaths is not None:
+            self._deaths.end(sha256)
 
     def _found(self, wanted: Champion) -> LoadedModel | None:
         """The next champion, if it is loaded by another name and says what was recorded when it was promoted.
@@ -234,10 +315,7 @@ class ModelHost:
                 return None
             _count_in(found)
         try:
-            with _told(wanted.model):
-                expected = expected_here(wanted.model)
-                if expected.is_file():
-                    check(found.engine, expected)
+            check_as_promoted(found.engine, wanted.model)
         except EngineError as error:
             log.error("model %s is loaded anew: %s", found.name, error)
             self.drop(found)
@@ -247,82 +325,21 @@ class ModelHost:
         return found
 
     def _load(self, name: str, path: Path, sha256: str) -> LoadedModel:
-        """Fetch if need be, verify, load, and generate what was recorded; then it is warm. Blocks.
-
-        Raises RegistryError or EngineError.
-        """
-        with _told(path):
-            expected, file = _sound_files(path, sha256)
-            engine = self._open_engine(file, within_training(self._settings, file), self._shared_lease())
-            try:
-                smoke(engine)
-                if expected.is_file():
-                    check(engine, expected)
-            except BaseException:
-                engine.close()
-                raise
+        """Raises RegistryError or EngineError; at once, if it did a moment ago."""
+        self._failures.check(sha256)
+        try:
+            engine = self._loader.load(path, sha256)
+        except CoresUnavailable:  # through no fault of the model
+            raise
+        except Exception as error:
+            self._failures.add(sha256, error)
+            raise
+        self._failures.forget(sha256)
         log.info("model %s (%s) is loaded and has generated", name, sha256[:12])
         new = LoadedModel(name, sha256, engine)
         with self._lock:
             self._open.append(new)
         return new
-
-    def _shared_lease(self) -> CoreLease:
-        """The replica owns its cores once; its engines share them, so that a new one can warm up beside."""
-        if self._lease is None:
-            unpinned = not self._settings.pin
-            self._lease = (
-                CoreLease.unpinned()
-                if unpinned
-                else CoreLease.acquire(self._settings.cores, wait_s=self._settings.core_wait_s)
-            )
-        return CoreLease(self._lease.cpus, ())
-
-
-def champion_name(champion: Champion) -> str:
-    """What replies call the champion: run and hash, so that two champions are never mixed up."""
-    return f"{champion.run}@{champion.sha256[:8]}"
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What a disk or a mount does not give, which may pass, is a RegistryError."""
-    try:
-        yield
-    except OSError as error:
-        raise RegistryError(f"{path}: {error.strerror or error or type(error).__name__}") from error
-
-
-def _sound_files(path: Path, sha256: str) -> tuple[Path, Path]:
-    """What the model said when it was promoted, and the model, both on this node. Raises RegistryError."""
-    expected, model = expected_here(path), model_here(path, sha256)
-    verify(model, sha256)
-    return expected, model
-
-
-def within_training(settings: EngineSettings, model: Path) -> EngineSettings:
-    """With the context that the model was trained for, where that is shorter than what nobody has set."""
-    try:
-        trained = trained_tokens(model)
-    except ModelLoadError:  # so says the engine, and why
-        return settings
-    if "context_tokens" in settings.model_fields_set or trained is None or trained >= settings.context_tokens:
-        return settings
-    log.warning("%s: its context is the %d tokens that it was trained for", model, trained)
-    return settings.model_copy(update={"context_tokens": trained})
-
-
-def smoke(engine: Engine) -> None:
-    """Have the model say something. Raises EngineError if it cannot."""
-    prompt = engine.chat.render([{"role": "user", "content": "Name a colour."}])
-    stream = engine.submit(
-        Request("smoke", prompt, Sampling(max_tokens=_SMOKE_TOKENS), deadline_s=_SMOKE_LIMIT_S)
-    )
-    result = stream.result(_SMOKE_LIMIT_S * 2)
-    if result.finish_reason not in ("stop", "length") or not result.num_answer_tokens:
-        raise EngineError(
-            f"{engine.model_path}: the model does not answer: {result.error or result.finish_reason}"
-        )
 
 
 def _count_in(model: LoadedModel) -> LoadedModel:
@@ -335,12 +352,4 @@ def _metrics(model: LoadedModel) -> str:
     return model.engine.metrics().to_prometheus("engine")
 
 
-__all__ = [
-    "LoadedModel",
-    "ModelHost",
-    "NotReady",
-    "UnknownModel",
-    "champion_name",
-    "smoke",
-    "within_training",
-]
+__all__ = ["LoadedModel", "ModelHost", "NotReady", "UnknownModel"]

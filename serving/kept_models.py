@@ -85,9 +85,9 @@ def changed_s(models: Path) -> dict[str, float]:
 
 
 def _upload(source: Path, model: Remote, sha256: str) -> None:
-    """Unless it is there: what a store has under a hash was verified when it was put there."""
+    """Unless it is there and sound: so a damaged object is repaired by promoting its model again."""
     stamp = model.stamp()
-    if stamp is None or stamp.num_bytes != source.stat().st_size:
+    if stamp is None or stamp.num_bytes != source.stat().st_size or model.sha256() != sha256:
         verify(source, sha256)
         model.upload(source)
 

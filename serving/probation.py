@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.engine.types import Request, Result
+from serving.engine.types import ENGINE_FAILED, Request, Result
 from serving.events import CLIENT_FAULTS
 
 
@@ -18,11 +18,11 @@ class RollbackRule(BaseModel):
     window_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 900.0
     """Seconds after its promotion in which a champion can be taken back."""
     min_answers: Annotated[int, Field(ge=1)] = 50
-    """Answers before anything is decided."""
+    """Answers before anything is decided; an engine that fails is reason enough by itself."""
     max_failure_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.05
     """Of the answers; failures that a client can cause, as with a grammar of its own, do not count."""
     max_first_token_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """95 % of the first tokens must come sooner, waiting for a slot included; None: however late."""
+    """95 % of the first tokens must come sooner after a slot was free; None: however late."""
 
 
 class Probation:
@@ -35,14 +35,29 @@ class Probation:
         self._num_failed = 0
         self._first_tokens_s: list[float] = []
 
-    def reason(self, request: Request, result: Result, *, now_s: float) -> str | None:
-        """Why the champion has to go, after one more answer; None if it can stay."""
-        if now_s > self._until_s or result.finish_reason == "cancelled":
+    def is_over(self, now_s: float) -> bool:
+        return now_s > self._until_s
+
+    def reason(self, request: Request, result: Result, *, now_s: float, waited_s: float = 0.0) -> str | None:
+        """Why the champion has to go, after one more answer; None if it can stay.
+
+        `waited_s`: how much of the answer's time was waiting for a slot, which is no fault of the model.
+        """
+        if self.is_over(now_s) or result.finish_reason == "cancelled":
             return None
+        if result.error_code == ENGINE_FAILED:
+            return "its engine failed"
         if result.finish_reason in ("stop", "length"):
-            self._first_tokens_s.append(result.first_token_s or result.seconds)
+            self._first_tokens_s.append((result.first_token_s or result.seconds) - waited_s)
         elif _is_failure(request, result):
             self._num_failed += 1
+        return self._verdict()
+
+    def refused(self, *, now_s: float) -> str | None:
+        """The same after a request that the model did not take, through no fault of the client."""
+        if self.is_over(now_s):
+            return None
+        self._num_failed += 1
         return self._verdict()
 
     def _verdict(self) -> str | None:

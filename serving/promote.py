@@ -23,7 +23,7 @@ from serving.engine import Engine, EngineError, EngineSettings
 from serving.engine.gguf_check import num_parts, trained_tokens
 from serving.expectations import record
 from serving.files import sha256_of
-from serving.host import smoke
+from serving.loading import smoke
 from serving.registry import BaseModel, Champion, Registry, RegistryError
 
 _CONTEXT_TOKENS = 512

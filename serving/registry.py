@@ -16,8 +16,10 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,7 +28,7 @@ from typing import Any
 
 from serving import kept_models
 from serving.champion import BaseModel, Champion, RegistryError, from_bytes, to_bytes
-from serving.files import LockTimeout, locked, write_whole
+from serving.files import LockTimeout, locked
 from serving.kept_models import EXPECTED_FILE, keep, model_here, verify
 from serving.shadow_files import rows_of
 from serving.storage.claims import STALE_S, Claimed, claimed
@@ -36,12 +38,13 @@ from serving.storage.mirror import (
     open_mirror,
     origin,
     publish,
+    put,
     renewed,
     shared,
 )
 from serving.storage.remote import StorageError, folder_path, is_uri
 
-__all__ = ["BaseModel", "Champion", "Registry", "RegistryError"]
+__all__ = ["BaseModel", "Champion", "NothingToTakeBack", "Registry", "RegistryError"]
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,10 @@ MAX_PREVIOUS = 16
 
 _FILE = "champion.json"
 _ROLLBACKS = "rollbacks.jsonl"
+
+
+class NothingToTakeBack(RegistryError):
+    """Another champion has taken over, or there is none before this one."""
 
 
 class Registry:
@@ -122,7 +129,7 @@ class Registry:
         Raises RegistryError if the file's bytes are not those of `sha256`, or nothing could be written; the
         old champion then is what it was.
         """
-        with self._writing():
+        with self._writing() as is_ours:
             old = self.champion()
             champion = Champion(
                 model=keep(self.root / "models", model_path, sha256),
@@ -134,8 +141,8 @@ class Registry:
                 previous=old.previous if old is not None and old.sha256 == sha256 else old,
             )
             if expected is not None:
-                self._put(champion.model.with_name(EXPECTED_FILE), expected)
-            self._publish(_shorten(champion, MAX_PREVIOUS))
+                put(champion.model.with_name(EXPECTED_FILE), expected)
+            self._publish(_shorten(champion, MAX_PREVIOUS), is_ours)
         log.info("champion is %s of run %s", sha256[:12], run)
         return champion
 
@@ -143,27 +150,48 @@ class Registry:
         """Make the previous champion the champion again.
 
         `only_from`: the sha256 that the champion must have, for callers who may come late. Raises
-        RegistryError if there is no sound previous champion, or another one has taken over.
+        NothingToTakeBack if there is no previous champion, or another one has taken over, RegistryError if
+        the previous one is not sound, or nothing could be written.
         """
-        with self._writing():
+        with self._writing() as is_ours:
             current = self.champion()
+            if current is not None and only_from not in (None, current.sha256):
+                raise NothingToTakeBack(f"{self.file}: the champion is no longer {only_from:.12}")
             if current is None or current.previous is None:
-                raise RegistryError(f"{self.file}: there is no previous champion to go back to")
-            if only_from not in (None, current.sha256):
-                raise RegistryError(f"{self.file}: the champion is no longer {only_from:.12}")
+                raise NothingToTakeBack(f"{self.file}: there is no previous champion to go back to")
             verify(model_here(current.previous.model, current.previous.sha256), current.previous.sha256)
-            self._publish(current.previous)
-            self._note(current, reason)
-        log.info("rolled back from %s to %s", current.sha256[:12], current.previous.sha256[:12])
-        return current.previous
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            restored = replace(current.previous, restored_at=now)
+            self._publish(restored, is_ours)
+            self._note({"at": now, "from": current.sha256, "run": current.run, "reason": reason})
+        log.info("rolled back from %s to %s", current.sha256[:12], restored.sha256[:12])
+        return restored
 
     def rollbacks(self) -> list[dict[str, str]]:
-        """What was taken back, when and why; newest last."""
+        """What was taken back, when and why; newest last. A line that is not whole is left out."""
         try:
-            lines = renewed(self.root / _ROLLBACKS).read_text(encoding="utf-8").splitlines()
+            return list(_whole_rows(renewed(self.root / _ROLLBACKS).read_bytes()))
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines]
+        except OSError as error:
+            log.warning("%s: cannot be read: %s", self.root / _ROLLBACKS, error.strerror or error)
+            return []
+
+    def write_problem(self) -> str | None:
+        """Why nothing can be decided from this process; None if it can, or nothing was decided yet."""
+        if not self.root.is_dir():
+            return None
+        probe = f".probe-{uuid.uuid4().hex}"
+        try:
+            if (store := origin(self.root)) is None:
+                (self.root / probe).touch()
+                (self.root / probe).unlink()
+            else:
+                (store.remote / "probes" / probe).write(b"")
+                (store.remote / "probes" / probe).remove()
+        except OSError as error:
+            return f"{self.address}: cannot be written to: {error.strerror or error}"
+        return None
 
     def shadow_rows(self) -> list[dict[str, Any]]:
         """What shadow traffic has stored: see `serving.shadow.row_of`; oldest first."""
@@ -180,52 +208,56 @@ class Registry:
         for path in (self.root / "shadow").glob("*.jsonl"):
             publish(path)
 
-    def _note(self, gone: Champion, reason: str) -> None:
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        line = json.dumps({"at": at, "from": gone.sha256, "run": gone.run, "reason": reason})
-        file = renewed(self.root / _ROLLBACKS)
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(line + "\n")
-        publish(file)
+    def _note(self, row: dict[str, str]) -> None:
+        """Of what is decided already: if it cannot be noted, that changes nothing."""
+        file = self.root / _ROLLBACKS
+        try:
+            before = data if (data := _read(renewed(file))).endswith(b"\n") or not data else data + b"\n"
+            put(file, before + json.dumps(row).encode() + b"\n")
+        except OSError as error:
+            log.warning("%s: the reason is not noted: %s", file, error.strerror or error)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[Callable[[], bool]]:
+        """Gives what tells whether the registry is still this process's to write to."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with locked(self.root / ".lock", self._lock_timeout_s), self._claimed():
-                yield
+            with locked(self.root / ".lock", self._lock_timeout_s), self._claimed() as is_ours:
+                yield is_ours
         except LockTimeout as error:
             raise RegistryError(str(error)) from error
         except OSError as error:
             raise RegistryError(f"{error.filename or self.root}: {error.strerror or error}") from error
 
     @contextmanager
-    def _claimed(self) -> Iterator[None]:
+    def _claimed(self) -> Iterator[Callable[[], bool]]:
         """For the writers of other nodes, who cannot see the lock."""
         if (store := origin(self.root)) is None:
-            yield
+            yield lambda: True
             return
+        lost, owner = threading.Event(), {"host": platform.node()}
         last_s = time.monotonic() + max(self._lock_timeout_s, 2 * STALE_S)
         with ExitStack() as held:
             while True:
                 try:
-                    held.enter_context(claimed(store.remote, store.id, {"host": platform.node()}))
+                    stands = held.enter_context(claimed(store.remote, store.id, owner, lost.set))
                     break
                 except Claimed as error:
                     if time.monotonic() > last_s:
                         raise RegistryError(f"{self.address}: {error}: {dict(error.owner)}") from error
                     time.sleep(0.5)
             renewed(self.file)
-            yield
+            yield lambda: stands() and not lost.is_set()
 
-    def _put(self, file: Path, data: bytes) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, data)
-        publish(file)
-
-    def _publish(self, champion: Champion) -> None:
-        self._put(self.file, to_bytes(champion, self.root))
-        self._prune(champion)
+    def _publish(self, champion: Champion, is_ours: Callable[[], bool]) -> None:
+        """The decision; what comes after it is no reason to say that it failed."""
+        if not is_ours():  # a machine that slept, a network that was gone: another may have decided since
+            raise RegistryError(f"{self.address}: another process has taken over the registry")
+        put(self.file, to_bytes(champion, self.root))
+        try:
+            self._prune(champion)
+        except OSError as error:
+            log.warning("%s: models that nobody needs stay: %s", self.address, error.strerror or error)
 
     def _prune(self, champion: Champion) -> None:
         """Delete the oldest models that no decision names; a replica that has one open keeps its bytes."""
@@ -234,6 +266,22 @@ class Registry:
         kept = sorted(changed_s, key=lambda sha256: changed_s[sha256], reverse=True)
         for sha256 in [each for each in kept if each not in named][MAX_PREVIOUS:]:
             discard(self.root / "models" / sha256)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _whole_rows(data: bytes) -> Iterator[dict[str, str]]:
+    for line in data.splitlines():
+        try:
+            row = json.loads(line)
+            yield {name: str(row[name]) for name in ("at", "from", "run", "reason")}
+        except (ValueError, KeyError, TypeError):
+            log.warning("%s: a line is not whole", _ROLLBACKS)
 
 
 def _chain(champion: Champion | None) -> Iterator[Champion]:

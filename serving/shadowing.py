@@ -29,6 +29,7 @@ class Shadower:
         self._registry = registry
         self._answer = answer
         self._task: asyncio.Task[None] | None = None
+        self._logged: str | None = None
         self.rule: Shadow | None = None
 
     def see(self, call: Call, model: LoadedModel, streams: Sequence[Stream]) -> None:
@@ -48,5 +49,8 @@ class Shadower:
             shadow = await self._answer(again)
             row = row_of(call, {"champion": (champion, result), "shadow": shadow})
             await asyncio.to_thread(append, self._registry.root, row)
+            self._logged = None
         except (UnknownModel, NotReady, RegistryError, EngineError, RequestError, OSError) as error:
-            log.error("no shadow answer of %s: %s: %s", again.model, type(error).__name__, error)
+            if self._logged != (said := f"{type(error).__name__}: {error}"):
+                log.error("no shadow answer of %s: %s", again.model, said)
+            self._logged = said

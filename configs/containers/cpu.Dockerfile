@@ -36,9 +36,10 @@ RUN pip install -c constraints.txt ".[local,tracking,wandb]"
 RUN cd /tmp && python -m serving.engine.llamacpp.kernels
 
 FROM python:3.11.13-slim-bookworm
-# g++ compiles the fused kernels of training (torch.compile); libgomp1 is llama.cpp's.
+# g++ compiles the fused kernels of training (torch.compile); libgomp1 is llama.cpp's; wget is what the probes are made of
+# that KubeRay before 1.6 puts into pods without probes of their own: without it such pods are never ready, and killed.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends g++ libgomp1 openssh-client rsync \
+ && apt-get install -y --no-install-recommends g++ libgomp1 openssh-client rsync wget \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --uid 1000 ray \
  && install -d -o ray -g ray /srv/orpo

@@ -11,9 +11,10 @@ FROM python:3.11.13-slim-bookworm AS python
 # The CUDA that the pinned torch is built for: DeepSpeed's kernels have to be compiled by the same.
 FROM nvidia/cuda:13.0.1-devel-ubuntu24.04
 
+# wget: for KubeRay's probes, as in cpu.Dockerfile.
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-    build-essential cmake git libffi8 libreadline8t64 libsqlite3-0 libssl3t64 ninja-build openssh-client rsync \
+    build-essential cmake git libffi8 libreadline8t64 libsqlite3-0 libssl3t64 ninja-build openssh-client rsync wget \
  && rm -rf /var/lib/apt/lists/* \
  && (userdel --remove ubuntu || true) \
  && useradd --create-home --uid 1000 ray \

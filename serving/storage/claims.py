@@ -40,8 +40,10 @@ class Claimed(Exception):
 @contextmanager
 def claimed(
     folder: Remote, name: str, owner: Mapping[str, Any], on_lost: Callable[[], None] = lambda: None
-) -> Iterator[None]:
+) -> Iterator[Callable[[], bool]]:
     """Owns the folder. Raises Claimed when another does, StorageError when the store does not answer.
+
+    Gives what asks the store whether the claim still stands.
 
     `name` is this claimant's own: whoever uses it must know that no other process does, and takes over at
     once what a dead process left under it. `on_lost` is called, in another thread, when the claim was taken
@@ -53,7 +55,7 @@ def claimed(
     beats = threading.Thread(target=_beat, args=(claim, ended, on_lost), daemon=True)
     beats.start()
     try:
-        yield
+        yield claim.stands
     finally:
         ended.set()
         beats.join()

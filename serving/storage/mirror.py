@@ -98,6 +98,18 @@ def publish(path: Path) -> None:
         _note(found.root, name, remote.stamp())
 
 
+def put(path: Path, data: bytes) -> None:
+    """Writes a small file, into the store first where it is one of a mirror.
+
+    Others of this node may make the mirror what the store has at any moment: what goes into the store is
+    never taken from there.
+    """
+    if (found := origin(path)) is not None and found.root not in _let_go:
+        found.at(path)[0].write(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data)
+
+
 def discard(path: Path) -> None:
     """Removes a file or folder, from the store too."""
     if (found := origin(path)) is not None and found.root not in _let_go:

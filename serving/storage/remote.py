@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -102,6 +103,14 @@ class Remote:
         with _named(self.uri), self.filesystem.open_input_stream(self.path) as stream:
             return bytes(stream.read())
 
+    def sha256(self) -> str:
+        """Of the object's content, which is read for it."""
+        digest = hashlib.sha256()
+        with _named(self.uri), self.filesystem.open_input_stream(self.path) as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
     def write(self, data: bytes) -> None:
         self._put(lambda: io.BytesIO(data))
 
@@ -125,7 +134,7 @@ class Remote:
     def download(self, target: Path) -> None:
         """Into a file that appears whole."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+        beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
             with (
                 beside.open("wb") as file,

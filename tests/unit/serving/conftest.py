@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from serving_fakes import FakeEngine
+from serving_fakes import Clock, FakeEngine
 
 from serving.answering import HostBackend
 from serving.calls import Call, Event
@@ -63,11 +63,16 @@ def registry(tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
-def host(registry: Registry, opened: list[FakeEngine]) -> ModelHost:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def host(registry: Registry, opened: list[FakeEngine], clock: Clock) -> ModelHost:
     def open_engine(path: Path, _: EngineSettings, __: CoreLease | None) -> Engine:
         if path.read_text() == "bad":
             raise ModelLoadError(f"{path}: corrupt")
         opened.append(FakeEngine(path))
         return cast("Engine", opened[-1])
 
-    return ModelHost(registry, EngineSettings(pin=False), open_engine=open_engine)
+    return ModelHost(registry, EngineSettings(pin=False), open_engine=open_engine, clock=clock)

@@ -35,6 +35,15 @@ from serving.settings import GateSettings, ServingSettings
 SHA256 = "ab" * 32
 
 
+class Clock:
+    """Its time is told."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class FakeBackend:
     """Answers every choice with the words of `answer`; what it was asked is in `calls`."""
 
@@ -134,6 +143,7 @@ class FakeEngine:
         lines = [("requests_done_total", "counter", done), ("num_slots", "gauge", 4)]
         return SimpleNamespace(
             requests_queued=self.num_queued,
+            num_slots=4,
             to_prometheus=lambda prefix: "".join(
                 f"# TYPE {prefix}_{name} {kind}\n{prefix}_{name} {value}\n" for name, kind, value in lines
             ),
@@ -141,6 +151,13 @@ class FakeEngine:
 
     def close(self) -> None:
         self.closed.set()
+
+
+class FailingEngine(FakeEngine):
+    """One that says `bad` answers the smoke test, and nobody after that."""
+
+    def end(self, stream: Any, reason: Any) -> None:
+        super().end(stream, reason if stream.request.id == "smoke" or self.word != "bad" else "error")
 
 
 def app_over(backend: FakeBackend, **settings: Any) -> FastAPI:

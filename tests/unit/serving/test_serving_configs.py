@@ -14,6 +14,7 @@ from ray.serve.schema import ServeDeploySchema
 from serving.app import build
 from serving.canary import Canary
 from serving.cluster_env import CLUSTER_ENV
+from serving.deployment import application
 from serving.engine import EngineSettings
 from serving.http.gate import proxy_middlewares
 from serving.settings import GateSettings, ServingSettings
@@ -64,8 +65,33 @@ def test_a_pod_has_the_cores_of_its_engine_and_there_are_pods_for_all_replicas()
     (group,) = manifest()["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     resources = pods()[1]["containers"][0]["resources"]
     assert resources["requests"] == resources["limits"]
-    assert int(resources["limits"]["cpu"]) == args["engine"]["cores"]
-    assert (group["minReplicas"], group["maxReplicas"]) == (args["replicas"], args["max_replicas"])
+    cores = args["engine"]["cores"]
+    assert int(resources["limits"]["cpu"]) >= 2 * cores, "of hyper-threaded ones a pod gets half as many"
+    assert group["rayStartParams"]["num-cpus"] == str(cores), "one engine in each pod"
+    assert (group["minReplicas"], group["maxReplicas"]) == (args["replicas"], args["max_replicas"] + 1)
+
+
+@pytest.mark.parametrize("name", ["endpoint.yaml", "rayjob.yaml"])
+def test_every_pod_has_probes_of_its_own(name: str) -> None:
+    """KubeRay's would be commands."""
+    spec = yaml.safe_load((CONFIGS / "kuberay" / name).read_text(encoding="utf-8"))["spec"]
+    cluster = spec.get("rayClusterConfig") or spec["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        for container in group["template"]["spec"]["containers"]:
+            alive, ready = container["livenessProbe"], container["readinessProbe"]
+            assert alive["httpGet"] == {"path": "/api/healthz", "port": 52365}
+            assert ready["httpGet"]["path"] in ("/api/healthz", "/-/healthz")
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_images_have_what_probes_of_older_operators_call(name: str) -> None:
+    text = (CONFIGS / "containers" / f"{name}.Dockerfile").read_text(encoding="utf-8")
+    assert " wget " in text.rpartition("\nFROM ")[2].replace("\\", " ").replace("\n", " ")
+
+
+def test_ingresses_are_replaced_by_ones_that_answer_already() -> None:
+    bound: Any = application(ServingSettings(engine=EngineSettings(cores=1)), GateSettings())
+    assert bound._bound_deployment._deployment_config.max_surge_percent == 100
 
 
 def test_arguments_of_the_command_line_are_texts() -> None:

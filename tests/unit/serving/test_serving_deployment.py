@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,7 +17,8 @@ from serving_fakes import FakeEngine, call, promote
 from serving import deployment
 from serving.calls import Health, ModelCard, Started, Unavailable
 from serving.deployment import EngineReplica, HandleBackend
-from serving.engine import Engine, EngineSettings
+from serving.engine import Engine, EngineSettings, ModelLoadError
+from serving.following import NotServable
 from serving.host import ModelHost
 from serving.registry import Registry
 from serving.settings import GateSettings, ServingSettings
@@ -154,6 +156,31 @@ def test_a_replica_serves_what_is_promoted_and_its_canary(
         replica.__del__()
 
     asyncio.run(run())
+
+
+def test_a_replica_that_can_serve_nothing_does_not_come_up(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that Serve, which looks at nothing else, does not put it in the place of one that answers."""
+
+    def open_engine(path: Path, *_: Any) -> Engine:
+        if path.read_text() != "one":
+            raise ModelLoadError(f"{path}: does not fit into memory")
+        return cast("Engine", FakeEngine(path))
+
+    monkeypatch.setattr("serving.deployment.ModelHost", functools.partial(ModelHost, open_engine=open_engine))
+    monkeypatch.setattr("serving.deployment._log_with_serve", lambda: None)
+    monkeypatch.setattr("serving.following._PATIENCE_S", 0.0)
+    settings = ServingSettings(registry=str(registry.root), engine=EngineSettings(pin=False))
+    promote(registry, "zero")
+    with pytest.raises(NotServable, match="does not fit"):
+        EngineReplica(settings.model_dump())
+    sound = promote(registry, "one")
+    promote(registry, "two")
+    replica = EngineReplica(settings.model_dump())
+    assert asyncio.run(first_event(replica)).sha256 == sound
+    replica.check_health()
+    replica.__del__()
 
 
 def test_a_replica_knows_what_nobody_has_set() -> None:

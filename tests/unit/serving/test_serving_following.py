@@ -7,20 +7,13 @@ import threading
 from typing import Any
 
 import pytest
-from serving_fakes import promote
+from serving_fakes import Clock, promote
 
-from serving import kept_models
+from serving import following, kept_models
 from serving import registry as registry_module
-from serving.following import Follower
+from serving.following import Follower, NotServable
 from serving.host import ModelHost
 from serving.registry import Registry, RegistryError
-
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def fault(*_: Any, **__: Any) -> Any:
@@ -33,9 +26,9 @@ def served(host: ModelHost) -> str:
 
 
 def test_a_file_that_cannot_be_read_is_tried_again(
-    registry: Registry, host: ModelHost, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, host: ModelHost, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, clock = promote(registry, "one"), Clock()
+    first = promote(registry, "one")
     follower = Follower(host, registry, every_s=60, clock=clock)
     follower.start()
     second = promote(registry, "two")
@@ -57,19 +50,39 @@ def test_a_file_that_cannot_be_read_is_tried_again(
     follower.stop()
 
 
-def test_a_replica_starts_on_a_broken_disk(
+def test_a_replica_does_not_start_on_a_broken_disk(
     registry: Registry, host: ModelHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promote(registry, "one")
+    monkeypatch.setattr(following, "_PATIENCE_S", 0.0)
     monkeypatch.setattr(kept_models, "sha256_of", fault)
     monkeypatch.setattr(registry_module, "renewed", fault)
     with pytest.raises(RegistryError, match=r"champion\.json: Stale file handle"):
         registry.renew()
     follower = Follower(host, registry, every_s=60)
-    follower.start()
-    follower.stop()
+    with pytest.raises(NotServable, match="Stale"):
+        follower.start()
     assert host.champion is None
     assert "Stale" in (host.last_error or "")
+
+
+def test_a_replica_that_starts_before_its_disk_has_patience(
+    registry: Registry, host: ModelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = promote(registry, "one")
+    monkeypatch.setattr(following, "_RETRY_S", 0.0)
+    champion, faults = registry.champion, iter(range(5))
+
+    def away() -> Any:
+        if next(faults, None) is not None:
+            raise RegistryError("champion.json: Stale file handle")
+        return champion()
+
+    monkeypatch.setattr(registry, "champion", away)
+    follower = Follower(host, registry, every_s=60)
+    follower.start()
+    follower.stop()
+    assert served(host) == first
 
 
 def test_nothing_ends_the_watch(
@@ -102,7 +115,7 @@ def test_an_error_without_a_name_is_an_error_of_the_change(
     registry: Registry, host: ModelHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promote(registry, "one")
-    monkeypatch.setattr("serving.host.smoke", lambda _: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr("serving.loading.smoke", lambda _: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         host.follow()
     assert host.last_error == "MemoryError"

@@ -83,7 +83,7 @@ def test_models_by_name(registry: Registry, host: ModelHost, opened: list[FakeEn
     first = promote(registry, "one")
     second = promote(registry, "two", base="zero")
     host.follow()
-    names = [card.name for card in cards(registry)]
+    names = [card.name for card in cards(registry.history())]
     assert names == ["champion", "base", f"local@{second[:8]}", f"local@{first[:8]}"]
     with pytest.raises(UnknownModel):
         host.enter("none")
@@ -199,7 +199,7 @@ def test_the_context_is_what_a_model_was_trained_for_unless_it_is_set(
         contexts.append(settings.context_tokens)
         return cast("Engine", FakeEngine(path))
 
-    monkeypatch.setattr("serving.host.trained_tokens", lambda _: trained)
+    monkeypatch.setattr("serving.loading.trained_tokens", lambda _: trained)
     promote(registry, "one")
     ModelHost(registry, EngineSettings(pin=False, **settings), open_engine=open_engine).follow()
     assert contexts == [context]

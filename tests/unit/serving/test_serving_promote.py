@@ -9,6 +9,7 @@ from gguf import GGUFWriter
 from serving import promote
 from serving.engine import Engine, EngineSettings
 from serving.promote import UsageError, candidate_of
+from serving.registry import Registry
 
 
 def make_run(root: Path, decision: str) -> Path:
@@ -65,6 +66,21 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         promote.main([*registry])
     assert usage.value.code == 2
     assert promote.main(["status", *registry]) == 1, "nothing was promoted"
+
+
+def test_a_rollback_whose_reason_cannot_be_noted_is_a_rollback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = Registry(tmp_path / "registry")
+    for content in ("one", "two"):
+        path = tmp_path / content
+        path.write_text(content)
+        sha256 = hashlib.sha256(content.encode()).hexdigest()
+        registry.promote(path, sha256=sha256, run=content, report=tmp_path)
+    (registry.root / "rollbacks.jsonl").mkdir()
+    assert promote.main(["rollback", "--registry", str(registry.root)]) == 0
+    assert promote.main(["status", "--registry", str(registry.root)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[2] == "one"
 
 
 def write_header(path: Path, **numbers: int) -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from serving import files, kept_models
-from serving import registry as registry_module
 from serving.registry import BaseModel, Registry, RegistryError
+from serving.storage import mirror
 
 
 def make_model(folder: Path, content: bytes) -> tuple[Path, str]:
@@ -136,7 +136,7 @@ STEPS = {
     "fsync": files.os,
     "replace": files.os,
     "sync_folder": kept_models,
-    "write_whole": registry_module,
+    "write_whole": mirror,
 }
 
 
@@ -217,3 +217,85 @@ def test_a_writer_that_holds_on_is_named(tmp_path: Path) -> None:
     model, sha256 = make_model(tmp_path, b"one")
     with files.locked(tmp_path / ".lock", 1), pytest.raises(RegistryError, match=r"\.lock: another process"):
         registry.promote(model, sha256=sha256, run="r", report=tmp_path / "r.json")
+
+
+def test_what_comes_after_a_decision_does_not_make_it_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who is told that a rollback failed tries again, and goes back one champion too many."""
+    registry = Registry(tmp_path / "registry")
+    first, second = promote(registry, tmp_path, b"one"), promote(registry, tmp_path, b"two")
+    (registry.root / "rollbacks.jsonl").mkdir()
+
+    def fault(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(kept_models, "changed_s", fault)
+    assert registry.rollback(only_from=second).sha256 == first
+    assert "the reason is not noted" in caplog.text
+    assert "models that nobody needs stay" in caplog.text
+    assert registry.rollbacks() == []
+    assert promote(registry, tmp_path, b"two") == registry.champion().sha256  # type: ignore[union-attr]
+
+
+def test_a_line_that_is_not_whole_costs_no_other(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    for content in (b"one", b"two", b"three"):
+        promote(registry, tmp_path, content)
+    registry.rollback(reason="first")
+    notes = registry.root / "rollbacks.jsonl"
+    notes.write_bytes(notes.read_bytes() + b'[]\n{"at": "2026-')
+    assert [row["reason"] for row in registry.rollbacks()] == ["first"]
+    registry.rollback(reason="second")
+    assert [row["reason"] for row in registry.rollbacks()] == ["first", "second"]
+
+
+def test_who_was_put_back_says_so_until_it_is_promoted_again(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    promote(registry, tmp_path, b"one")
+    promote(registry, tmp_path, b"two")
+    restored = registry.rollback()
+    assert restored.restored_at is not None
+    assert registry.champion() == restored
+    promote(registry, tmp_path, b"one", run="again")
+    champion = registry.champion()
+    assert champion is not None
+    assert champion.restored_at is None
+
+
+@pytest.mark.skipif(not hasattr(files.os, "fchmod"), reason="permissions are POSIX's")
+def test_the_lock_of_another_user_can_be_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / ".lock"
+    with files.locked(lock, 1):
+        assert lock.stat().st_mode & 0o777 == 0o666, "whoever comes next may write to it, as NFS wants"
+    opened = files.os.open
+
+    def other_user(path: Path, flags: int, *more: int) -> int:
+        if flags & (files.os.O_WRONLY | files.os.O_RDWR):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, flags, *more)
+
+    monkeypatch.setattr(files.os, "open", other_user)
+    with files.locked(lock, 1), pytest.raises(files.LockTimeout), files.locked(lock, 0):
+        pass
+
+
+def test_two_threads_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+    target, contents = tmp_path / "file", [bytes([number]) * 5000 for number in range(2)]
+    errors: list[Exception] = []
+
+    def write(data: bytes) -> None:
+        for _ in range(50):
+            try:
+                files.write_whole(target, data)
+                assert target.read_bytes() in contents
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(data,)) for data in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -11,18 +11,26 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from serving_fakes import FakeEngine
+from serving_fakes import FailingEngine, FakeEngine
 
 from serving import expectations
 from serving.answering import HostBackend
 from serving.calls import Call
-from serving.engine import Engine, EngineError, EngineSettings, Request, Sampling
+from serving.deaths import EngineDeaths
+from serving.engine import (
+    Engine,
+    EngineError,
+    EngineSettings,
+    Request,
+    Sampling,
+)
 from serving.engine.types import Result
 from serving.files import sha256_of
 from serving.host import ModelHost
 from serving.probation import Probation, RollbackRule
 from serving.promote import status
 from serving.registry import Registry, RegistryError
+from serving.taking_back import Taker
 
 PLAIN = Request("a", (1,))
 SHAPED = Request("a", (1,), Sampling(json_schema="{}"))
@@ -88,11 +96,9 @@ def host_over(registry: Registry, engine: type[FakeEngine] = FakeEngine) -> Mode
     return host
 
 
-class FailingEngine(FakeEngine):
-    """Answers the smoke test, and nobody after that."""
-
-    def end(self, stream: Any, reason: Any) -> None:
-        super().end(stream, reason if stream.request.id == "smoke" or self.word != "bad" else "error")
+def taker_of(host: ModelHost, registry: Registry, folder: Path, **rule: Any) -> Taker:
+    rule = {"min_answers": 5, **rule}
+    return Taker(host, registry, RollbackRule(**rule), deaths=EngineDeaths(folder / "deaths"))
 
 
 @pytest.mark.parametrize("age_s", [0, 10_000])
@@ -102,7 +108,7 @@ def test_a_champion_that_fails_is_taken_back_while_it_is_new(tmp_path: Path, age
     decided = datetime.fromtimestamp(datetime.now(UTC).timestamp() - age_s, UTC).isoformat()
     bad = promote(registry, "bad", decided_at=decided)
     host = host_over(registry, FailingEngine)
-    backend = HostBackend(host, registry, RollbackRule(min_answers=5))
+    backend = HostBackend(host, registry, taker_of(host, registry, tmp_path))
     call = Call("c", None, Sampling(), None, messages=({"role": "user", "content": "x"},))
 
     async def ask() -> None:
@@ -169,6 +175,28 @@ def test_recorded_answers_must_come_again_for_the_most_part(
     else:
         with pytest.raises(EngineError, match="tokens are those recorded"):
             expectations.check(engine, expected)
+
+
+def test_recorded_answers_do_not_depend_on_the_day(tmp_path: Path) -> None:
+    """Some templates write today's date into every prompt."""
+
+    class DatedEngine(TokenEngine):
+        def submit(self, request: Request) -> Any:
+            self.tokens = [sum(request.prompt)] * 4
+            return super().submit(request)
+
+    expected, engine = tmp_path / "expected.json", DatedEngine([])
+    expected.write_bytes(expectations.record(cast("Engine", engine)))
+    engine.chat = SimpleNamespace(render=lambda messages, **_: (1, 2, 3, 4))
+    expectations.check(cast("Engine", engine), expected)
+    rows = json.loads(expected.read_bytes())["answers"]
+    for row in rows:
+        assert row.pop("prompt_tokens") == [1, 2, 3]
+    expected.write_text(json.dumps({"answers": rows}))
+    with pytest.raises(EngineError, match="tokens are those recorded"):
+        expectations.check(cast("Engine", engine), expected)
+    engine.chat = SimpleNamespace(render=lambda messages, **_: (1, 2, 3))
+    expectations.check(cast("Engine", engine), expected)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,21 @@ def test_another_content_than_recorded_is_refused(store: str) -> None:
     assert not [path for path in default_cache_dir().rglob("*") if path.is_file() and path.suffix == ".gguf"]
 
 
+def test_a_wrong_object_is_fetched_again_once_it_has_changed(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, fetches, download = Remote(store) / "model.gguf", [], Remote.download
+    monkeypatch.setattr(Remote, "download", lambda self, to: (fetches.append(to), download(self, to)))
+    remote.write(b"flipped")
+    for _ in range(5):
+        with pytest.raises(StorageError, match=f"sha256 is {sha256(b'flipped')[:12]}…, expected"):
+            local_copy(with_sha256(remote.uri, sha256(b"weights")))
+    assert len(fetches) == 1
+    remote.write(b"weights")
+    assert local_copy(with_sha256(remote.uri, sha256(b"weights"))).read_bytes() == b"weights"
+    assert len(fetches) == 2
+
+
 def test_without_a_hash_a_changed_object_is_fetched_anew(store: str) -> None:
     for data in (b"one", b"other"):
         (Remote(store) / "train.parquet").write(data)

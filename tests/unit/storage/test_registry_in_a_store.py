@@ -14,6 +14,7 @@ from serving.registry import BaseModel, Registry, RegistryError
 from serving.settings import ServingSettings
 from serving.shadow_files import append
 from serving.sizing import completed
+from serving.storage import mirror
 from serving.storage.remote import Remote, StorageError
 
 
@@ -59,14 +60,14 @@ def test_a_replica_follows_what_is_decided_elsewhere(
 ) -> None:
     first = promote(store, tmp_path, b"one")
     registry = Registry.at(store)
-    assert names.entries(registry)[0].name == "champion"
+    assert names.entries(registry.history())[0].name == "champion"
     with monkeypatch.context() as node:
         other_node(node, tmp_path)
         second = promote(store, tmp_path, b"two")
     assert registry.champion().sha256 == first  # type: ignore[union-attr]
     registry.renew()
     assert [each.sha256 for each in registry.history()] == [second, first]
-    assert names.find(registry, f"r@{first[:8]}").sha256 == first
+    assert names.find(registry.history(), f"r@{first[:8]}").sha256 == first
     with monkeypatch.context() as node:
         other_node(node, tmp_path)
         Registry.at(store).rollback(only_from=second, reason="worse")
@@ -90,8 +91,8 @@ def test_the_host_loads_the_fetched_file_with_what_it_said(
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr("serving.host.smoke", lambda engine: None)
-    monkeypatch.setattr("serving.host.check", lambda engine, path: checked.append(path.read_bytes()))
+    monkeypatch.setattr("serving.loading.smoke", lambda engine: None)
+    monkeypatch.setattr("serving.loading.check", lambda engine, path: checked.append(path.read_bytes()))
     settings = completed(ServingSettings(registry=store)).engine
     assert settings is not None
     host = ModelHost(
@@ -165,3 +166,60 @@ def test_a_store_that_does_not_answer_is_one_line(store: str, monkeypatch: pytes
 
 def test_replicas_are_told_the_uri(store: str) -> None:
     assert completed(ServingSettings(registry=f"{store}/")).registry == store
+
+
+def test_a_decision_is_not_lost_to_a_follower_of_the_same_node(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes the mirror what the store had, in the very moment in which the new champion is written."""
+    promote(store, tmp_path, b"one")
+    write_whole = mirror.write_whole
+
+    def write(path: Path, data: bytes) -> None:
+        write_whole(path, data)
+        if path.name == "champion.json":
+            write_whole(path, before)
+
+    before = Registry.at(store).file.read_bytes()
+    with monkeypatch.context() as follower:
+        follower.setattr(mirror, "write_whole", write)
+        second = promote(store, tmp_path, b"two")
+    registry = Registry.at(store)
+    assert registry.champion().sha256 == second  # type: ignore[union-attr]
+
+
+def test_who_lost_the_registry_decides_nothing(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that slept while it uploaded: another one took its claim down, and decided."""
+    first = promote(store, tmp_path, b"one")
+    upload = Remote.upload
+
+    def slow(self: Remote, source: Path) -> None:
+        upload(self, source)
+        for name in Remote(f"{store}/owners").listing():
+            (Remote(f"{store}/owners") / name).remove()
+
+    monkeypatch.setattr(Remote, "upload", slow)
+    with pytest.raises(RegistryError, match="another process has taken over"):
+        promote(store, tmp_path, b"two")
+    assert Registry.at(store).champion().sha256 == first  # type: ignore[union-attr]
+
+
+def test_a_damaged_object_is_repaired_by_promoting_its_model_again(store: str, tmp_path: Path) -> None:
+    sha256 = promote(store, tmp_path, b"one")
+    (Remote(store) / f"models/{sha256}/model.gguf").write(b"ohe")
+    promote(store, tmp_path, b"one")
+    assert (Remote(store) / f"models/{sha256}/model.gguf").read() == b"one"
+
+
+def test_a_store_that_can_only_be_read_is_told(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry.at(store)
+    assert registry.write_problem() is None
+    assert Remote(store).listing() == {}
+
+    def denied(self: Remote, _: bytes) -> None:
+        raise StorageError(f"{self.uri}: access is denied")
+
+    monkeypatch.setattr(Remote, "write", denied)
+    assert "access is denied" in (registry.write_problem() or "")
