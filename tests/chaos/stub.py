@@ -13,6 +13,7 @@ from ray_jobs.stages.block_actor import TOKENS
 from ray_jobs.stages.blocks import RowJob
 from ray_jobs.stages.engine_rows import compute_tables
 from ray_jobs.tables import read_rows, table_of
+from serving.engine.settings import EngineSettings
 
 COLUMNS_IN = {"id": "string", "text": "string"}
 COLUMNS_OUT = {"id": "string", "answer": "string", "error": "string"}
@@ -29,7 +30,7 @@ class EchoActor:
         self._spec = spec
         if "tokens" in spec:
             metrics = SimpleNamespace(**dict.fromkeys(TOKENS, spec["tokens"]))
-            self.engine = SimpleNamespace(metrics=lambda: metrics)
+            self.engine = SimpleNamespace(metrics=lambda: metrics, settings=EngineSettings())
         if spec.get("dies_at_start"):
             os.abort()
 

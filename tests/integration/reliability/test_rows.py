@@ -53,7 +53,8 @@ def test_a_row_that_raises_is_an_error_row(tmp_path: Path, caplog: pytest.LogCap
     assert [result["answer"] for result in results].count("TEXT") == 15
     (line,) = [record.getMessage() for record in caplog.records if "16/16 answers" in record.getMessage()]
     assert line.endswith("· 1 failed")
-    assert "echo     1 of 16 answers failed: 1 row_error" in [
+    example = "ValueError: a row that cannot be read"
+    assert f"echo     1 of 16 answers failed: 1 row_error; for example: {example}" in [
         record.getMessage() for record in caplog.records
     ]
 
