@@ -1,6 +1,6 @@
 """What a run would stumble over at its start, found out before anything is started."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ray_jobs.config import Config
@@ -56,12 +56,14 @@ def data_lines(config: Config) -> Iterator[str]:
 
     Raises DataError as `split` does, and for a row that lacks what a metric needs.
     """
+    from ray_jobs.data.load import load_pairs, load_prompts
+
     data = config.data
     if at_hand(data.preferences) and at_hand(data.prompts):
         yield from _split_lines(config)
         return
-    yield from _pair_lines(config)
-    yield from _prompt_lines(config)
+    yield from _part_lines(data.preferences, "pair", load_pairs, config)
+    yield from _part_lines(data.prompts, "prompt", load_prompts, config)
 
 
 def _split_lines(config: Config) -> Iterator[str]:
@@ -81,34 +83,22 @@ def _split_lines(config: Config) -> Iterator[str]:
     yield from _shown(report["prompts"], "prompt")
 
 
-def _pair_lines(config: Config) -> Iterator[str]:
-    from ray_jobs.data.load import load_pairs
+def _part_lines(
+    source: Source, what: str, load: Callable[[Source, int, int | None], Any], config: Config
+) -> Iterator[str]:
+    """Of one data set, where it is on this machine; of a large one the first rows."""
     from ray_jobs.data.report import describe
 
-    source = config.data.preferences
     if is_large_document(source):
         yield f"{source.source}: a single JSON document, not read for a look; JSON lines are"
     elif is_local(source):
         limit = None if at_hand(source) else MAX_ROWS_READ
-        found = describe(source, load_pairs(source, config.seed, limit))
-        yield f"usable: {_usable(found, 'pairs')}{_rest(found, limit)}"
-        yield from _shown(found, "pair")
-
-
-def _prompt_lines(config: Config) -> Iterator[str]:
-    from ray_jobs.data.load import load_prompts
-    from ray_jobs.data.report import describe
-
-    source = config.data.prompts
-    if is_large_document(source):
-        yield f"{source.source}: a single JSON document, not read for a look; JSON lines are"
-    elif is_local(source):
-        limit = None if at_hand(source) else MAX_ROWS_READ
-        prompts = load_prompts(source, config.seed, limit)
-        _check_inputs(config, prompts.rows)
-        found = describe(source, prompts)
-        yield f"usable: {_usable(found, 'prompts')}{_rest(found, limit)}"
-        yield from _shown(found, "prompt")
+        loaded = load(source, config.seed, limit)
+        if what == "prompt":
+            _check_inputs(config, loaded.rows)
+        found = describe(source, loaded)
+        yield f"usable: {_usable(found, f'{what}s')}{_rest(found, limit)}"
+        yield from _shown(found, what)
 
 
 def _rest(found: Mapping[str, Any], limit: int | None) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -33,6 +34,23 @@ class Completion:
 
 
 OnDone = Callable[[Completion], None]
+
+
+def gathered(
+    calls: Sequence[Call], futures: Sequence[Future[Completion]], on_done: OnDone
+) -> list[Completion]:
+    """The completions of all calls, in their order, each handed to `on_done` as it comes. What has not begun
+    when one raises is cancelled."""
+    done: dict[str, Completion] = {}
+    try:
+        for future in as_completed(futures):
+            completion = future.result()
+            done[completion.id] = completion
+            on_done(completion)
+    finally:
+        for future in futures:
+            future.cancel()
+    return [done[call.id] for call in calls]
 
 
 class Backend(Protocol):

@@ -21,10 +21,10 @@ hundreds.
 import math
 import random
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from ray_jobs.judging.backend import Call, Completion, Finish, OnDone
+from ray_jobs.judging.backend import Call, Completion, Finish, OnDone, gathered
 from ray_jobs.judging.expected import TokenChoice, one_begins_another
 from ray_jobs.judging.flow import BaseFlowJudgeModel
 from ray_jobs.judging.settings import JudgeSettings
@@ -115,18 +115,9 @@ class EngineJudge(BaseFlowJudgeModel):
         """All calls, neighbours by their prompts' common beginnings; callers on several threads share the
         slots."""
         prompts = {call.id: self._render(call.prompt) for call in calls}
-        done: dict[str, Completion] = {}
         ordered = sorted(calls, key=lambda call: prompts[call.id])
         futures = [self._workers.submit(self._judge, call, prompts[call.id], scores) for call in ordered]
-        try:
-            for future in as_completed(futures):
-                completion = future.result()
-                done[completion.id] = completion
-                on_done(completion)
-        finally:
-            for future in futures:
-                future.cancel()
-        return [done[call.id] for call in calls]
+        return gathered(calls, futures, on_done)
 
     def num_prompt_tokens(self, prompt: str) -> int:
         return len(self._render(prompt))

@@ -3,11 +3,11 @@
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.errors import ConfigError
-from ray_jobs.judging.backend import Call, Completion, Finish, OnDone, name_sha256
+from ray_jobs.judging.backend import Call, Completion, Finish, OnDone, gathered, name_sha256
 from ray_jobs.judging.endpoint import Health, ends_all, passes, reason_of, wait_s
 from ray_jobs.judging.expected import TokenChoice
 from ray_jobs.judging.settings import JudgeSettings
@@ -49,17 +49,8 @@ class OpenAIBackend:
         Raises StageFailed for what is not one row's: an endpoint that cannot be reached or is in trouble and
         stays so, that refuses the key or the model, or what is asked for every row.
         """
-        done: dict[str, Completion] = {}
         futures = [self._workers.submit(self._complete, call) for call in calls]
-        try:
-            for future in as_completed(futures):
-                completion = future.result()
-                done[completion.id] = completion
-                on_done(completion)
-        finally:
-            for future in futures:
-                future.cancel()
-        return [done[call.id] for call in calls]
+        return gathered(calls, futures, on_done)
 
     def num_prompt_tokens(self, prompt: str) -> int | None:  # noqa: ARG002
         return None

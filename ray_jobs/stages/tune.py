@@ -30,9 +30,9 @@ from ray_jobs.stages.ray_storage import path_of_ray, ray_storage
 from ray_jobs.stages.train_worker import train_worker
 from ray_jobs.stages.trial_table import describe, drawn_order, trial_from, write_trials
 from ray_jobs.stages.tune_search import (
+    check_room,
     driver_share,
     most_drawn,
-    num_concurrent,
     param_space,
     tune_config,
     worker_share,
@@ -49,7 +49,7 @@ def run(config: Config, folder: RunFolder) -> list[str]:
     cluster.connect()
     check_export_memory(base_of(config, folder))
     config = with_gpu_share(config)
-    num_concurrent(config)  # which refuses trials that no node can hold
+    check_room(config)
     job = trial_job(config, folder)
     with base_ahead(config, folder):
         results = fit(config, job, folder.path("tune"))

@@ -82,24 +82,29 @@ def driver_share(config: Config) -> dict[str, float]:
 
 
 def num_concurrent(config: Config) -> int:
-    """Trials that the cluster holds at once.
+    """Trials that the cluster holds at once; 1 where the nodes for one are yet to come."""
+    return max(1, _num_held(config))
 
-    Raises ConfigError where it holds none, and will not either with all nodes that may come.
-    """
+
+def check_room(config: Config) -> None:
+    """Says that a trial waits for a node that holds its workers. Raises ConfigError where none can come."""
+    if _num_held(config):
+        return
     workers = config.workers
-    cpus, gpus = workers.cpus_per_worker, workers.gpus_per_worker
-    assert not isinstance(gpus, str), "auto is resolved before the search starts"
-    held = cluster.num_workers(cpus, gpus) // workers.per_trial
-    if held:
-        return held
-    wanted = f"workers: a trial of {workers.per_trial} worker(s) wants {cpus:g} CPUs"
-    wanted += f" and {gpus:g} GPU(s)" if gpus else ""
+    wanted = f"workers: a trial of {workers.per_trial} worker(s) wants {workers.cpus_per_worker:g} CPUs"
+    wanted += f" and {workers.gpus_per_worker:g} GPU(s)" if workers.gpus_per_worker else ""
     wanted += " on one node for each" if workers.per_trial > 1 else " on one node"
     there = f"there are {cluster.described()}"
     if cluster.is_final():
         raise ConfigError(f"{wanted}, {there}; lower workers.cpus_per_worker, gpus_per_worker or per_trial")
     log.warning("tune     %s, %s: waiting for nodes", wanted, there)
-    return 1
+
+
+def _num_held(config: Config) -> int:
+    workers = config.workers
+    cpus, gpus = workers.cpus_per_worker, workers.gpus_per_worker
+    assert not isinstance(gpus, str), "auto is resolved before the search starts"
+    return cluster.num_workers(cpus, gpus) // workers.per_trial
 
 
 def search_algorithm(config: Config, max_concurrent: int) -> Any:

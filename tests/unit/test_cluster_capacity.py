@@ -54,7 +54,7 @@ def test_a_trial_that_no_node_holds_is_refused_where_none_can_come(monkeypatch: 
         r"wants 8 CPUs and 1 GPU\(s\) on one node, there are 1 node\(s\) of 4 CPUs and 1 GPUs; lower workers"
     )
     with pytest.raises(ConfigError, match=wanted):
-        tune_search.num_concurrent(config("search.max_concurrent_trials=2"))
+        tune_search.check_room(config("search.max_concurrent_trials=2"))
 
 
 def test_where_nodes_may_come_it_waits_and_says_so(
@@ -63,10 +63,11 @@ def test_where_nodes_may_come_it_waits_and_says_so(
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     there(monkeypatch, [NodeKind(2, 4, 0)], [])
     assert tune_search.num_concurrent(config()) == 1
+    tune_search.check_room(config())
     assert "2 node(s) of 4 CPUs and 0 GPUs: waiting for nodes" in caplog.text
     there(monkeypatch, [NodeKind(2, 4, 0)], [NodeKind(3, 4, 0)])
     with pytest.raises(ConfigError, match=r"there are 3 node\(s\) of 4 CPUs"):
-        tune_search.num_concurrent(config())
+        tune_search.check_room(config())
 
 
 def test_ray_is_told_of_the_cores_that_engines_can_own(

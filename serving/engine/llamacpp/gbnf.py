@@ -201,14 +201,8 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
 def _characters(text: str) -> Iterator[str]:
     at = 0
     while at < len(text):
-        match = _CHARACTER.match(text, at)
-        if match is None:
-            raise ValueError(f"an escape cannot be read at {text[at : at + 10]!r}")
-        at = match.end()
-        code = match[1] or match[2] or match[3]
-        if code and int(code, 16) > _LAST_CHARACTER:
-            raise ValueError(f"there is no character {code}")
-        yield chr(int(code, 16)) if code else _ESCAPES.get(match[4], match[4]) if match[4] else match[5]
+        code, at = _character(text, at)
+        yield chr(code)
 
 
 def _ranges(text: str) -> Iterator[tuple[int, int]]:
@@ -222,10 +216,15 @@ def _ranges(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _character(text: str, at: int) -> tuple[int, int]:
+    """The number of the character that stands there, maybe as an escape, and where the next one begins."""
     match = _CHARACTER.match(text, at)
     if match is None:
         raise ValueError(f"an escape cannot be read at {text[at : at + 10]!r}")
-    return ord(next(_characters(match[0]))), match.end()
+    if code := match[1] or match[2] or match[3]:
+        if int(code, 16) > _LAST_CHARACTER:
+            raise ValueError(f"there is no character {code}")
+        return int(code, 16), match.end()
+    return ord(_ESCAPES.get(match[4], match[4] or match[5])), match.end()
 
 
 def _complement(ranges: Ranges) -> Ranges:

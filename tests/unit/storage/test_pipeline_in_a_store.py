@@ -199,7 +199,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stubs:
     monkeypatch.setattr(cluster, "engine_cpus", lambda: 2)
     monkeypatch.setattr(prepare, "check_judging", lambda *_: None)
     monkeypatch.setattr(tune, "check_export_memory", lambda _: None)
-    monkeypatch.setattr(tune, "num_concurrent", lambda _: 1)
+    monkeypatch.setattr(tune, "check_room", lambda _: None)
     monkeypatch.setattr(tune, "fit", stubs.fit)
     monkeypatch.setattr(engine_rows, "map_ranges", stubs.map_ranges)
     monkeypatch.setattr(generate, "AnswerActor", AnswerActor)
