@@ -9,9 +9,10 @@ from ray_jobs.export.base import BaseModel
 from serving.engine.topology import memory_bytes
 
 BYTES_PER_WEIGHT = 5.0
-"""A weight in float32, and what rounding it takes; the unquantised file is pages that the kernel may drop."""
+"""A weight in float32, and what rounding it takes: 4.6 between models of 135M and 396M weights, measured as
+memory that no file backs. The unquantised file is pages that the kernel may drop."""
 BESIDES = 1.5 * 2**30
-"""Bytes of the libraries, and of the largest tensors in work."""
+"""Bytes of the libraries (0.4 GB of those models), and of larger tensors in work."""
 
 
 def check_export_memory(base: BaseModel) -> None:

@@ -54,15 +54,20 @@ def count_flops(causal_lm: Any) -> FlopCount:
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     trains_base = output.weight.requires_grad or len(trained) == len(linears)
-    total = sum(module.weight.numel() for module in linears)
-    adapters = 0 if trains_base else sum(module.weight.numel() for module in trained)
+    total = sum(map(_size, linears))
+    adapters = 0 if trains_base else sum(map(_size, trained))
     return FlopCount(
         total - adapters,
         adapters,
-        output.weight.numel(),
+        _size(output),
         config.num_hidden_layers * heads * head_dim,
         trains_base,
     )
+
+
+def _size(linear: nn.Linear) -> int:
+    """Weights of a matrix, also where this process holds a part of them (ZeRO-3) or packed ones (QLoRA)."""
+    return int(linear.in_features) * int(linear.out_features)
 
 
 _SIZES = {"cuda": (8192, 8192), "cpu": (256, 4096)}

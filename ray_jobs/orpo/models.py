@@ -40,7 +40,7 @@ def load_model(model_dir: str, settings: TrainingSettings, device: torch.device)
     Adapters are in fp32 (bf16 loses small AdamW updates), except under DeepSpeed, which keeps fp32
     copies itself. Raises ModelError when the folder holds code, pickles or no weights.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     check_folder(model_dir)
     bf16 = uses_bf16(settings, device)
@@ -48,10 +48,14 @@ def load_model(model_dir: str, settings: TrainingSettings, device: torch.device)
     held_in_bf16 = bf16 and (frozen_base or settings.deepspeed is not None)
     options: dict[str, Any] = {"dtype": torch.bfloat16 if held_in_bf16 else torch.float32}
     if settings.qlora:
-        options |= _four_bit_options(device)
+        options |= _four_bit_options(device, torch.bfloat16 if bf16 else torch.float32)
+    here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
+        config = AutoConfig.from_pretrained(model_dir, **here)
+        if getattr(config, "attention_dropout", 0.0):
+            config.attention_dropout = 0.0  # as all dropout of a model's own is off, see docs/training.md
         model = AutoModelForCausalLM.from_pretrained(
-            model_dir, local_files_only=True, trust_remote_code=False, use_safetensors=True, **options
+            model_dir, config=config, use_safetensors=True, **here, **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{model_dir}: cannot be loaded: {error}") from error
@@ -89,8 +93,6 @@ def why_not_packed(model_dir: str) -> str | None:
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     if config.model_type not in PACKED_FAMILIES:
         return f"{config.model_type} models are not among the verified {sorted(PACKED_FAMILIES)}"
-    if getattr(config, "attention_dropout", 0.0):
-        return "it drops attention weights at random"
     for field, reason in UNPACKABLE.items():
         if getattr(config, field, None):
             return f"{reason} ({field})"
@@ -109,6 +111,15 @@ def attention_window(config: Any) -> int | None:
     """Positions that a token sees in the layers that do not see all, itself included; None without such."""
     window = getattr(config, "sliding_window", None)
     return int(window) if window and getattr(config, "use_sliding_window", True) else None
+
+
+def factors_change_at(config: Any) -> int | None:
+    """Positions above which a longrope model is computed with other rotary factors; None for other models.
+
+    transformers (5.17) takes them by the longest position of a call, for all that are computed in it.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    return int(rope["original_max_position_embeddings"]) if rope.get("rope_type") == "longrope" else None
 
 
 def causal_lm_of(model: nn.Module) -> Any:
@@ -157,7 +168,8 @@ def _with_adapters(model: nn.Module, lora: LoraSettings, settings: TrainingSetti
         raise ModelError(f"training.lora.target_modules: {error}") from error
 
 
-def _four_bit_options(device: torch.device) -> dict[str, Any]:
+def _four_bit_options(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """`dtype`: in which products are computed."""
     from transformers import BitsAndBytesConfig
 
     if device.type != "cuda":
@@ -168,6 +180,6 @@ def _four_bit_options(device: torch.device) -> dict[str, Any]:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
     )
     return {"quantization_config": four_bits, "device_map": {"": device}}

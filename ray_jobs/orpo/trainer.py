@@ -129,6 +129,7 @@ class TrlTrainer(ORPOTrainer):
         self.job, self.settings, self.meter = job, job.settings, meter
         self._undelivered: Metrics | None = None
         self._grad_norm: float | None = None
+        self._learning_rate: float | None = None
         self._first_loss: float | None = None
         check_shares(job.settings.pairs_per_step, args.world_size)
         order = pair_order(len(job.train_pairs), job.settings)
@@ -235,7 +236,7 @@ class TrlTrainer(ORPOTrainer):
             unused_pairs=self.job.num_unused,
             cut_prompts=self.job.num_cut,
             grad_norm=self._grad_norm,
-            learning_rate=self._get_learning_rate() if step else None,
+            learning_rate=self._learning_rate,
             peak_memory_bytes=peak_memory_bytes(self.args.device),
             **heldout,
             **self.meter.read_evaluation(),
@@ -267,7 +268,7 @@ class TrlTrainer(ORPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.meter.read_log()
-            self._grad_norm = logs.get("grad_norm")
+            self._grad_norm, self._learning_rate = logs.get("grad_norm"), logs.get("learning_rate")
             check_finite({"gradient norm": logs.get("grad_norm", 0.0)}, f"step {self.state.global_step}")
         super().log(logs, start_time)
         if self.is_world_process_zero():

@@ -180,7 +180,7 @@ def prepare_packed_step(model: Any, settings: TrainingSettings, tokens_per_pair:
     """Give a loaded model the packed step, as fast as the model, the settings and the machine allow."""
     from ray_jobs.orpo import kernels
     from ray_jobs.orpo.fused import fuse_layers, why_not_fused
-    from ray_jobs.orpo.models import attention_window, causal_lm_of, training_device
+    from ray_jobs.orpo.models import attention_window, causal_lm_of, factors_change_at, training_device
     from ray_jobs.orpo.step import enable_packed_step
 
     causal_lm = causal_lm_of(model)
@@ -192,6 +192,13 @@ def prepare_packed_step(model: Any, settings: TrainingSettings, tokens_per_pair:
     )
     stage = (settings.deepspeed or {}).get("zero_optimization", {}).get("stage", 0)
     window = attention_window(causal_lm.config)
+    changes_at = factors_change_at(causal_lm.config)
+    if changes_at is not None and changes_at < settings.max_pair_tokens:
+        logger.warning(
+            "training.max_pair_tokens: above %d tokens a pair changes how the others of its row are computed "
+            "(longrope)",
+            changes_at,
+        )
     if stage == 3:
         reason: str | None = "ZeRO-3 gathers weights module by module"
     elif window is not None and window < settings.max_pair_tokens:

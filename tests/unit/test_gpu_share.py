@@ -40,6 +40,17 @@ def test_trials_share_a_gpu_as_its_memory_allows(trials: int, share: float) -> N
 
 
 @pytest.mark.usefixtures("four_gpus")
+def test_without_bf16_a_trial_takes_what_float32_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a T4 or V100, which `precision: auto` trains in float32."""
+    half, whole = needed(config()), needed(config("training.precision=fp32"))
+    monkeypatch.setattr(gpu_share, "gpu_of", lambda _: gpu_share.Gpu((half + whole) / 2))
+    assert with_gpu_share(config()).workers.gpus_per_worker == 1.0
+    monkeypatch.setattr(gpu_share, "gpu_of", lambda _: gpu_share.Gpu((half + whole) / 2, bf16=False))
+    with pytest.raises(ConfigError, match=f"a trial takes about {whole / GIB:.1f} GiB"):
+        with_gpu_share(config())
+
+
+@pytest.mark.usefixtures("four_gpus")
 def test_a_trial_that_fits_on_no_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"a trial takes about \d+\.\d GiB, a GPU has 0\.5"):
         with_gpu_share(config("workers.gpu_memory_gib=0.5"))
@@ -49,7 +60,7 @@ def test_without_gpus_on_cpu_and_workers_of_one_trial_share_none(monkeypatch: py
     monkeypatch.setattr(cluster, "trial_capacity", lambda _: 0)
     assert with_gpu_share(config()).workers.gpus_per_worker == 0
     monkeypatch.setattr(cluster, "trial_capacity", lambda _: 4)
-    monkeypatch.setattr(gpu_share, "gpu_bytes", lambda _: 80 * GIB)
+    monkeypatch.setattr(gpu_share, "gpu_of", lambda _: gpu_share.Gpu(80 * GIB))
     assert with_gpu_share(config("workers.per_trial=2")).workers.gpus_per_worker == 1
     with pytest.raises(ConfigError, match="workers of one trial cannot share a GPU"):
         config("workers.per_trial=2", "workers.gpus_per_worker=0.5")

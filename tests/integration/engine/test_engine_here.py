@@ -42,3 +42,21 @@ def test_an_engine_of_more_cores_than_there_are_takes_all_of_them(model_path: Pa
     settings = EngineSettings(cores=there + 4, lanes=there + 3, slots=2, verify=False)
     with open_engine(model_path, settings) as engine:
         assert (engine.settings.cores, engine.settings.lanes, engine.settings.pin) == (there, there, False)
+
+
+def test_slots_are_as_many_as_the_memory_holds_and_answer(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SmolLM2-135M keeps 30 layers x 3 heads x 64 channels x 2 in f16 of a token: 23,040 bytes."""
+    monkeypatch.setattr("serving.engine.cores._lock_folder", lambda: tmp_path)
+    there = len(usable_cores() or ()) or 1
+    room = 3.5 * 2048 * 23_040
+    monkeypatch.setattr("serving.engine.llamacpp.memory.free_memory_bytes", lambda: int(room / 0.8))
+    settings = EngineSettings(cores=there, lanes=1, context_tokens=2048, kv_type="f16", verify=False)
+    with open_engine(model_path, settings) as engine:
+        prompt = engine.chat.render([{"role": "user", "content": "Name a river."}])
+        requests = [Request(str(n), prompt, Sampling(max_tokens=4)) for n in range(8)]
+        results = engine.generate(requests)
+        assert engine.metrics().num_slots == 3
+        assert len({result.text for result in results}) == 1
+        assert {result.num_answer_tokens for result in results} == {4}

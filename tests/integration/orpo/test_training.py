@@ -476,6 +476,7 @@ def test_a_changed_learning_rate_is_taken_up_where_the_schedule_is(model_dir: st
         return {log["step"]: log["learning_rate"] for log in run.logs if "loss" in log}
 
     assert rates(resumed) == {step: rate for step, rate in rates(straight).items() if step > 3}
+    assert straight.outcome.metrics.learning_rate == rates(straight)[6] > 0.0
     unchanged = Run(first, model_dir, tmp_path / "unchanged", start)
     assert not torch.equal(resumed.adapter, unchanged.adapter)
     optimizer = torch.load(Path(resumed.outcome.checkpoint_dir) / "optimizer.pt")

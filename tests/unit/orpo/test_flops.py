@@ -52,6 +52,15 @@ def test_whole_model_training_costs_half_as_much_again() -> None:
     assert without[1] == 1.5 * without[0]
 
 
+def test_weights_that_lie_elsewhere_count_too() -> None:
+    """ZeRO-3 leaves a process none of a matrix, QLoRA half as many numbers."""
+    model = with_adapters(tiny_llama())
+    whole = count_flops(causal_lm_of(model))
+    for parameter in model.parameters():
+        parameter.data = torch.empty(0)
+    assert count_flops(causal_lm_of(model)) == whole
+
+
 def test_matrix_rate_is_a_rate() -> None:
     assert matrix_rate(torch.device("cpu"), torch.float32) > 1e8
 

@@ -10,7 +10,7 @@ from ray_jobs.orpo import attention_blocks, kernels
 from ray_jobs.orpo import fused as fused_layers
 from ray_jobs.orpo.fused import fuse_layers, why_not_fused
 from ray_jobs.orpo.loss import orpo_loss
-from ray_jobs.orpo.models import PACKED_FAMILIES, attention_window, causal_lm_of, why_not_packed
+from ray_jobs.orpo.models import PACKED_FAMILIES, attention_window, causal_lm_of, load_model, why_not_packed
 from ray_jobs.orpo.packing import pack
 from ray_jobs.orpo.settings import TrainingSettings
 from ray_jobs.orpo.step import PairLogps, enable_packed_step
@@ -181,7 +181,6 @@ def test_layers_with_a_narrow_window_are_not_fused(caplog: pytest.LogCaptureFixt
         ({"final_logit_softcapping": 30.0}, "its logits are capped"),
         ({"attn_logit_softcapping": 50.0}, "its attention scores are capped"),
         ({"use_bidirectional_attention": True}, "its tokens see later ones"),
-        ({"attention_dropout": 0.1}, "at random"),
         ({"sliding_window": 9}, None),
     ],
 )
@@ -191,6 +190,25 @@ def test_what_the_packed_step_does_not_compute_is_left_to_trl(
     make_family("gemma3_text", FAMILIES["gemma3_text"] | changes).save_pretrained(tmp_path)
     reason = why_not_packed(str(tmp_path))
     assert reason is None if says is None else says in str(reason)
+
+
+def test_a_models_own_dropout_is_off(tmp_path: Path) -> None:
+    make_family("gemma3_text", FAMILIES["gemma3_text"] | {"attention_dropout": 0.5}).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), TrainingSettings(lora=None), torch.device("cpu")).train()
+    assert why_not_packed(str(tmp_path)) is None
+    dropped = {layer.self_attn.attention_dropout for layer in model.model.layers}
+    assert dropped == {0.0}
+
+
+@pytest.mark.parametrize(("max_pair_tokens", "warns"), [(64, False), (65, True)])
+def test_longrope_above_its_first_window_is_warned_of(
+    max_pair_tokens: int, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_llama()
+    model.config.rope_parameters = {"rope_type": "longrope", "original_max_position_embeddings": 64}
+    settings = TrainingSettings(max_pair_tokens=max_pair_tokens, compile="off")
+    prepare_packed_step(model, settings, tokens_per_pair=10)
+    assert ("above 64 tokens" in caplog.text) == warns
 
 
 def scores(model: Any, pairs: list[PairTokens]) -> dict[str, torch.Tensor]:
